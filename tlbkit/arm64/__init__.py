@@ -1,0 +1,1 @@
+"""The machine: only what the Arm architecture defines."""

@@ -1,0 +1,9 @@
+"""The one family of errors that tlbkit raises."""
+
+
+class TlbkitError(Exception):
+    """Base of every error raised by this package."""
+
+
+class InputError(TlbkitError):
+    """A name, a value or a file that the caller gave is not one that is allowed; the message says which are."""

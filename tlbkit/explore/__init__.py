@@ -1,0 +1,1 @@
+"""Interleavings: the reader is the scheduler."""

@@ -1,0 +1,1 @@
+"""Scenarios: parameters, a run, a result."""

@@ -1,0 +1,1 @@
+"""Listeners on the machine's event stream."""
