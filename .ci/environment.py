@@ -87,7 +87,7 @@ def prepare(name: str, *, fresh: bool = False) -> Path:
     requirements change, so that a repeated call costs milliseconds.
     """
     home = _home()
-    with _alone():
+    with alone():
         if fresh:
             shutil.rmtree(home, ignore_errors=True)
         if not (home / f"{name}.ready").exists():
@@ -101,6 +101,20 @@ def variables(python: Path) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if k not in foreign}
     path = os.pathsep.join((str(python.parent), os.environ.get("PATH", "")))
     return inherited | {"PATH": path, "VIRTUAL_ENV": str(python.parent.parent)}
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let one command at a time set up or build, where the system can lock a file."""
+    CACHE.mkdir(exist_ok=True)
+    with (CACHE / "lock").open("w") as file:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                say("Waiting for another command that sets up or builds here.")
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def launch(main: Callable[[], int]) -> None:
@@ -131,20 +145,6 @@ def _interpreter(home: Path) -> Path:
     if sys.platform == "win32":
         return home / "Scripts" / "python.exe"
     return home / "bin" / "python"
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Let one command at a time set up, where the system can lock a file."""
-    CACHE.mkdir(exist_ok=True)
-    with (CACHE / "lock").open("w") as file:
-        if sys.platform != "win32":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                say("Waiting for another command that is setting up here.")
-                fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _install(home: Path, name: str) -> None:
