@@ -1,0 +1,231 @@
+"""The bits of a stage 1 descriptor, and what one descriptor says at its level.
+
+The constants are plain integers, ready to be ORed into a 64-bit descriptor and
+ANDed out of it. `describe` tells a person what each field of a descriptor means.
+
+Source: Arm ARM (DDI 0487) D8.3 "Translation table descriptor formats".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
+
+from tlbkit.arm64.granule import GRANULE_64K, LAST_LEVEL, Granule
+from tlbkit.errors import InputError
+
+MASK64 = (1 << 64) - 1
+
+# The two low bits say what the descriptor is; what they mean depends on the level.
+VALID = 1 << 0
+TYPE_MASK = 0b11
+TYPE_BLOCK = 0b01  # reserved, and so invalid, at level 3
+TYPE_TABLE = 0b11  # levels above 3
+TYPE_PAGE = 0b11  # level 3
+
+# Fields of a leaf (block or page).
+ATTR_INDEX_SHIFT = 2
+ATTR_INDEX_MASK = 0b111 << ATTR_INDEX_SHIFT
+NS = 1 << 5
+AP_EL0 = 1 << 6  # AP[1]: EL0 may access
+AP_READ_ONLY = 1 << 7  # AP[2]
+SH_SHIFT = 8
+SH_MASK = 0b11 << SH_SHIFT
+AF = 1 << 10
+NG = 1 << 11
+NT = 1 << 16  # blocks only, FEAT_BBM level 1
+GP = 1 << 50
+DBM = 1 << 51
+CONTIGUOUS = 1 << 52
+PXN = 1 << 53
+UXN = 1 << 54
+
+NON_SHAREABLE, OUTER_SHAREABLE, INNER_SHAREABLE = 0b00, 0b10, 0b11
+
+# Fields of a table descriptor.
+PXN_TABLE = 1 << 59
+UXN_TABLE = 1 << 60
+AP_TABLE_NO_EL0 = 1 << 61  # APTable[0]: EL0 loses access below
+AP_TABLE_READ_ONLY = 1 << 62  # APTable[1]: nobody writes below
+NS_TABLE = 1 << 63
+TABLE_LIMITS = PXN_TABLE | UXN_TABLE | AP_TABLE_NO_EL0 | AP_TABLE_READ_ONLY
+
+
+class AddressFormat(NamedTuple):
+    """Where a descriptor keeps the bits of the address it holds.
+
+    Attributes:
+        in_place: address bits below this one stand at their own position.
+        moved: the descriptor bits that hold the address bits from there on.
+        moved_up: by how much those bits move up to become address bits.
+    """
+
+    in_place: int
+    moved: int
+    moved_up: int
+
+    @property
+    def bits(self) -> int:
+        """Width of the addresses that fit."""
+        return self.in_place + self.moved.bit_count()
+
+    def address_mask(self, shift: int) -> int:
+        """Descriptor bits that hold the address of something ``1 << shift`` big."""
+        return (1 << self.in_place) - (1 << shift) | self.moved
+
+    def address(self, descriptor: int, shift: int) -> int:
+        """Address that *descriptor* holds, of something ``1 << shift`` bytes big."""
+        low = descriptor & (1 << self.in_place) - (1 << shift)
+        return low | (descriptor & self.moved) << self.moved_up
+
+    def place(self, address: int) -> int:
+        """Descriptor bits that hold *address*.
+
+        Raises:
+            InputError: the address is wider than the format.
+        """
+        if address >> self.bits:
+            raise InputError(
+                f"address {address:#x}: these descriptors hold {self.bits} bits"
+            )
+        low = address & (1 << self.in_place) - 1
+        return low | address >> self.moved_up & self.moved
+
+
+# OA[47:n] in place; the only form before FEAT_LPA.
+ADDRESS_48 = AddressFormat(in_place=48, moved=0, moved_up=0)
+# FEAT_LPA, 64K granule: OA[51:48] in bits 15:12.
+ADDRESS_LPA = AddressFormat(in_place=48, moved=0xF << 12, moved_up=36)
+# FEAT_LPA2 (TCR_EL1.DS = 1), 4K and 16K: OA[49:48] in place, OA[51:50] in bits 9:8.
+ADDRESS_LPA2 = AddressFormat(in_place=50, moved=0b11 << 8, moved_up=42)
+
+
+class DescriptorKind(Enum):
+    """What a descriptor is at its level."""
+
+    INVALID = "invalid"
+    RESERVED = "reserved"
+    TABLE = "table"
+    BLOCK = "block"
+    PAGE = "page"
+
+
+def kind_of(
+    descriptor: int, level: int, granule: Granule, *, wide: bool = False
+) -> DescriptorKind:
+    """Tell what *descriptor* is at *level*; RESERVED faults like INVALID.
+
+    *wide*: 52-bit descriptors are in use, which allows blocks one level higher.
+    """
+    if not descriptor & VALID:
+        return DescriptorKind.INVALID
+    if descriptor & TYPE_MASK == TYPE_TABLE:
+        return DescriptorKind.PAGE if level == LAST_LEVEL else DescriptorKind.TABLE
+    if level != LAST_LEVEL and granule.has_leaf(level, wide=wide):
+        return DescriptorKind.BLOCK
+    return DescriptorKind.RESERVED
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a descriptor: which bits, their value, and what that means."""
+
+    name: str
+    high: int
+    low: int
+    value: int
+    meaning: str
+
+
+_SHAREABILITY = {
+    0b00: "non-shareable",
+    0b01: "reserved",
+    0b10: "outer shareable",
+    0b11: "inner shareable",
+}
+_TABLE_FLAGS = (
+    ("NSTable", 63, "ignored in Non-secure state", "ignored in Non-secure state"),
+    ("APTable[1]", 62, "nobody writes below this table", "no limit on writing"),
+    ("APTable[0]", 61, "EL0 has no data access below", "no limit on EL0"),
+    ("UXNTable", 60, "EL0 executes nothing below", "no limit on EL0 execution"),
+    ("PXNTable", 59, "EL1 executes nothing below", "no limit on EL1 execution"),
+)
+_LEAF_FLAGS_HIGH = (
+    ("UXN", 54, "EL0 may not execute", "EL0 may execute"),
+    ("PXN", 53, "EL1 may not execute", "EL1 may execute"),
+    ("Contiguous", 52, "one of a contiguous group", "stands alone"),
+    ("DBM", 51, "hardware may clear AP[2] on a write", "AP[2] is software's"),
+    ("GP", 50, "guarded page (BTI)", "not guarded"),
+)
+_LEAF_FLAGS_LOW = (
+    ("nG", 11, "belongs to one ASID", "global, for every ASID"),
+    ("AF", 10, "accessed", "not accessed yet"),
+)
+_AP_FLAGS = (
+    ("AP[2]", 7, "read-only", "writable"),
+    ("AP[1]", 6, "EL0 may access", "EL1 only"),
+    ("NS", 5, "ignored in Non-secure state", "ignored in Non-secure state"),
+)
+
+
+def _flags(
+    descriptor: int, flags: tuple[tuple[str, int, str, str], ...]
+) -> list[Field]:
+    """Fields of one bit each."""
+    return [
+        Field(
+            name, bit, bit, descriptor >> bit & 1, on if descriptor >> bit & 1 else off
+        )
+        for name, bit, on, off in flags
+    ]
+
+
+def describe(
+    descriptor: int, level: int, granule: Granule, *, wide: bool = False
+) -> list[Field]:
+    """Fields of *descriptor* at *level*, highest bit first, for people.
+
+    Fields that the architecture leaves to software, and those of an invalid
+    descriptor, are not listed. *wide* as in `kind_of`.
+    """
+    kind = kind_of(descriptor, level, granule, wide=wide)
+    low_bits = descriptor & TYPE_MASK
+    type_field = Field("type", 1, 0, low_bits, kind.value)
+    if kind in (DescriptorKind.INVALID, DescriptorKind.RESERVED):
+        return [type_field]
+
+    layout = address_format(granule, wide=wide)
+    is_table = kind is DescriptorKind.TABLE
+    shift = granule.page_shift if is_table else granule.shift(level)
+    address = layout.address(descriptor, shift)
+    address_field = Field(
+        "next table" if is_table else "output address",
+        layout.in_place - 1,
+        shift,
+        address >> shift,
+        f"{address:#x}",
+    )
+    if is_table:
+        return [*_flags(descriptor, _TABLE_FLAGS), address_field, type_field]
+
+    index = (descriptor & ATTR_INDEX_MASK) >> ATTR_INDEX_SHIFT
+    middle = [*_flags(descriptor, _LEAF_FLAGS_LOW)]
+    if layout is not ADDRESS_LPA2:
+        sh = (descriptor & SH_MASK) >> SH_SHIFT
+        middle.append(Field("SH", 9, 8, sh, _SHAREABILITY[sh]))
+    return [
+        *_flags(descriptor, _LEAF_FLAGS_HIGH),
+        address_field,
+        *middle,
+        *_flags(descriptor, _AP_FLAGS),
+        Field("AttrIndx", 4, 2, index, f"byte {index} of MAIR_EL1"),
+        type_field,
+    ]
+
+
+def address_format(granule: Granule, *, wide: bool) -> AddressFormat:
+    """Where descriptors of *granule* keep their address; *wide* as in `kind_of`."""
+    if not wide:
+        return ADDRESS_48
+    return ADDRESS_LPA if granule is GRANULE_64K else ADDRESS_LPA2
