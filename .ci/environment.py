@@ -86,13 +86,28 @@ def prepare(name: str, *, fresh: bool = False) -> Path:
     It is made at the first call, which needs the network, and found again until the
     requirements change, so that a repeated call costs milliseconds.
     """
-    home = _home()
+    folder = home()
     with alone():
         if fresh:
-            shutil.rmtree(home, ignore_errors=True)
-        if not (home / f"{name}.ready").exists():
-            _install(home, name)
-    return _interpreter(home)
+            shutil.rmtree(folder, ignore_errors=True)
+        if not (folder / f"{name}.ready").exists():
+            _install(folder, name)
+    return _interpreter(folder)
+
+
+def home() -> Path:
+    """Return the folder that belongs to this Python, this place and these pins."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    parts = (
+        str(ROOT),  # an environment cannot be moved
+        sys.base_prefix,
+        sys.version,
+        (ROOT / "requirements.txt").read_text("utf-8"),
+        (ROOT / ".ci" / "constraints.txt").read_text("utf-8"),
+        json.dumps([project["build-system"], project["project"]]),
+    )
+    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
+    return CACHE / f"python{sys.version_info[0]}.{sys.version_info[1]}-{key}"
 
 
 def variables(python: Path) -> dict[str, str]:
@@ -126,46 +141,31 @@ def launch(main: Callable[[], int]) -> None:
         sys.exit(130)
 
 
-def _home() -> Path:
-    """Return the folder that belongs to this Python, this place and these pins."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    parts = (
-        str(ROOT),  # an environment cannot be moved
-        sys.base_prefix,
-        sys.version,
-        (ROOT / "requirements.txt").read_text("utf-8"),
-        (ROOT / ".ci" / "constraints.txt").read_text("utf-8"),
-        json.dumps([project["build-system"], project["project"]]),
-    )
-    key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
-    return CACHE / f"python{sys.version_info[0]}.{sys.version_info[1]}-{key}"
-
-
-def _interpreter(home: Path) -> Path:
+def _interpreter(folder: Path) -> Path:
     if sys.platform == "win32":
-        return home / "Scripts" / "python.exe"
-    return home / "bin" / "python"
+        return folder / "Scripts" / "python.exe"
+    return folder / "bin" / "python"
 
 
-def _install(home: Path, name: str) -> None:
+def _install(folder: Path, name: str) -> None:
     layer = LAYERS[name]
     say(
-        f"Installing {layer.contents} in {home.relative_to(ROOT)}: about "
+        f"Installing {layer.contents} in {folder.relative_to(ROOT)}: about "
         f"{layer.minutes} min and 1 GB, once."
     )
     start = time.monotonic()
-    if not any(home.glob("*.ready")):
-        shutil.rmtree(home, ignore_errors=True)  # the rest of a stopped attempt
-        _make(home)
-    _pip(home, layer.requirements)
-    (home / f"{name}.ready").touch()
-    for old in CACHE.glob(home.name.partition("-")[0] + "-*"):
-        if old != home:
+    if not any(folder.glob("*.ready")):
+        shutil.rmtree(folder, ignore_errors=True)  # the rest of a stopped attempt
+        _make(folder)
+    _pip(folder, layer.requirements)
+    (folder / f"{name}.ready").touch()
+    for old in CACHE.glob(folder.name.partition("-")[0] + "-*"):
+        if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     say(f"Installed in {time.monotonic() - start:.0f} s.")
 
 
-def _make(home: Path) -> None:
+def _make(folder: Path) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     if not all(map(importlib.util.find_spec, ("venv", "ensurepip"))):
         raise SystemExit(
@@ -173,26 +173,26 @@ def _make(home: Path) -> None:
             f"is missing. On Debian and Ubuntu: sudo apt install python{version}-venv"
         )
     made = subprocess.run(
-        [sys.executable, "-m", "venv", str(home)],
+        [sys.executable, "-m", "venv", str(folder)],
         capture_output=True,
         text=True,
         check=False,
     )
     if made.returncode:
         raise SystemExit(
-            f"Python's venv could not make {home}:\n{made.stdout}{made.stderr}"
+            f"Python's venv could not make {folder}:\n{made.stdout}{made.stderr}"
         )
 
 
-def _pip(home: Path, requirements: tuple[str, ...]) -> None:
-    command = (str(_interpreter(home)), "-m", "pip", "install", "--no-input")
+def _pip(folder: Path, requirements: tuple[str, ...]) -> None:
+    command = (str(_interpreter(folder)), "-m", "pip", "install", "--no-input")
     # Wheels only: a missing one is better said than compiled for ten minutes.
     options = ("--only-binary=:all:", "--disable-pip-version-check")
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [*command, *options, *requirements],
             cwd=ROOT,
-            env=variables(_interpreter(home)),
+            env=variables(_interpreter(folder)),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -94,30 +94,26 @@ def parse() -> argparse.Namespace:
 def build(python: Path, *, live: bool, everything: bool) -> None:
     """Bring the site up to date; a warning stops the build.
 
-    Sphinx notices a changed chapter, but not that the code which a chapter runs has
-    changed; so everything is built again unless the chapters are all that differ.
+    Sphinx knows what a change touches. It tells a warning only once, however: after a
+    build that failed, all is built again, so that no warning is missed.
     """
-    wanted = fingerprint() | {"live": str(live)}
+    wanted = {"tools": str(python), "live": live, "sources": fingerprint()}
     built = json.loads(STAMP.read_text("utf-8")) if STAMP.exists() else {}
     if built == wanted and not everything:
         say("The book is up to date.")
         return
-    everything = everything or built.get("code") != wanted["code"]
-    everything = everything or built.get("live") != wanted["live"]
-    say(f"Building {'the book: about 1 min' if everything else 'what changed'}.")
+    if everything or built.get("tools") != wanted["tools"]:
+        shutil.rmtree(ROOT / "_build", ignore_errors=True)
+    say(f"Building {'what changed' if SITE.exists() else 'the book: about 1 min'}.")
     start = time.monotonic()
     STAMP.unlink(missing_ok=True)
-    if everything:
-        shutil.rmtree(ROOT / "_build", ignore_errors=True)
     LOG.parent.mkdir(exist_ok=True)
+    live_or_not = {"TLBKIT_SITE_LIVE": "on" if live else "off"}
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
-            [
-                python.parent / "jupyter-book",
-                *("build", ".", "-W", "--keep-going", "-n"),
-            ],
+            [python.parent / "jupyter-book", "build", ".", "-W", "--keep-going", "-n"],
             cwd=ROOT,
-            env=environment.variables(python) | {"TLBKIT_LIVE": str(int(live))},
+            env=environment.variables(python) | live_or_not,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -129,15 +125,13 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
     say(f"Built in {time.monotonic() - start:.0f} s.")
 
 
-def fingerprint() -> dict[str, str]:
-    """Return a digest of the chapters and one of all else that the book is made of."""
-    digests = {"text": hashlib.sha256(), "code": hashlib.sha256(sys.version.encode())}
+def fingerprint() -> str:
+    """Return a digest of all that the book may be made of."""
+    digest = hashlib.sha256()
     for path in sources():
         name = path.relative_to(ROOT).as_posix()
-        chapter = name.startswith("book/") and name.endswith(".md")
-        digest = digests["text" if chapter else "code"]
         digest.update(name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return {kind: digest.hexdigest() for kind, digest in digests.items()}
+    return digest.hexdigest()
 
 
 def sources() -> Iterator[Path]:
@@ -152,7 +146,6 @@ def sources() -> Iterator[Path]:
             and name not in skipped
         )
         yield from (Path(folder, name) for name in sorted(files))
-    yield ROOT / ".ci" / "constraints.txt"
 
 
 def complaint(text: str) -> str:
