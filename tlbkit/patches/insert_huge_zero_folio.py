@@ -1,0 +1,25 @@
+"""5528ef06da01: ``vmf_insert_folio_pmd()`` takes the huge zero folio, uncounted."""
+
+from tlbkit.patches import series
+from tlbkit.patches.patch import Kind, Patch, Role
+
+PATCH = Patch(
+    commit="5528ef06da011aa35fc9704127e41a154649a6df",
+    subject="THP: the huge zero folio may be inserted by PMD, and is not counted",
+    series=series.NORMAL_PAGE,
+    kind=Kind.CLEAN_UP,
+    role=Role.PULL_REQUEST,
+    author="David Hildenbrand",
+    release="v6.18",
+    touches={"mm/huge_memory.c": ("insert_pmd",)},
+    chapter="book/commits/huge-zero-folio.md",
+    sources=(
+        "mainline 5528ef06da01",
+        "Message-ID 20250811112631.759341-4-david@redhat.com (v3 3/11)",
+    ),
+    needs={"b7298e418e29": "it changes insert_pmd() in the form given to it there"},
+    note=(
+        "The insertion does not ignore a write for the huge zero folio; its only "
+        "caller in the tree asks for a read-only mapping."
+    ),
+)

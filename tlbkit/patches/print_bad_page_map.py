@@ -1,0 +1,34 @@
+"""ec63a44011dc: the report of a bad page-table entry works at every level."""
+
+from tlbkit.patches import series
+from tlbkit.patches.patch import Kind, Patch, Role
+
+PATCH = Patch(
+    commit="ec63a44011dccebca24e7ef7e8a9521306de1bc9",
+    subject="mm: print_bad_pte() becomes print_bad_page_map(), for any level",
+    series=series.NORMAL_PAGE,
+    kind=Kind.CLEAN_UP,
+    role=Role.PULL_REQUEST,
+    author="David Hildenbrand",
+    release="v6.18",
+    touches={
+        "include/linux/pgtable.h": ("pgtable_level_to_str",),
+        "mm/memory.c": (
+            "is_bad_page_map_ratelimited",
+            "__print_bad_page_map_pgtable",
+            "print_bad_page_map",
+            "print_bad_pte",
+        ),
+    },
+    chapter="book/commits/bad-page-map.md",
+    sources=(
+        "mainline ec63a44011dc",
+        "Message-ID 20250811112631.759341-9-david@redhat.com (v3 8/11)",
+    ),
+    needs={"b22cc9a9c7ff": "the report names a level of enum pgtable_level"},
+    note=(
+        "The sample in the changelog shows the address before the table entries; the "
+        "code prints the table entries first. The warning that the posting had in "
+        "pgtable_level_to_str() was dropped, because it broke an xtensa build."
+    ),
+)
