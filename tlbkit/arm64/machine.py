@@ -1,0 +1,121 @@
+"""A machine: CPUs that share memory, one event stream, and the messages of TLBI."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from tlbkit.arm64.cpu import Cpu
+from tlbkit.arm64.events import Stream
+from tlbkit.arm64.memory import PhysicalMemory
+from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
+from tlbkit.arm64.tlbi import decode
+from tlbkit.errors import InputError, TlbkitError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import FrameType
+
+    from tlbkit.arm64.tlbi import Operation
+
+MAX_CPUS = 512
+
+
+class StuckError(TlbkitError):
+    """A CPU waits for something that no other CPU is running to bring about."""
+
+    def __init__(self, cpu: int, what: str) -> None:
+        super().__init__(
+            f"CPU {cpu} waits for {what}, and nothing else runs that could end the wait"
+        )
+        self.cpu = cpu
+        self.what = what
+
+
+class Machine:
+    """CPUs of one model around one memory, deterministic.
+
+    Descriptor stores are visible at once, TLBs fill on accesses only, and a TLBI takes
+    effect at its issuer's completing DSB: one of the behaviours that Arm permits.
+
+    Args:
+        cpus: How many, from 1 to 512.
+        model: A `CpuModel`, or the name of one.
+
+    Errors:
+        InputError: There is no such model, or the number of CPUs is not allowed.
+    """
+
+    def __init__(self, cpus: int = 1, model: str | CpuModel = DEFAULT_MODEL) -> None:
+        if not 1 <= cpus <= MAX_CPUS:
+            raise InputError(f"cpus={cpus}: a machine has 1 to {MAX_CPUS} CPUs")
+        self.model = find_model(model) if isinstance(model, str) else model
+        self.memory = PhysicalMemory(self.model.page_shift)
+        self.events = Stream()
+        self.without: frozenset[str] = frozenset()
+        self.cpus = tuple(Cpu(number, self) for number in range(cpus))
+        self.running = self.cpus[0]
+        self.waiter: Callable[[Callable[[], bool], str], None] | None = None
+
+    def cpu(self, number: int) -> Cpu:
+        """Return CPU *number*; `InputError` says which there are."""
+        if not 0 <= number < len(self.cpus):
+            raise InputError(
+                f"cpu={number}: this machine has CPUs 0 to {len(self.cpus) - 1}"
+            )
+        return self.cpus[number]
+
+    def complete(self, issuer: Cpu, done: Iterable[tuple[Operation, int]]) -> None:
+        """Take out of every TLB concerned what these operations name."""
+        for operation, operand in done:
+            target = decode(operation, operand, lpa2=self.model.lpa2)
+            for cpu in self.cpus if operation.broadcast else (issuer,):
+                cpu.tlb.invalidate(operation, target)
+
+    def send_ipi(
+        self, targets: Iterable[Cpu], handler: Callable[[Cpu], None], why: str
+    ) -> None:
+        """Interrupt *targets* and wait until each has run *handler*."""
+        sender = self.running
+        waiting = [cpu for cpu in targets if cpu is not sender]
+        if self.omits("ipi"):
+            return
+        if self.events.heard:
+            numbers = tuple(cpu.number for cpu in waiting)
+            self.events.emit(sender.number, "ipi", numbers, why=why)
+
+        def taken(cpu: Cpu) -> None:
+            handler(cpu)
+            waiting.remove(cpu)
+
+        for cpu in tuple(waiting):
+            cpu.interrupt(taken)
+        self.wait(lambda: not waiting, why)
+
+    def wait(self, done: Callable[[], bool], what: str) -> None:
+        """Let others run until *done*; where nothing else runs, raise `StuckError`."""
+        if done():
+            return
+        if self.waiter is None:
+            raise StuckError(self.running.number, what)
+        self.waiter(done, what)
+
+    def omits(self, operation: str) -> bool:
+        """Tell whether *operation* was taken out at the place that now asks for it.
+
+        `without` holds texts as ``"dsb ish in flush_tlb_page"``: the operation, and a
+        function that is being executed.
+        """
+        if not self.without:
+            return False
+        wanted = {
+            text.removeprefix(f"{operation} in ")
+            for text in self.without
+            if text.startswith(f"{operation} in ")
+        }
+        frame: FrameType | None = sys._getframe(1) if wanted else None  # noqa: SLF001 - the documented way to name the caller
+        while frame is not None:
+            if frame.f_code.co_name in wanted:
+                return True
+            frame = frame.f_back
+        return False

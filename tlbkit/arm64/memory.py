@@ -1,0 +1,123 @@
+"""Simulated physical memory: 64-bit words, of which unwritten ones are zero."""
+
+from __future__ import annotations
+
+from array import array
+
+from tlbkit.errors import TlbkitError
+
+_CHUNK_SHIFT = 9
+
+
+class MemoryAccessError(TlbkitError):
+    """A physical address is not that of an aligned 64-bit word."""
+
+    def __init__(self, pa: int) -> None:
+        super().__init__(
+            f"physical address {pa:#x} is not a multiple of 8 from 0 up; "
+            "read and write whole aligned words"
+        )
+        self.pa = pa
+
+
+class PhysicalMemory:
+    """All frames of a machine, each with visible contents.
+
+    A frame costs what it holds. One of which only the first word was ever written,
+    as a data page of a large scenario, takes 8 bytes; any other is stored in full.
+
+    Args:
+        page_shift: log2 of the bytes of one frame: 12, 14 or 16.
+    """
+
+    __slots__ = ("_first", "_full", "page_shift", "words")
+
+    def __init__(self, page_shift: int = 12) -> None:
+        self.page_shift = page_shift
+        self.words = 1 << (page_shift - 3)
+        self._full: dict[int, array[int]] = {}
+        self._first: dict[int, array[int]] = {}
+
+    def read(self, pa: int) -> int:
+        """Return the 64-bit word at physical address *pa*."""
+        frame = self._full.get(pa >> self.page_shift)
+        if frame is not None:
+            if pa & 7:
+                raise MemoryAccessError(pa)
+            return frame[(pa >> 3) & (self.words - 1)]
+        if pa & 7 or pa < 0:
+            raise MemoryAccessError(pa)
+        if (pa >> 3) & (self.words - 1):
+            return 0
+        pfn = pa >> self.page_shift
+        chunk = self._first.get(pfn >> _CHUNK_SHIFT)
+        return chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] if chunk is not None else 0
+
+    def write(self, pa: int, value: int) -> None:
+        """Store the 64-bit word *value* at physical address *pa*."""
+        pfn = pa >> self.page_shift
+        index = (pa >> 3) & (self.words - 1)
+        frame = self._full.get(pfn)
+        if pa & 7 or pa < 0:
+            raise MemoryAccessError(pa)
+        if frame is None:
+            if not index:
+                self._chunk(pfn)[pfn & ((1 << _CHUNK_SHIFT) - 1)] = value
+                return
+            if not value:
+                return
+            frame = self.frame(pfn)
+        frame[index] = value
+
+    def swap(self, pa: int, value: int) -> int:
+        """Store *value* and return what was there, as one atomic step (SWP)."""
+        old = self.read(pa)
+        self.write(pa, value)
+        return old
+
+    def compare_exchange(self, pa: int, expected: int, value: int) -> int:
+        """Store *value* if *expected* is there; return what was there (CAS)."""
+        old = self.read(pa)
+        if old == expected:
+            self.write(pa, value)
+        return old
+
+    def frame(self, pfn: int) -> array[int]:
+        """Return all words of frame *pfn*, as the one array that holds them from now on.
+
+        Page-table code works on it in place; only `clear_frame` ends its life.
+        """
+        frame = self._full.get(pfn)
+        if frame is None:
+            frame = array("Q", bytes(8 * self.words))
+            chunk = self._first.get(pfn >> _CHUNK_SHIFT)
+            if chunk is not None:
+                frame[0] = chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)]
+                chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] = 0
+            self._full[pfn] = frame
+        return frame
+
+    def clear_frame(self, pfn: int) -> None:
+        """Make every word of frame *pfn* zero."""
+        self._full.pop(pfn, None)
+        chunk = self._first.get(pfn >> _CHUNK_SHIFT)
+        if chunk is not None:
+            chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] = 0
+
+    def copy_frame(self, source: int, target: int) -> None:
+        """Make frame *target* hold what frame *source* holds."""
+        full = self._full.get(source)
+        if full is not None:
+            self.frame(target)[:] = full
+            return
+        self._full.pop(target, None)
+        first = self.read(source << self.page_shift)
+        self._chunk(target)[target & ((1 << _CHUNK_SHIFT) - 1)] = first
+
+    def _chunk(self, pfn: int) -> array[int]:
+        """Return the first words of the frames around *pfn*."""
+        chunk = self._first.get(pfn >> _CHUNK_SHIFT)
+        if chunk is None:
+            chunk = array("Q", bytes(8 << _CHUNK_SHIFT))
+            self._first[pfn >> _CHUNK_SHIFT] = chunk
+        return chunk

@@ -1,0 +1,256 @@
+"""TLB invalidate operations: their names, their operands, and what each one drops."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple
+
+from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ASID_MASK = 0xFFFF
+_VA_BITS = 44  # operand bits 43:0 hold VA[55:12]
+_RANGE_BITS = 37  # operand bits 36:0 hold the base address
+_TG_SHIFT = {1: 12, 2: 14, 3: 16}  # TG and TTL[3:2] code -> log2 of the granule
+_SHIFT_TG = {shift: code for code, shift in _TG_SHIFT.items()}
+
+
+class By(Enum):
+    """What the operand of an operation names."""
+
+    ALL = "all"
+    ASID = "asid"
+    VA = "va"
+    RANGE = "range"
+
+
+class Scope(Enum):
+    """Which CPUs an operation reaches."""
+
+    LOCAL = ""
+    INNER = "IS"
+    OUTER = "OS"
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One TLBI instruction.
+
+    Attributes:
+        name: As assemblers spell it, for example ``"RVALE1IS"``.
+        by: What its operand names.
+        last_level: Drops leaf entries only, and leaves cached tables alone.
+        any_asid: Drops entries of every ASID at the address.
+        scope: Which CPUs it reaches.
+        nxs: Completion need not wait for accesses with the XS attribute (FEAT_XS).
+
+    Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance" and C5.5.
+    """
+
+    name: str
+    by: By
+    last_level: bool
+    any_asid: bool
+    scope: Scope
+    nxs: bool
+
+    @property
+    def broadcast(self) -> bool:
+        """Whether other CPUs are reached too."""
+        return self.scope is not Scope.LOCAL
+
+    @property
+    def local_name(self) -> str:
+        """The name of the same operation on this CPU only."""
+        return self.name.removesuffix("nXS").removesuffix(self.scope.value)
+
+
+_FAMILIES = (
+    ("VMALLE1", By.ALL, False, True),
+    ("ASIDE1", By.ASID, False, False),
+    ("VAE1", By.VA, False, False),
+    ("VALE1", By.VA, True, False),
+    ("VAAE1", By.VA, False, True),
+    ("VAALE1", By.VA, True, True),
+    ("RVAE1", By.RANGE, False, False),
+    ("RVALE1", By.RANGE, True, False),
+    ("RVAAE1", By.RANGE, False, True),
+    ("RVAALE1", By.RANGE, True, True),
+)
+
+OPERATIONS = {
+    operation.name: operation
+    for family, by, last_level, any_asid in _FAMILIES
+    for scope in Scope
+    for nxs in (False, True)
+    for operation in (
+        Operation(
+            f"{family}{scope.value}{'nXS' if nxs else ''}",
+            by,
+            last_level,
+            any_asid,
+            scope,
+            nxs,
+        ),
+    )
+}
+
+
+def find_operation(name: str) -> Operation:
+    """Return the operation called *name*; `InputError` says which names there are."""
+    try:
+        return OPERATIONS[name]
+    except KeyError:
+        raise InputError(
+            f"no TLBI operation is called {name!r}; known: {', '.join(OPERATIONS)}"
+        ) from None
+
+
+class Target(NamedTuple):
+    """What one TLBI names, decoded from its operand.
+
+    Attributes:
+        asid: The ASID whose entries go; meaningless where the operation says so.
+        first: First virtual address named, canonical, 64 bits.
+        last: Last virtual address named.
+        level: The level that the TTL field names, or ``None`` for any.
+        tg_shift: log2 of the granule that the operand names, or ``None`` for any.
+    """
+
+    asid: int
+    first: int
+    last: int
+    level: int | None
+    tg_shift: int | None
+
+
+def _canonical(va: int, top: int) -> int:
+    """Copy bit *top* of *va* into all bits above it, as a 64-bit address."""
+    low = va & ((1 << (top + 1)) - 1)
+    return low | (((1 << (63 - top)) - 1) << (top + 1) if low >> top & 1 else 0)
+
+
+def encode_asid(asid: int) -> int:
+    """Return the operand of the ASIDE1 family."""
+    return (asid & ASID_MASK) << 48
+
+
+def encode_va(
+    va: int, asid: int = 0, level: int | None = None, granule_shift: int = 12
+) -> int:
+    """Return the operand of the VAE1 family.
+
+    Args:
+        va: Any address inside what is to be dropped; VA[55:12] is sent whatever the
+            granule.
+        asid: Bits 63:48.
+        level: The level of the leaf for the TTL field; ``None`` gives no hint.
+        granule_shift: log2 of the granule; it only matters beside a level.
+
+    >>> hex(encode_va(0xFFFF_B7E3_1000, 0x25, 3))
+    '0x25700ffffb7e31'
+    """
+    ttl = 0 if level is None else _SHIFT_TG[granule_shift] << 2 | (level & 3)
+    page = (va >> 12) & ((1 << _VA_BITS) - 1)
+    return (asid & ASID_MASK) << 48 | ttl << 44 | page
+
+
+def encode_range(
+    va: int,
+    asid: int,
+    scale: int,
+    num: int,
+    level: int | None = None,
+    granule_shift: int = 12,
+    *,
+    lpa2: bool = False,
+) -> int:
+    """Return the operand of the RVAE1 family.
+
+    Args:
+        va: First address; aligned to 64 KiB where *lpa2* is set.
+        asid: Bits 63:48.
+        scale: 0 to 3.
+        num: 0 to 31; the range has ``(num + 1) << (5 * scale + 1)`` pages.
+        level: 1 to 3 for the TTL field; anything else gives no hint.
+        granule_shift: log2 of the granule, for the TG field.
+        lpa2: Whether TCR_EL1.DS is set, so that the base counts 64 KiB units.
+
+    Errors:
+        InputError: *scale* or *num* does not fit its field.
+
+    >>> hex(encode_range(0xFFFF_B7E3_1000, 0x25, scale=1, num=7, level=3))
+    '0x2553effffb7e31'
+    """
+    if not (0 <= scale <= 3 and 0 <= num <= 31):
+        raise InputError(f"scale {scale}, num {num}: they go from 0 to 3 and 0 to 31")
+    ttl = level if level is not None and 1 <= level <= 3 else 0
+    base = va >> (16 if lpa2 else granule_shift) & ((1 << _RANGE_BITS) - 1)
+    return (
+        (asid & ASID_MASK) << 48
+        | _SHIFT_TG[granule_shift] << 46
+        | scale << 44
+        | num << 39
+        | ttl << 37
+        | base
+    )
+
+
+def range_pages(scale: int, num: int) -> int:
+    """Return how many pages a range operation covers.
+
+    >>> range_pages(1, 7)
+    512
+    """
+    return (num + 1) << (5 * scale + 1)
+
+
+def decode(operation: Operation, operand: int, *, lpa2: bool = False) -> Target:
+    """Return what *operation* with *operand* names.
+
+    A range operation with a reserved TG of 0 names nothing that a TLB may rely on; this
+    model takes it as 4 KiB units, the least that it could drop.
+    """
+    asid = operand >> 48 & ASID_MASK
+    if operation.by is By.VA:
+        ttl = operand >> 44 & 0xF
+        tg_shift = _TG_SHIFT.get(ttl >> 2)
+        level = None if tg_shift is None else ttl & 3
+        first = _canonical((operand & ((1 << _VA_BITS) - 1)) << 12, 55)
+        # The operand names one page of the granule, of which VA[55:12] is any 4 KiB part.
+        return Target(asid, first, first, level, tg_shift)
+    if operation.by is By.RANGE:
+        shift = _TG_SHIFT.get(operand >> 46 & 3, 12)
+        unit = 16 if lpa2 else shift
+        pages = range_pages(operand >> 44 & 3, operand >> 39 & 31)
+        first = _canonical(
+            (operand & ((1 << _RANGE_BITS) - 1)) << unit, unit + _RANGE_BITS - 1
+        )
+        ttl = operand >> 37 & 3
+        last = first + (pages << shift) - 1
+        return Target(asid, first, last, ttl or None, shift)
+    return Target(asid, 0, (1 << 64) - 1, None, None)
+
+
+def describe(operation: Operation, operand: int, *, lpa2: bool = False) -> str:
+    """Return the operation in words, for people.
+
+    >>> describe(OPERATIONS["VALE1IS"], encode_va(0x7000, 5, 3))
+    'TLBI VALE1IS asid 0x5 va 0x7000 level 3'
+    """
+    return " ".join(_words(operation, decode(operation, operand, lpa2=lpa2)))
+
+
+def _words(operation: Operation, target: Target) -> Iterator[str]:
+    yield f"TLBI {operation.name}"
+    if operation.by is not By.ALL and not operation.any_asid:
+        yield f"asid {target.asid:#x}"
+    if operation.by is By.VA:
+        yield f"va {target.first:#x}"
+    if operation.by is By.RANGE:
+        yield f"va {target.first:#x} to {target.last:#x}"
+    if target.level is not None:
+        yield f"level {target.level}"

@@ -1,0 +1,1 @@
+"""Headers of the arm64 port."""

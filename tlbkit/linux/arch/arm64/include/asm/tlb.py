@@ -1,0 +1,51 @@
+"""How arm64 flushes what a gather recorded: arch/arm64/include/asm/tlb.h."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.tlbflush import TLBI_TTL_UNKNOWN
+from tlbkit.linux.include.linux.mm_types import VmArea
+
+if TYPE_CHECKING:
+    from tlbkit.linux.kernel.kernel import Kernel
+    from tlbkit.linux.mm.mmu_gather import MmuGather
+
+
+class Tlb:
+    """The choice of one flush for one gather."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    @staticmethod
+    def tlb_get_level(tlb: MmuGather) -> int | None:
+        """Return the level of every recorded leaf, if it is one and tables stayed."""
+        if tlb.freed_tables:
+            return TLBI_TTL_UNKNOWN
+        levels = (tlb.cleared_ptes, tlb.cleared_pmds, tlb.cleared_puds, tlb.cleared_p4ds)
+        if sum(levels) != 1:
+            return TLBI_TTL_UNKNOWN
+        return 3 - levels.index(True)
+
+    def tlb_flush(self, tlb: MmuGather) -> None:
+        """Flush what *tlb* recorded.
+
+        An address space that goes away needs no flush page by page: its ASID is not
+        given out again before a rollover has flushed everything. Its tables are freed
+        now, though, so walk caches must let go of them.
+        """
+        if tlb.fullmm:
+            if tlb.freed_tables:
+                self._kernel.tlbflush.flush_tlb_mm(tlb.mm)
+            return
+        self._kernel.tlbflush.flush_tlb_range_(
+            VmArea(tlb.mm, tlb.start, tlb.end, 0, 0, 0),
+            tlb.start,
+            tlb.end,
+            self._kernel.gather.tlb_get_unmap_size(tlb),
+            last_level=not tlb.freed_tables,
+            level=self.tlb_get_level(tlb),
+        )

@@ -1,0 +1,79 @@
+"""Flags of memory areas, of faults, and what they answer.
+
+Source: include/linux/mm.h and include/linux/mm_types.h.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+VM_READ: Final = 0x1
+VM_WRITE: Final = 0x2
+VM_EXEC: Final = 0x4
+VM_SHARED: Final = 0x8
+VM_MAYREAD: Final = 0x10
+VM_MAYWRITE: Final = 0x20
+VM_MAYEXEC: Final = 0x40
+VM_MAYSHARE: Final = 0x80
+VM_GROWSDOWN: Final = 0x100
+VM_UFFD_MISSING: Final = 0x200
+VM_PFNMAP: Final = 0x400
+VM_UFFD_WP: Final = 0x1000
+VM_LOCKED: Final = 0x2000
+VM_IO: Final = 0x4000
+VM_DONTCOPY: Final = 0x20000
+VM_DONTEXPAND: Final = 0x40000
+VM_ACCOUNT: Final = 0x100000
+VM_NORESERVE: Final = 0x200000
+VM_HUGETLB: Final = 0x400000
+VM_WIPEONFORK: Final = 0x2000000
+VM_SOFTDIRTY: Final = 0x8000000
+VM_MIXEDMAP: Final = 0x10000000
+VM_HUGEPAGE: Final = 0x20000000
+VM_NOHUGEPAGE: Final = 0x40000000
+VM_MERGEABLE: Final = 0x80000000
+VM_UFFD_MINOR: Final = 1 << 38
+VM_SHADOW_STACK: Final = 1 << 37
+
+VM_ACCESS_FLAGS: Final = VM_READ | VM_WRITE | VM_EXEC
+VM_UFFD: Final = VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR
+VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+
+MM_CP_TRY_CHANGE_WRITABLE: Final = 1 << 0
+MM_CP_PROT_NUMA: Final = 1 << 1
+MM_CP_UFFD_WP: Final = 1 << 2
+MM_CP_UFFD_WP_RESOLVE: Final = 1 << 3
+MM_CP_UFFD_WP_ALL: Final = MM_CP_UFFD_WP | MM_CP_UFFD_WP_RESOLVE
+
+FAULT_FLAG_WRITE: Final = 1 << 0
+FAULT_FLAG_MKWRITE: Final = 1 << 1
+FAULT_FLAG_ALLOW_RETRY: Final = 1 << 2
+FAULT_FLAG_RETRY_NOWAIT: Final = 1 << 3
+FAULT_FLAG_KILLABLE: Final = 1 << 4
+FAULT_FLAG_TRIED: Final = 1 << 5
+FAULT_FLAG_USER: Final = 1 << 6
+FAULT_FLAG_REMOTE: Final = 1 << 7
+FAULT_FLAG_INSTRUCTION: Final = 1 << 8
+FAULT_FLAG_INTERRUPTIBLE: Final = 1 << 9
+FAULT_FLAG_UNSHARE: Final = 1 << 10
+FAULT_FLAG_ORIG_PTE_VALID: Final = 1 << 11
+
+VM_FAULT_OOM: Final = 0x1
+VM_FAULT_SIGBUS: Final = 0x2
+VM_FAULT_MAJOR: Final = 0x4
+VM_FAULT_HWPOISON: Final = 0x10
+VM_FAULT_SIGSEGV: Final = 0x40
+VM_FAULT_NOPAGE: Final = 0x100
+VM_FAULT_LOCKED: Final = 0x200
+VM_FAULT_RETRY: Final = 0x400
+VM_FAULT_FALLBACK: Final = 0x800
+VM_FAULT_DONE_COW: Final = 0x1000
+VM_FAULT_COMPLETED: Final = 0x4000
+VM_FAULT_ERROR: Final = (
+    VM_FAULT_OOM | VM_FAULT_SIGBUS | VM_FAULT_SIGSEGV | VM_FAULT_HWPOISON
+)
+
+
+def is_cow_mapping(flags: int) -> bool:
+    """Tell whether a write to a mapping with these flags may copy a page."""
+    return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE

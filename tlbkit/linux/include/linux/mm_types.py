@@ -1,0 +1,273 @@
+"""The objects of memory management: pages, areas, address spaces, faults.
+
+Source: include/linux/mm_types.h, page-flags.h and rmap.h.
+"""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
+
+PG_locked: Final = 1 << 0
+PG_referenced: Final = 1 << 1
+PG_uptodate: Final = 1 << 2
+PG_dirty: Final = 1 << 3
+PG_lru: Final = 1 << 4
+PG_active: Final = 1 << 5
+PG_swapbacked: Final = 1 << 6
+PG_swapcache: Final = 1 << 7
+PG_reserved: Final = 1 << 8
+PG_anon_exclusive: Final = 1 << 9
+PG_ksm: Final = 1 << 10
+PG_table: Final = 1 << 11
+
+GUP_PIN_COUNTING_BIAS: Final = 1024
+"""What one pin adds to the reference count of a small folio."""
+
+
+class AnonVma:
+    """What the pages of a family of private areas have in common.
+
+    Attributes:
+        root: The oldest ancestor, whose lock protects all of the tree.
+        lock: Its reader-writer lock; only the root's is ever taken.
+        refcount: Areas and walkers that use it.
+    """
+
+    __slots__ = ("lock", "refcount", "root")
+
+    def __init__(self, lock: RwSemaphore, root: AnonVma | None = None) -> None:
+        self.root: AnonVma = self if root is None else root
+        self.lock = lock
+        self.refcount = 1
+
+
+class Folio:
+    """A page, or a block of pages, that the kernel manages as one.
+
+    Attributes:
+        pfn: Its first frame.
+        order: log2 of its pages.
+        refcount: References; at zero it is freed. 0 on a new folio means "not in use".
+        mapcount: Page-table entries that map it or a page of it (not biased by one).
+        flags: The ``PG_`` bits.
+        mapping: An `AnonVma`, or the file that it belongs to, or ``None``.
+        index: Its place in the mapping, in pages.
+    """
+
+    __slots__ = ("flags", "index", "mapcount", "mapping", "order", "pfn", "refcount")
+
+    def __init__(self, pfn: int, order: int = 0) -> None:
+        self.pfn = pfn
+        self.order = order
+        self.refcount = 1
+        self.mapcount = 0
+        self.flags = 0
+        self.mapping: Any = None
+        self.index = 0
+
+    @property
+    def anon(self) -> bool:
+        """Whether it is anonymous memory."""
+        return isinstance(self.mapping, AnonVma)
+
+    @property
+    def nr_pages(self) -> int:
+        """How many pages it has."""
+        return 1 << self.order
+
+    def maybe_dma_pinned(self) -> bool:
+        """Tell whether somebody may have pinned it: folio_maybe_dma_pinned()."""
+        return self.refcount >= GUP_PIN_COUNTING_BIAS
+
+    def page_exclusive(self, pfn: int) -> bool:
+        """Tell whether page *pfn* of it belongs to one process: PageAnonExclusive()."""
+        del pfn
+        return bool(self.flags & PG_anon_exclusive)
+
+    def __repr__(self) -> str:
+        """Name it by frame and counts."""
+        return (
+            f"<Folio pfn={self.pfn:#x} order={self.order} refs={self.refcount} "
+            f"maps={self.mapcount} flags={self.flags:#x}>"
+        )
+
+
+class LargeFolio(Folio):
+    """A folio of more than one page.
+
+    Attributes:
+        entire_mapcount: Block entries that map all of it.
+        page_mapcount: For each page, the page entries that map it.
+        exclusive: For each page, whether it belongs to one process.
+        pincount: Pins, counted apart from references.
+        deferred_split: Whether it waits to be split because part of it is unused.
+        mm_ids: How many address spaces map it, by address space.
+    """
+
+    __slots__ = (
+        "deferred_split",
+        "entire_mapcount",
+        "exclusive",
+        "mm_ids",
+        "page_mapcount",
+        "pincount",
+    )
+
+    def __init__(self, pfn: int, order: int) -> None:
+        super().__init__(pfn, order)
+        self.entire_mapcount = 0
+        self.page_mapcount = array("i", bytes(4 << order))
+        self.exclusive = bytearray(1 << order)
+        self.pincount = 0
+        self.deferred_split = False
+        self.mm_ids: dict[MmStruct, int] = {}
+
+    def maybe_dma_pinned(self) -> bool:
+        """Tell whether somebody pinned it."""
+        return self.pincount > 0
+
+    def page_exclusive(self, pfn: int) -> bool:
+        """Tell whether page *pfn* of it belongs to one process."""
+        return bool(self.exclusive[pfn - self.pfn])
+
+
+class VmArea:
+    """A range of one address space with one set of rights: struct vm_area_struct.
+
+    Attributes:
+        mm: The address space.
+        start, end: Its addresses, end not included.
+        flags: The ``VM_`` bits.
+        page_prot: The entry bits that a new page starts from.
+        pgoff: Of its first page in the file, or its address in pages if it has none.
+        anon_vma: Set once a private page was, or will be, made.
+        file: What it maps, or ``None`` for anonymous memory.
+        uffd: The userfaultfd context that watches it, or ``None``.
+    """
+
+    __slots__ = (
+        "anon_vma",
+        "end",
+        "file",
+        "flags",
+        "mm",
+        "page_prot",
+        "pgoff",
+        "start",
+        "uffd",
+    )
+
+    def __init__(
+        self, mm: MmStruct, start: int, end: int, flags: int, page_prot: int, pgoff: int
+    ) -> None:
+        self.mm = mm
+        self.start = start
+        self.end = end
+        self.flags = flags
+        self.page_prot = page_prot
+        self.pgoff = pgoff
+        self.anon_vma: AnonVma | None = None
+        self.file: Any = None
+        self.uffd: Any = None
+
+    @property
+    def anonymous(self) -> bool:
+        """Whether it maps no file: vma_is_anonymous()."""
+        return self.file is None
+
+    def __repr__(self) -> str:
+        """Name it by range and flags."""
+        return f"<VmArea {self.start:#x}-{self.end:#x} flags={self.flags:#x}>"
+
+
+class MmStruct:
+    """One address space: struct mm_struct.
+
+    Attributes:
+        pgd: Physical address of its top-level table.
+        context: Its address-space number with generation, owned by arch/arm64/mm.
+        vmas: Its areas, by address.
+        mmap_lock: Protects the areas.
+        page_table_lock: Protects upper-level tables and tells who changes them.
+        tlb_flush_pending: How many gathers are at work: mm_tlb_flush_pending().
+        anonpages, filepages, shmempages, swapents: Resident pages by kind, in pages.
+        pgtables: Tables in use, by level (1 for PUD to 3 for PTE tables).
+        total_vm, locked_vm: Pages mapped and pages locked.
+        users: Threads and borrowers that may use the addresses.
+    """
+
+    __slots__ = (
+        "anonpages",
+        "context",
+        "filepages",
+        "locked_vm",
+        "mmap_base",
+        "mmap_lock",
+        "page_table_lock",
+        "pgd",
+        "pgtables",
+        "regimes",
+        "shmempages",
+        "swapents",
+        "tlb_flush_batched",
+        "tlb_flush_pending",
+        "total_vm",
+        "uffd_layout_changing",
+        "users",
+        "vmas",
+    )
+
+    def __init__(
+        self, pgd: int, mmap_base: int, mmap_lock: RwSemaphore, ptl: SpinLock
+    ) -> None:
+        self.pgd = pgd
+        self.mmap_base = mmap_base
+        self.context = 0
+        self.regimes: tuple[Any, Any] | None = None
+        self.vmas: list[VmArea] = []
+        self.mmap_lock = mmap_lock
+        self.page_table_lock = ptl
+        self.tlb_flush_pending = 0
+        self.tlb_flush_batched = False
+        self.anonpages = 0
+        self.filepages = 0
+        self.shmempages = 0
+        self.swapents = 0
+        self.pgtables = [0, 0, 0, 0]
+        self.total_vm = 0
+        self.locked_vm = 0
+        self.users = 1
+        self.uffd_layout_changing = 0
+
+
+@dataclass(slots=True)
+class VmFault:
+    """One fault on its way through the handlers: struct vm_fault.
+
+    Attributes:
+        vma: The area.
+        address: Page-aligned.
+        real_address: As accessed.
+        flags: The ``FAULT_FLAG_`` bits.
+        pmd, pte: Where the entries stand, once found; ``pte`` is ``None`` without table.
+        orig_pmd, orig_pte: What they said when they were first read.
+        page: The page that the fault is about, once known.
+        ptl: The lock on the table, while held.
+    """
+
+    vma: VmArea
+    address: int
+    real_address: int
+    flags: int
+    pmd: int = 0
+    pud: int = 0
+    pte: int | None = None
+    orig_pmd: int = 0
+    orig_pte: int = 0
+    page: Folio | None = None
+    ptl: SpinLock | None = None

@@ -1,0 +1,99 @@
+"""Making and ending address spaces: kernel/fork.c."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.mm import (
+    VM_DONTCOPY,
+    VM_LOCKED,
+    VM_UFFD,
+    VM_WIPEONFORK,
+)
+from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
+
+if TYPE_CHECKING:
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class Fork:
+    """fork() and the end of what it made, as far as memory is concerned."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def mm_alloc(self) -> MmStruct | None:
+        """Return an empty address space, or ``None`` without memory."""
+        kernel = self._kernel
+        table = kernel.page_alloc.alloc_table("PGD table")
+        if table is None:
+            return None
+        machine = kernel.machine
+        return MmStruct(
+            table.pfn << kernel.pgtable.page_shift,
+            kernel.mmap.mmap_base(),
+            RwSemaphore(machine, "mmap_lock"),
+            SpinLock(machine, "page_table_lock"),
+        )
+
+    def dup_mm(self, parent: MmStruct) -> MmStruct | int:
+        """Return a copy of an address space, or a negative error number."""
+        child = self.mm_alloc()
+        if child is None:
+            return -ENOMEM
+        error = self.dup_mmap(child, parent)
+        if error:
+            self.mmput(child)
+            return error
+        return child
+
+    def dup_mmap(self, child: MmStruct, parent: MmStruct) -> int:
+        """Copy areas and entries; 0 or a negative error number.
+
+        The parent's entries become read-only one by one and are flushed once, at the
+        end, by ASID: whatever they were, and also if the copy failed half-way.
+        """
+        kernel = self._kernel
+        parent.mmap_lock.down_write()
+        child.mmap_lock.down_write()
+        child.total_vm = parent.total_vm
+        error = 0
+        for vma in parent.vmas:
+            if vma.flags & VM_DONTCOPY:
+                pages = (vma.end - vma.start) >> kernel.pgtable.page_shift
+                child.total_vm -= pages
+                continue
+            copy = self._vm_area_dup(vma, child)
+            child.vmas.append(copy)
+            if not vma.flags & VM_WIPEONFORK:
+                kernel.rmap.anon_vma_fork(copy, vma)
+                error = kernel.memory.copy_page_range(copy, vma)
+                if error:
+                    break
+        child.mmap_lock.up_write()
+        kernel.tlbflush.flush_tlb_mm(parent)
+        parent.mmap_lock.up_write()
+        return error
+
+    @staticmethod
+    def _vm_area_dup(vma: VmArea, child: MmStruct) -> VmArea:
+        """Return a child's copy of an area; it is neither locked nor watched."""
+        flags = vma.flags & ~(VM_LOCKED | VM_UFFD)
+        copy = VmArea(child, vma.start, vma.end, flags, vma.page_prot, vma.pgoff)
+        copy.file = vma.file
+        return copy
+
+    def mmput(self, mm: MmStruct) -> None:
+        """Drop one user of an address space, and all of it with the last."""
+        mm.users -= 1
+        if mm.users:
+            return
+        kernel = self._kernel
+        kernel.mmap.exit_mmap(mm)
+        kernel.sched.leave(mm)
+        pgd = kernel.page_alloc.folio_of(mm.pgd >> kernel.pgtable.page_shift)
+        kernel.page_alloc.free(pgd)

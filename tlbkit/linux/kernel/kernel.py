@@ -1,0 +1,158 @@
+"""One running kernel: its parts, one object for each kernel source file."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from tlbkit.arm64.granule import GRANULES
+from tlbkit.arm64.regime import Capabilities, Regime
+from tlbkit.arm64.registers import MAIR, TCR, TTBR
+from tlbkit.errors import TlbkitError
+from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import MAIR_EL1
+from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
+from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
+from tlbkit.linux.arch.arm64.mm.context import Context
+from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.include.linux.mm_types import PG_reserved
+from tlbkit.linux.kernel.fork import Fork
+from tlbkit.linux.kernel.rcu import Rcu
+from tlbkit.linux.kernel.sched import Sched
+from tlbkit.linux.mm.gup import Gup
+from tlbkit.linux.mm.memory import Memory
+from tlbkit.linux.mm.mmap import Mmap
+from tlbkit.linux.mm.mmu_gather import Gather
+from tlbkit.linux.mm.mmu_notifier import MmuNotifier
+from tlbkit.linux.mm.mprotect import Mprotect
+from tlbkit.linux.mm.page_alloc import PageAlloc
+from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
+from tlbkit.linux.mm.rmap import Rmap
+from tlbkit.linux.mm.swap import Swap
+from tlbkit.linux.mm.vma import Vma
+from tlbkit.linux.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tlbkit.arm64.machine import Machine
+
+PARTS: Final[Mapping[str, type]] = {
+    "pgtable": Pgtable,
+    "page_alloc": PageAlloc,
+    "mmu_notifier": MmuNotifier,
+    "rcu": Rcu,
+    "sched": Sched,
+    "context": Context,
+    "tlbflush": TlbFlush,
+    "tlb": Tlb,
+    "gather": Gather,
+    "pgtable_generic": PgtableGeneric,
+    "swap": Swap,
+    "gup": Gup,
+    "rmap": Rmap,
+    "vma": Vma,
+    "memory": Memory,
+    "mmap": Mmap,
+    "mprotect": Mprotect,
+    "fault": ArmFault,
+    "fork": Fork,
+}
+"""The parts of the newest kernel, in the order in which they are made."""
+
+
+class Kernel:
+    """A kernel on a machine: its parts are its attributes.
+
+    Args:
+        machine: A kernel owns its machine; two kernels need two.
+        parts: The class of each part, by its name in `PARTS`; a kernel without a commit
+            has subclasses in some places.
+
+    Attributes:
+        zero_pfn: The frame of the zero page.
+    """
+
+    pgtable: Pgtable
+    page_alloc: PageAlloc
+    mmu_notifier: MmuNotifier
+    rcu: Rcu
+    sched: Sched
+    context: Context
+    tlbflush: TlbFlush
+    tlb: Tlb
+    gather: Gather
+    pgtable_generic: PgtableGeneric
+    swap: Swap
+    gup: Gup
+    rmap: Rmap
+    vma: Vma
+    memory: Memory
+    mmap: Mmap
+    mprotect: Mprotect
+    fault: ArmFault
+    fork: Fork
+
+    def __init__(
+        self, machine: Machine, parts: Mapping[str, type[Any]] = PARTS
+    ) -> None:
+        self.machine = machine
+        self.processes: list[Process] = []
+        for name, part in parts.items():
+            setattr(self, name, part(self))
+        zero = self._boot_frame()
+        self.zero_pfn = zero
+        self._boot = self._boot_regime(self._boot_frame())
+
+    def regime(self, pgd: int, asid: int) -> Regime:
+        """Return the translation registers for the tables at *pgd* under *asid*."""
+        ttbr1 = TTBR.at(self._boot.ttbr1.base(wide=False), asid)
+        return self._boot.with_ttbr(TTBR.at(pgd), ttbr1)
+
+    def spawn(self, cpu: int = 0) -> Process:
+        """Start a process with an empty address space; its first thread runs on *cpu*."""
+        mm = self.fork.mm_alloc()
+        if mm is None:
+            raise BootError("no memory for the tables of a first process")
+        process = Process(self, mm, self.machine.cpu(cpu).number)
+        self.processes.append(process)
+        return process
+
+    def _boot_frame(self) -> int:
+        """Return a zeroed frame that is never given back."""
+        folio = self.page_alloc.alloc_zeroed()
+        if folio is None:
+            raise BootError("no memory at boot")
+        folio.flags |= PG_reserved
+        return folio.pfn
+
+    def _boot_regime(self, swapper_pfn: int) -> Regime:
+        """Return the registers as the kernel sets them up: arch/arm64/mm/proc.S."""
+        model = self.machine.model
+        granule = next(g for g in GRANULES if g.page_shift == model.page_shift)
+        swapper = swapper_pfn << model.page_shift
+        return Regime.of(
+            tcr=TCR.of(
+                granule,
+                va_bits=self.pgtable.va_bits,
+                pa_bits=model.pa_bits,
+                A1=1,
+                AS=int(model.asid_bits == 16),  # noqa: PLR2004 - AS says 16 or 8
+                HA=int(model.hw_af),
+                HD=int(model.hw_dbm),
+                DS=int(model.lpa2),
+            ),
+            mair=MAIR.decode(MAIR_EL1),
+            ttbr0=TTBR.at(swapper),
+            ttbr1=TTBR.at(swapper),
+            capabilities=Capabilities(
+                pa_bits=model.pa_bits,
+                asid16=model.asid_bits == 16,  # noqa: PLR2004 - the same
+                access_flag=model.hw_af,
+                dirty=model.hw_dbm,
+                lpa2=model.lpa2,
+            ),
+        )
+
+
+class BootError(TlbkitError):
+    """A kernel could not start."""

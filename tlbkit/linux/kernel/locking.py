@@ -1,0 +1,185 @@
+"""Locks that know their owner.
+
+A lock that is taken twice by its holder or released by somebody else, and a place that
+needs a lock that is not held, are errors with a message: what lockdep reports.
+
+Source: kernel/locking/.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.errors import TlbkitError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tlbkit.arm64.cpu import Cpu
+    from tlbkit.arm64.machine import Machine
+
+
+class LockError(TlbkitError):
+    """A lock was used against its rules; lockdep would have reported it."""
+
+    def __init__(self, cpu: int, lock: str, problem: str) -> None:
+        super().__init__(f"CPU {cpu}: {lock}: {problem}")
+        self.cpu = cpu
+        self.lock = lock
+        self.problem = problem
+
+
+class SpinLock:
+    """A lock with one holder, the CPU that took it.
+
+    Args:
+        machine: Whose CPUs take it.
+        name: For messages and events.
+    """
+
+    __slots__ = ("holder", "machine", "name")
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self.holder: Cpu | None = None
+
+    def acquire(self) -> None:
+        """Take the lock, waiting while another CPU has it."""
+        machine = self.machine
+        cpu = machine.running
+        if self.holder is not None:
+            if self.holder is cpu:
+                raise LockError(cpu.number, self.name, "taken twice by its holder")
+            machine.wait(lambda: self.holder is None, self.name)
+        self.holder = cpu
+        if machine.events.heard:
+            machine.events.emit(cpu.number, "lock", self.name, new="acquired")
+
+    def try_acquire(self) -> bool:
+        """Take the lock if nobody has it; tell whether it was taken."""
+        if self.holder is not None:
+            return False
+        self.acquire()
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        cpu = self.machine.running
+        if self.holder is not cpu:
+            raise LockError(cpu.number, self.name, "released by one who has it not")
+        self.holder = None
+        if self.machine.events.heard:
+            self.machine.events.emit(cpu.number, "lock", self.name, new="released")
+
+    @property
+    def held(self) -> bool:
+        """Whether the running CPU has it."""
+        return self.holder is self.machine.running
+
+    def assert_held(self) -> None:
+        """Complain unless the running CPU has it: lockdep_assert_held()."""
+        if not self.held:
+            cpu = self.machine.running.number
+            raise LockError(cpu, self.name, "must be held here and is not")
+
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Give the lock back."""
+        self.release()
+
+
+class RwSemaphore:
+    """A lock with one writer or many readers.
+
+    Args:
+        machine: Whose CPUs take it.
+        name: For messages and events.
+    """
+
+    __slots__ = ("machine", "name", "readers", "writer")
+
+    def __init__(self, machine: Machine, name: str) -> None:
+        self.machine = machine
+        self.name = name
+        self.readers: list[Cpu] = []
+        self.writer: Cpu | None = None
+
+    def down_read(self) -> None:
+        """Take it for reading, waiting for a writer."""
+        machine = self.machine
+        cpu = machine.running
+        if self.writer is not None:
+            if self.writer is cpu:
+                raise LockError(cpu.number, self.name, "its writer reads: self-deadlock")
+            machine.wait(lambda: self.writer is None, self.name)
+        self.readers.append(cpu)
+        self._say("read")
+
+    def down_write(self) -> None:
+        """Take it for writing, waiting for everybody else."""
+        machine = self.machine
+        cpu = machine.running
+        if self.writer is cpu or cpu in self.readers:
+            raise LockError(cpu.number, self.name, "taken twice by its holder")
+        if self.writer is not None or self.readers:
+            machine.wait(lambda: self.writer is None and not self.readers, self.name)
+        self.writer = cpu
+        self._say("write")
+
+    def down_read_trylock(self) -> bool:
+        """Take it for reading if no writer has it; tell whether it was taken."""
+        if self.writer is not None:
+            return False
+        self.down_read()
+        return True
+
+    def down_write_trylock(self) -> bool:
+        """Take it for writing if nobody has it; tell whether it was taken."""
+        if self.writer is not None or self.readers:
+            return False
+        self.down_write()
+        return True
+
+    def up_read(self) -> None:
+        """Give it back after reading."""
+        cpu = self.machine.running
+        if cpu not in self.readers:
+            raise LockError(cpu.number, self.name, "released by one who has it not")
+        self.readers.remove(cpu)
+        self._say("released")
+
+    def up_write(self) -> None:
+        """Give it back after writing."""
+        cpu = self.machine.running
+        if self.writer is not cpu:
+            raise LockError(cpu.number, self.name, "released by one who has it not")
+        self.writer = None
+        self._say("released")
+
+    def assert_held(self) -> None:
+        """Complain unless the running CPU has it, for reading or writing."""
+        cpu = self.machine.running
+        if self.writer is not cpu and cpu not in self.readers:
+            raise LockError(cpu.number, self.name, "must be held here and is not")
+
+    def assert_write_held(self) -> None:
+        """Complain unless the running CPU has it for writing."""
+        cpu = self.machine.running
+        if self.writer is not cpu:
+            raise LockError(
+                cpu.number, self.name, "must be held for writing and is not"
+            )
+
+    def _say(self, how: str) -> None:
+        machine = self.machine
+        if machine.events.heard:
+            machine.events.emit(machine.running.number, "lock", self.name, new=how)

@@ -1,0 +1,40 @@
+"""Putting work off until no walker can see what it frees: kernel/rcu."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class Rcu:
+    """Runs callbacks once every CPU has had interrupts on.
+
+    A CPU with interrupts off is in a read section, so it holds callbacks back.
+    """
+
+    __slots__ = ("_machine", "_waiting")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._machine = kernel.machine
+        self._waiting: list[tuple[set[int], Callable[[], None]]] = []
+
+    def call(self, callback: Callable[[], None]) -> None:
+        """Run *callback* after a grace period: call_rcu()."""
+        readers = {cpu.number for cpu in self._machine.cpus if not cpu.irqs_on}
+        self._waiting.append((readers, callback))
+        self.quiesce()
+
+    def quiesce(self) -> None:
+        """Run what no reader of its time still holds back."""
+        on = {cpu.number for cpu in self._machine.cpus if cpu.irqs_on}
+        waiting, self._waiting = self._waiting, []
+        for readers, callback in waiting:
+            readers -= on
+            if readers:
+                self._waiting.append((readers, callback))
+            else:
+                callback()

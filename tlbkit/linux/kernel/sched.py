@@ -1,0 +1,44 @@
+"""Which address space each CPU runs: kernel/sched/core.c, as far as the MMU sees it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tlbkit.arm64.cpu import Cpu
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class Sched:
+    """Switches CPUs between address spaces.
+
+    Attributes:
+        current: For each CPU, the address space that runs there, or ``None``.
+    """
+
+    __slots__ = ("_kernel", "_machine", "current")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self.current: list[MmStruct | None] = [None] * len(kernel.machine.cpus)
+
+    def run_on(self, mm: MmStruct, cpu: Cpu) -> None:
+        """Let *cpu* be the one that executes from here on, in address space *mm*."""
+        self._machine.running = cpu
+        if self.current[cpu.number] is not mm:
+            self.context_switch(mm, cpu)
+
+    def context_switch(self, mm: MmStruct, cpu: Cpu) -> None:
+        """Switch the running CPU to *mm*; the DSB also ends flushes not waited for."""
+        if cpu.in_flight:
+            cpu.dsb("ish")  # __switch_to()
+        self._kernel.context.check_and_switch_context(mm)
+        self.current[cpu.number] = mm
+
+    def leave(self, mm: MmStruct) -> None:
+        """Take *mm* off every CPU, as it goes away."""
+        for number, running in enumerate(self.current):
+            if running is mm:
+                self.current[number] = None

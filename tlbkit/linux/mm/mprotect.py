@@ -1,0 +1,225 @@
+"""Changing the rights of mappings: mm/mprotect.c."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    PAGE_NONE,
+    pte_clear_uffd_wp,
+    pte_dirty,
+    pte_mkuffd_wp,
+    pte_modify,
+    pte_none,
+    pte_protnone,
+    pte_uffd_wp,
+    pte_write,
+)
+from tlbkit.linux.include.linux.mm import (
+    MM_CP_PROT_NUMA,
+    MM_CP_TRY_CHANGE_WRITABLE,
+    MM_CP_UFFD_WP,
+    MM_CP_UFFD_WP_RESOLVE,
+    VM_ACCESS_FLAGS,
+    VM_ACCOUNT,
+    VM_NORESERVE,
+    VM_SHARED,
+    VM_WRITE,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import EACCES, EINVAL, ENOMEM
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.kernel.kernel import Kernel
+    from tlbkit.linux.mm.mmu_gather import MmuGather
+
+_MAY_SHIFT = 4  # VM_MAYREAD is VM_READ << 4, and so on
+
+
+class Mprotect:
+    """mprotect(), and everybody else who changes the rights of a range."""
+
+    __slots__ = ("_kernel", "_machine", "_pgtable")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self._pgtable = kernel.pgtable
+
+    # -- the system call -------------------------------------------------------------
+
+    def do_mprotect_pkey(self, mm: MmStruct, start: int, length: int, prot: int) -> int:
+        """Give [start, start + length) the rights *prot*; 0 or a negative error number.
+
+        What comes before the place of an error keeps its new rights, as in Linux.
+
+        Args:
+            mm: The address space.
+            start: Page-aligned, or ``-EINVAL``.
+            length: In bytes; 0 is no change and no error.
+            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``.
+        """
+        pgtable = self._pgtable
+        if start & ~pgtable.page_mask:
+            return -EINVAL
+        if not length:
+            return 0
+        length = -(-length // pgtable.page_size) * pgtable.page_size
+        end = start + length
+        if end <= start or end > 1 << 64:
+            return -ENOMEM
+        mm.mmap_lock.down_write()
+        vma = self._kernel.vma.find_vma(mm, start)
+        if vma is None or vma.start > start:
+            mm.mmap_lock.up_write()
+            return -ENOMEM
+        tlb = self._kernel.gather.tlb_gather_mmu(mm)
+        error = 0
+        at = start
+        while at < end:
+            vma = self._kernel.vma.vma_lookup(mm, at)
+            if vma is None:
+                error = -ENOMEM
+                break
+            flags = prot | (vma.flags & ~VM_ACCESS_FLAGS)
+            if flags & ~(flags >> _MAY_SHIFT) & VM_ACCESS_FLAGS:
+                error = -EACCES
+                break
+            until = min(vma.end, end)
+            error = self.mprotect_fixup(tlb, vma, at, until, flags)
+            if error:
+                break
+            at = until
+        self._kernel.gather.tlb_finish_mmu(tlb)
+        mm.mmap_lock.up_write()
+        return error
+
+    def mprotect_fixup(
+        self, tlb: MmuGather, vma: VmArea, start: int, end: int, flags: int
+    ) -> int:
+        """Give a part of one area *flags*; 0 or a negative error number."""
+        if flags == vma.flags:
+            return 0
+        # A private mapping that becomes writable is charged, and stays so.
+        accountable = VM_ACCOUNT | VM_WRITE | VM_SHARED | VM_NORESERVE
+        if flags & VM_WRITE and not vma.flags & accountable:
+            flags |= VM_ACCOUNT
+        elif (
+            vma.flags & VM_ACCOUNT and vma.anonymous and vma.anon_vma is None
+        ) and not flags & VM_WRITE:
+            flags &= ~VM_ACCOUNT
+        result = self._kernel.vma.vma_modify(vma, start, end, flags)
+        if isinstance(result, int):
+            return result
+        vma = result
+        vma.flags = flags
+        how = 0
+        if self.vma_wants_manual_pte_write_upgrade(vma):
+            how |= MM_CP_TRY_CHANGE_WRITABLE
+        self._kernel.vma.vma_set_page_prot(vma)
+        self.change_protection(tlb, vma, start, end, how)
+        return 0
+
+    @staticmethod
+    def vma_wants_manual_pte_write_upgrade(vma: VmArea) -> bool:
+        """Tell whether entries of *vma* become writable one by one, by their page.
+
+        Shared memory that needs no notice of writes is writable from the start.
+        """
+        return bool(vma.flags & VM_WRITE) and not vma.flags & VM_SHARED
+
+    # -- the range -------------------------------------------------------------------
+
+    def change_protection(
+        self, tlb: MmuGather, vma: VmArea, start: int, end: int, how: int
+    ) -> int:
+        """Rewrite the entries of a range of one area; return how many pages changed.
+
+        Args:
+            tlb: Records what must be flushed; the flush happens before this returns.
+            vma: The area, with its new flags.
+            start, end: Page-aligned, within it.
+            how: The ``MM_CP_`` bits.
+        """
+        prot = PAGE_NONE if how & MM_CP_PROT_NUMA else vma.page_prot
+        changed = self.change_protection_range(tlb, vma, start, end, prot, how)
+        self._kernel.gather.tlb_end_vma(tlb, vma)
+        return changed
+
+    def change_protection_range(
+        self, tlb: MmuGather, vma: VmArea, start: int, end: int, prot: int, how: int
+    ) -> int:
+        """Rewrite entries table by table."""
+        notifier = self._kernel.mmu_notifier
+        changed = 0
+        notified = None
+        for pmdp, addr, following in self._kernel.memory.pmd_entries(
+            vma.mm, start, end
+        ):
+            if pte_none(self._pgtable.read(pmdp)):
+                continue
+            if notified is None:
+                notified = (vma.mm, "PROTECTION_VMA", addr, end)
+                notifier.invalidate_range_start(*notified)
+            changed += self.change_pte_range(tlb, vma, pmdp, addr, following, prot, how)
+        if notified is not None:
+            notifier.invalidate_range_end(*notified)
+        return changed
+
+    def change_pte_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pmdp: int,
+        addr: int,
+        end: int,
+        prot: int,
+        how: int,
+    ) -> int:
+        """Rewrite the entries of one table, and record those that need a flush."""
+        pgtable = self._pgtable
+        needs_flush = self._kernel.tlbflush.pte_needs_flush
+        record = self._kernel.gather.tlb_flush_pte_range
+        changed = 0
+        ptep = pgtable.pte_offset(pmdp, addr)
+        ptl = self._kernel.memory.pte_lockptr(pgtable.read(pmdp))
+        ptl.acquire()
+        while addr < end:
+            if not pte_none(pgtable.read(ptep)):
+                old = pgtable.ptep_get_and_clear(ptep)  # modify_prot_start_ptes()
+                new = pte_modify(old, prot)
+                if how & MM_CP_UFFD_WP:
+                    new = pte_mkuffd_wp(new)
+                elif how & MM_CP_UFFD_WP_RESOLVE:
+                    new = pte_clear_uffd_wp(new)
+                if (
+                    how & MM_CP_TRY_CHANGE_WRITABLE
+                    and not pte_write(new)
+                    and self.can_change_pte_writable(vma, addr, new)
+                ):
+                    new = pgtable.pte_mkwrite(new)
+                pgtable.set_pte(ptep, new)  # modify_prot_commit_ptes()
+                if needs_flush(old, new):
+                    record(tlb, addr, pgtable.page_size)
+                changed += 1
+            ptep += 8
+            addr += pgtable.page_size
+        ptl.release()
+        return changed
+
+    def can_change_pte_writable(self, vma: VmArea, addr: int, pte: int) -> bool:
+        """Tell whether a write to this entry would only be made writable by a fault.
+
+        Then it may as well be writable now: a private page must be its process's own.
+        """
+        if not vma.flags & VM_WRITE or pte_protnone(pte) or pte_uffd_wp(pte):
+            return False
+        if vma.flags & VM_SHARED:
+            return pte_dirty(pte)
+        folio = self._kernel.memory.vm_normal_folio(vma, addr, pte)
+        return (
+            folio is not None
+            and folio.anon
+            and folio.page_exclusive(self._pgtable.pte_pfn(pte))
+        )
+

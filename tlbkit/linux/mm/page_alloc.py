@@ -1,0 +1,149 @@
+"""Where frames come from and go to: mm/page_alloc.c, as a buddy allocator.
+
+A freed frame is handed out again first, and keeps its contents until then, so that a
+translation that should have been flushed shows what it leads to.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.errors import TlbkitError
+from tlbkit.linux.include.linux.mm_types import Folio, LargeFolio, PG_table
+from tlbkit.linux.kernel.locking import SpinLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlbkit.linux.kernel.kernel import Kernel
+
+RAM_BASE: Final = 0x8000_0000
+"""Physical address of the first frame, as on many arm64 boards."""
+
+
+class BadPageError(TlbkitError):
+    """A page was freed, or used, in a state that the kernel reports as "Bad page"."""
+
+    def __init__(self, folio: Folio, problem: str) -> None:
+        super().__init__(f"bad page {folio!r}: {problem}")
+        self.folio = folio
+        self.problem = problem
+
+
+class PageAlloc:
+    """The frames of one kernel.
+
+    Attributes:
+        fail: Asked before each allocation; a true answer makes it fail.
+        in_use: Frames handed out and not freed.
+    """
+
+    __slots__ = ("_base", "_folios", "_free", "_machine", "_top_order", "fail", "in_use")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._machine = kernel.machine
+        shift = kernel.machine.model.page_shift
+        self._base = RAM_BASE >> shift
+        self._top_order = 2 * (shift - 3)
+        self._folios: list[Folio | None] = []
+        self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
+        self.fail: Callable[[], bool] | None = None
+        self.in_use = 0
+
+    def folio(self, pfn: int) -> Folio | None:
+        """Return the folio that frame *pfn* belongs to: pfn_folio()."""
+        index = pfn - self._base
+        if 0 <= index < len(self._folios):
+            return self._folios[index]
+        return None
+
+    def folio_of(self, pfn: int) -> Folio:
+        """Return the folio that frame *pfn* must belong to."""
+        folio = self.folio(pfn)
+        if folio is None:
+            raise BadPageError(Folio(pfn), "this frame is not in use")
+        return folio
+
+    def alloc(self, order: int = 0) -> Folio | None:
+        """Return a new folio with one reference, or ``None`` without memory.
+
+        Its contents are whatever the frames held last.
+        """
+        if self.fail is not None and self.fail():
+            return None
+        pfn = self._take(order)
+        folio = LargeFolio(pfn, order) if order else Folio(pfn)
+        first = pfn - self._base
+        if order:
+            self._folios[first : first + (1 << order)] = [folio] * (1 << order)
+        else:
+            self._folios[first] = folio
+        self.in_use += 1 << order
+        if self._machine.events.heard:
+            self._machine.events.emit(
+                self._machine.running.number, "alloc", pfn, new=order
+            )
+        return folio
+
+    def alloc_zeroed(self, order: int = 0) -> Folio | None:
+        """Return a new folio full of zeros, or ``None`` without memory."""
+        folio = self.alloc(order)
+        if folio is not None:
+            for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
+                self._machine.memory.clear_frame(pfn)
+        return folio
+
+    def alloc_table(self, name: str) -> Folio | None:
+        """Return a zeroed frame for a page table, with its own lock, or ``None``."""
+        folio = self.alloc_zeroed()
+        if folio is not None:
+            folio.flags |= PG_table
+            folio.mapping = SpinLock(self._machine, f"{name} {folio.pfn:#x}")
+        return folio
+
+    def free(self, folio: Folio) -> None:
+        """Give all frames of *folio* back; nothing may map or hold it any more."""
+        if folio.mapcount:
+            raise BadPageError(folio, "freed while page tables map it")
+        if folio.refcount > 0 and not folio.flags & PG_table:
+            raise BadPageError(folio, "freed while somebody holds a reference")
+        first = folio.pfn - self._base
+        self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
+        self._free[folio.order].append(folio.pfn)
+        self.in_use -= folio.nr_pages
+        if self._machine.events.heard:
+            self._machine.events.emit(
+                self._machine.running.number, "free", folio.pfn, old=folio.order
+            )
+
+    def split(self, folio: Folio) -> list[Folio]:
+        """Make each page of *folio* a folio of its own; callers move the state over."""
+        first = folio.pfn - self._base
+        pages = [Folio(folio.pfn + n) for n in range(folio.nr_pages)]
+        self._folios[first : first + len(pages)] = pages
+        return pages
+
+    def _take(self, order: int) -> int:
+        """Return the first frame of a free, aligned block."""
+        for size in range(order, self._top_order + 1):
+            if self._free[size]:
+                pfn = self._free[size].pop()
+                break
+        else:
+            size = order
+            pfn = self._grow(order)
+        while size > order:
+            size -= 1
+            self._free[size].append(pfn + (1 << size))
+        return pfn
+
+    def _grow(self, order: int) -> int:
+        """Open RAM that was never used; what alignment leaves over becomes free."""
+        pfn = self._base + len(self._folios)
+        while pfn & ((1 << order) - 1):
+            gap = (pfn & -pfn).bit_length() - 1
+            self._free[gap].append(pfn)
+            self._folios += [None] * (1 << gap)
+            pfn += 1 << gap
+        self._folios += [None] * (1 << order)
+        return pfn

@@ -1,0 +1,188 @@
+"""Areas of an address space: finding, splitting and merging them (mm/vma.c).
+
+The kernel keeps areas in a maple tree; here they are a list in address order.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from operator import attrgetter
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import vm_get_page_prot
+from tlbkit.linux.include.linux.mm import VM_SOFTDIRTY
+from tlbkit.linux.include.linux.mm_types import VmArea
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.kernel.kernel import Kernel
+
+DEFAULT_MAX_MAP_COUNT: Final = 65530
+_start = attrgetter("start")
+
+
+class Vma:
+    """The operations on areas; the mmap lock is held for writing to change any."""
+
+    __slots__ = ("_pgtable",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._pgtable = kernel.pgtable
+
+    # -- find ------------------------------------------------------------------------
+
+    @staticmethod
+    def index(mm: MmStruct, addr: int) -> int:
+        """Return the place of the first area that ends after *addr*."""
+        place = bisect_right(mm.vmas, addr, key=_start)
+        return place - 1 if place and mm.vmas[place - 1].end > addr else place
+
+    def find_vma(self, mm: MmStruct, addr: int) -> VmArea | None:
+        """Return the first area that ends after *addr*; it may begin after it too."""
+        place = self.index(mm, addr)
+        return mm.vmas[place] if place < len(mm.vmas) else None
+
+    def vma_lookup(self, mm: MmStruct, addr: int) -> VmArea | None:
+        """Return the area that *addr* lies in."""
+        vma = self.find_vma(mm, addr)
+        return vma if vma is not None and vma.start <= addr else None
+
+    def overlapping(self, mm: MmStruct, start: int, end: int) -> list[VmArea]:
+        """Return the areas that share an address with [start, end)."""
+        place = self.index(mm, start)
+        found = []
+        while place < len(mm.vmas) and mm.vmas[place].start < end:
+            found.append(mm.vmas[place])
+            place += 1
+        return found
+
+    # -- merge -----------------------------------------------------------------------
+
+    def can_merge(self, left: VmArea, right: VmArea, flags: int) -> bool:
+        """Tell whether *left* could go on into *right* if *right* had *flags*.
+
+        Callers see to it that the one ends where the other begins.
+        """
+        return self._alike(left, right) and not (left.flags ^ flags) & ~VM_SOFTDIRTY
+
+    def _alike(self, left: VmArea, right: VmArea) -> bool:
+        """Tell whether two neighbours agree in everything but their flags."""
+        pages = (left.end - left.start) >> self._pgtable.page_shift
+        return (
+            left.file is right.file
+            and left.uffd is right.uffd
+            and left.pgoff + pages == right.pgoff
+            and (
+                left.anon_vma is right.anon_vma
+                or left.anon_vma is None
+                or right.anon_vma is None
+            )
+        )
+
+    def vma_insert(self, vma: VmArea) -> VmArea:
+        """Add a new area, merged with its neighbours where that is possible."""
+        mm = vma.mm
+        place = bisect_right(mm.vmas, vma.start, key=_start)
+        mm.vmas.insert(place, vma)
+        return self._merge_around(vma)
+
+    def _merge_around(self, vma: VmArea) -> VmArea:
+        """Merge an area with its neighbours; return the one that it is part of now."""
+        vmas = vma.mm.vmas
+        place = self.index(vma.mm, vma.start)
+        if place + 1 < len(vmas):
+            after = vmas[place + 1]
+            if after.start == vma.end and self.can_merge(vma, after, after.flags):
+                self._absorb(vma, after)
+        if place:
+            before = vmas[place - 1]
+            if before.end == vma.start and self.can_merge(before, vma, vma.flags):
+                self._absorb(before, vma)
+                return before
+        return vma
+
+    @staticmethod
+    def _absorb(left: VmArea, right: VmArea) -> None:
+        """Let *left* take over all of *right*."""
+        left.end = right.end
+        left.anon_vma = left.anon_vma or right.anon_vma
+        left.mm.vmas.remove(right)
+
+    # -- change a part ---------------------------------------------------------------
+
+    def vma_modify(self, vma: VmArea, start: int, end: int, flags: int) -> VmArea | int:
+        """Return an area that holds [start, end) of *vma* and may be given *flags*.
+
+        A neighbour that has those flags already takes the part over; otherwise the rest
+        of *vma* is split off. ``-ENOMEM`` if there may be no more areas, and then
+        nothing has changed.
+        """
+        vmas = vma.mm.vmas
+        place = self.index(vma.mm, vma.start)
+        before = vmas[place - 1] if place and start == vma.start else None
+        if before and before.end == start and self.can_merge(before, vma, flags):
+            anon_vma = vma.anon_vma
+            if end == vma.end:
+                self._absorb(before, vma)
+                return self._merge_right(before, flags)
+            self._cut_front(vma, end)
+            before.end = end
+            before.anon_vma = before.anon_vma or anon_vma
+            return before
+        after = vmas[place + 1] if place + 1 < len(vmas) and end == vma.end else None
+        if after and after.start == end and self._joins(vma, after, flags):
+            pages = (end - start) >> self._pgtable.page_shift
+            after.start = start
+            after.pgoff -= pages
+            after.anon_vma = after.anon_vma or vma.anon_vma
+            if start == vma.start:
+                vmas.remove(vma)
+            else:
+                vma.end = start
+            return after
+        needed = (start != vma.start) + (end != vma.end)
+        if len(vmas) + needed > DEFAULT_MAX_MAP_COUNT:
+            return -ENOMEM
+        if start != vma.start:
+            vma = self.split_vma(vma, start)
+        if end != vma.end:
+            self.split_vma(vma, end)
+        return vma
+
+    def _joins(self, vma: VmArea, after: VmArea, flags: int) -> bool:
+        """Tell whether the end of *vma*, given *flags*, could go on into *after*."""
+        return self._alike(vma, after) and not (after.flags ^ flags) & ~VM_SOFTDIRTY
+
+    def _merge_right(self, vma: VmArea, flags: int) -> VmArea:
+        """Merge an area that just grew with what now follows it."""
+        vmas = vma.mm.vmas
+        place = self.index(vma.mm, vma.start)
+        if place + 1 < len(vmas):
+            after = vmas[place + 1]
+            if after.start == vma.end and self._joins(vma, after, flags):
+                self._absorb(vma, after)
+        return vma
+
+    def _cut_front(self, vma: VmArea, addr: int) -> None:
+        """Let *vma* begin at *addr*."""
+        vma.pgoff += (addr - vma.start) >> self._pgtable.page_shift
+        vma.start = addr
+
+    def split_vma(self, vma: VmArea, addr: int) -> VmArea:
+        """Cut *vma* in two at *addr* and return the second."""
+        pages = (addr - vma.start) >> self._pgtable.page_shift
+        right = VmArea(
+            vma.mm, addr, vma.end, vma.flags, vma.page_prot, vma.pgoff + pages
+        )
+        right.anon_vma = vma.anon_vma
+        right.file = vma.file
+        right.uffd = vma.uffd
+        vma.end = addr
+        vma.mm.vmas.insert(self.index(vma.mm, addr), right)
+        return right
+
+    @staticmethod
+    def vma_set_page_prot(vma: VmArea) -> None:
+        """Work out anew what entries of *vma* start from."""
+        vma.page_prot = vm_get_page_prot(vma.flags)

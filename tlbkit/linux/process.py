@@ -1,0 +1,238 @@
+"""What user space sees: processes and threads, whose methods are the system calls."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
+from tlbkit.errors import InputError, TlbkitError
+from tlbkit.linux.include.linux.mm import VM_EXEC, VM_READ, VM_WRITE
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM, SystemCallError
+from tlbkit.linux.mm.mmap import (
+    MAP_ANONYMOUS,
+    MAP_FIXED,
+    MAP_FIXED_NOREPLACE,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+)
+
+if TYPE_CHECKING:
+    from tlbkit.arm64.cpu import Cpu
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.kernel.kernel import Kernel
+
+PROT: Final = {
+    "none": 0,
+    "r": VM_READ,
+    "w": VM_WRITE,
+    "x": VM_EXEC,
+    "rw": VM_READ | VM_WRITE,
+    "rx": VM_READ | VM_EXEC,
+    "wx": VM_WRITE | VM_EXEC,
+    "rwx": VM_READ | VM_WRITE | VM_EXEC,
+}
+"""Protections by the names that `mmap` and `mprotect` take."""
+
+_FAULTS_BEFORE_GIVING_UP: Final = 64
+
+
+class LivelockError(TlbkitError):
+    """An access faults for ever, though the kernel says each time that it may go on."""
+
+    def __init__(self, cpu: int, address: int, fault: Fault) -> None:
+        super().__init__(
+            f"CPU {cpu}: the access to {address:#x} still faults ({fault.kind.value}, "
+            f"level {fault.level}) after {_FAULTS_BEFORE_GIVING_UP} handled faults"
+        )
+        self.cpu = cpu
+        self.address = address
+        self.fault = fault
+
+
+class ProcessGoneError(TlbkitError):
+    """A process was used after it had exited."""
+
+    def __init__(self, call: str) -> None:
+        super().__init__(f"{call}: this process has exited; spawn or fork another one")
+
+
+def _protection(prot: str) -> int:
+    """Return the ``VM_`` bits of a protection by name."""
+    try:
+        return PROT[prot]
+    except KeyError:
+        raise InputError(f"prot {prot!r}: known are {', '.join(PROT)}") from None
+
+
+class Thread:
+    """One thread of a process, on one CPU.
+
+    System calls raise `SystemCallError` with the errno that Linux would give; accesses
+    raise `Signal` where Linux would send one.
+    """
+
+    __slots__ = ("_kernel", "_mm", "cpu")
+
+    def __init__(self, kernel: Kernel, mm: MmStruct, cpu: int) -> None:
+        self._kernel = kernel
+        self._mm: MmStruct | None = mm
+        self.cpu = cpu
+
+    @property
+    def mm(self) -> MmStruct:
+        """The address space; `ProcessGoneError` after the end."""
+        if self._mm is None:
+            raise ProcessGoneError("mm")
+        return self._mm
+
+    def _enter(self, cpu: int | None = None) -> Cpu:
+        """Run on *cpu*, or on the thread's own, from here on."""
+        machine = self._kernel.machine
+        core = machine.cpu(self.cpu if cpu is None else cpu)
+        self._kernel.sched.run_on(self.mm, core)
+        return core
+
+    @staticmethod
+    def _result(call: str, value: int) -> int:
+        """Return what a kernel function returned, or raise its error."""
+        if value < 0:
+            raise SystemCallError(call, -value)
+        return value
+
+    def migrate(self, cpu: int) -> None:
+        """Move the thread to another CPU; what the old one's TLB holds stays there."""
+        self.cpu = self._kernel.machine.cpu(cpu).number
+
+    # -- accesses --------------------------------------------------------------------
+
+    def read(self, address: int, *, cpu: int | None = None) -> int:
+        """Load the 64-bit word at *address*, through the TLB of the thread's CPU."""
+        core = self._enter(cpu)
+        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+            value = core.read(address)
+            if not isinstance(value, Fault):
+                return value
+            self._kernel.fault.do_mem_abort(self.mm, address, EL0_READ, value)
+        raise LivelockError(core.number, address, value)
+
+    def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
+        """Store the 64-bit word *value* at *address*."""
+        core = self._enter(cpu)
+        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+            fault = core.write(address, value)
+            if fault is None:
+                return
+            self._kernel.fault.do_mem_abort(self.mm, address, EL0_WRITE, fault)
+        raise LivelockError(core.number, address, fault)
+
+    def execute(self, address: int, *, cpu: int | None = None) -> None:
+        """Fetch an instruction from *address*."""
+        core = self._enter(cpu)
+        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+            fault = core.execute(address)
+            if fault is None:
+                return
+            self._kernel.fault.do_mem_abort(self.mm, address, EL0_EXECUTE, fault)
+        raise LivelockError(core.number, address, fault)
+
+    # -- system calls ----------------------------------------------------------------
+
+    def mmap(
+        self,
+        length: int,
+        prot: str = "rw",
+        *,
+        addr: int = 0,
+        shared: bool = False,
+        fixed: bool = False,
+        noreplace: bool = False,
+        noreserve: bool = False,
+    ) -> int:
+        """Map anonymous memory and return its address.
+
+        Args:
+            length: In bytes.
+            prot: A name of `PROT`.
+            addr: A hint, or with *fixed* the place.
+            shared: MAP_SHARED instead of MAP_PRIVATE.
+            fixed: MAP_FIXED: what is there is unmapped.
+            noreplace: MAP_FIXED_NOREPLACE: what is there is an error.
+            noreserve: MAP_NORESERVE.
+        """
+        flags = MAP_ANONYMOUS | (MAP_SHARED if shared else MAP_PRIVATE)
+        flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
+        flags |= MAP_NORESERVE * noreserve
+        protection = _protection(prot)
+        self._enter()
+        mm = self.mm
+        mm.mmap_lock.down_write()
+        result = self._kernel.mmap.do_mmap(mm, addr, length, protection, flags)
+        mm.mmap_lock.up_write()
+        return self._result("mmap", result)
+
+    def munmap(self, address: int, length: int) -> None:
+        """Remove every mapping of a range."""
+        self._enter()
+        mm = self.mm
+        mm.mmap_lock.down_write()
+        result = self._kernel.mmap.do_munmap(mm, address, length)
+        mm.mmap_lock.up_write()
+        self._result("munmap", result)
+
+    def mprotect(self, address: int, length: int, prot: str) -> None:
+        """Give a range the rights *prot*, a name of `PROT`."""
+        protection = _protection(prot)
+        self._enter()
+        self._result(
+            "mprotect",
+            self._kernel.mprotect.do_mprotect_pkey(
+                self.mm, address, length, protection
+            ),
+        )
+
+
+class Process(Thread):
+    """A process: its first thread, and the address space that all its threads share."""
+
+    __slots__ = ()
+
+    def thread(self, cpu: int) -> Thread:
+        """Return another thread of this process, on *cpu*."""
+        return Thread(self._kernel, self.mm, self._kernel.machine.cpu(cpu).number)
+
+    def fork(self, cpu: int | None = None) -> Process:
+        """Return a child process with a copy of the address space.
+
+        Args:
+            cpu: Where the child runs; the parent's CPU if not given.
+        """
+        self._enter()
+        kernel = self._kernel
+        number = self.cpu if cpu is None else kernel.machine.cpu(cpu).number
+        copy = kernel.fork.dup_mm(self.mm)
+        if isinstance(copy, int):
+            raise SystemCallError("fork", -copy)
+        child = Process(kernel, copy, number)
+        kernel.processes.append(child)
+        return child
+
+    def execve(self) -> None:
+        """Replace the address space by an empty one, as a new program's."""
+        self._enter()
+        mm = self._kernel.fork.mm_alloc()
+        if mm is None:
+            raise SystemCallError("execve", ENOMEM)
+        old = self.mm
+        self._mm = mm
+        self._kernel.sched.run_on(mm, self._kernel.machine.running)
+        self._kernel.fork.mmput(old)
+
+    def exit(self) -> None:
+        """End the process and give back all that it had."""
+        self._enter()
+        mm = self.mm
+        self._mm = None
+        self._kernel.processes.remove(self)
+        self._kernel.fork.mmput(mm)
