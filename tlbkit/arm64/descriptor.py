@@ -70,14 +70,14 @@ class AddressFormat(NamedTuple):
         """Width of the addresses that fit."""
         return self.in_place + self.moved.bit_count()
 
-    def address_mask(self, shift: int) -> int:
-        """Descriptor bits that hold the address of something ``1 << shift`` big."""
-        return (1 << self.in_place) - (1 << shift) | self.moved
+    def in_place_mask(self, shift: int) -> int:
+        """Bits in place of the address of something ``1 << shift`` bytes big."""
+        return (1 << self.in_place) - (1 << shift)
 
     def address(self, descriptor: int, shift: int) -> int:
         """Address that *descriptor* holds, of something ``1 << shift`` bytes big."""
-        low = descriptor & (1 << self.in_place) - (1 << shift)
-        return low | (descriptor & self.moved) << self.moved_up
+        moved = (descriptor & self.moved) << self.moved_up
+        return descriptor & self.in_place_mask(shift) | moved
 
     def place(self, address: int) -> int:
         """Descriptor bits that hold *address*.
@@ -138,47 +138,30 @@ class Field:
     meaning: str
 
 
-_SHAREABILITY = {
-    0b00: "non-shareable",
-    0b01: "reserved",
-    0b10: "outer shareable",
-    0b11: "inner shareable",
-}
+_IGNORED = "ignored in Non-secure state"
+_SHAREABILITY = ("non-shareable", "reserved", "outer shareable", "inner shareable")
+
+# Fields of one bit: name, bit, what 1 means, what 0 means.
 _TABLE_FLAGS = (
-    ("NSTable", 63, "ignored in Non-secure state", "ignored in Non-secure state"),
+    ("NSTable", 63, _IGNORED, _IGNORED),
     ("APTable[1]", 62, "nobody writes below this table", "no limit on writing"),
-    ("APTable[0]", 61, "EL0 has no data access below", "no limit on EL0"),
+    ("APTable[0]", 61, "EL0 reads and writes nothing below", "no limit on EL0"),
     ("UXNTable", 60, "EL0 executes nothing below", "no limit on EL0 execution"),
     ("PXNTable", 59, "EL1 executes nothing below", "no limit on EL1 execution"),
 )
-_LEAF_FLAGS_HIGH = (
+_LEAF_FLAGS = (
     ("UXN", 54, "EL0 may not execute", "EL0 may execute"),
     ("PXN", 53, "EL1 may not execute", "EL1 may execute"),
     ("Contiguous", 52, "one of a contiguous group", "stands alone"),
     ("DBM", 51, "hardware may clear AP[2] on a write", "AP[2] is software's"),
     ("GP", 50, "guarded page (BTI)", "not guarded"),
-)
-_LEAF_FLAGS_LOW = (
     ("nG", 11, "belongs to one ASID", "global, for every ASID"),
     ("AF", 10, "accessed", "not accessed yet"),
-)
-_AP_FLAGS = (
     ("AP[2]", 7, "read-only", "writable"),
     ("AP[1]", 6, "EL0 may access", "EL1 only"),
-    ("NS", 5, "ignored in Non-secure state", "ignored in Non-secure state"),
+    ("NS", 5, _IGNORED, _IGNORED),
 )
-
-
-def _flags(
-    descriptor: int, flags: tuple[tuple[str, int, str, str], ...]
-) -> list[Field]:
-    """Fields of one bit each."""
-    return [
-        Field(
-            name, bit, bit, descriptor >> bit & 1, on if descriptor >> bit & 1 else off
-        )
-        for name, bit, on, off in flags
-    ]
+_BLOCK_FLAGS = (("nT", 16, "should not be cached in a TLB", "may be cached"),)
 
 
 def describe(
@@ -186,42 +169,47 @@ def describe(
 ) -> list[Field]:
     """Fields of *descriptor* at *level*, highest bit first, for people.
 
-    Fields that the architecture leaves to software, and those of an invalid
-    descriptor, are not listed. *wide* as in `kind_of`.
+    Bits that the architecture leaves to software are not listed, and of an invalid
+    descriptor only the type is. *wide* as in `kind_of`.
     """
     kind = kind_of(descriptor, level, granule, wide=wide)
-    low_bits = descriptor & TYPE_MASK
-    type_field = Field("type", 1, 0, low_bits, kind.value)
-    if kind in (DescriptorKind.INVALID, DescriptorKind.RESERVED):
-        return [type_field]
+    fields = [Field("type", 1, 0, descriptor & TYPE_MASK, kind.value)]
+    if kind in {DescriptorKind.INVALID, DescriptorKind.RESERVED}:
+        return fields
 
     layout = address_format(granule, wide=wide)
-    is_table = kind is DescriptorKind.TABLE
-    shift = granule.page_shift if is_table else granule.shift(level)
-    address = layout.address(descriptor, shift)
-    address_field = Field(
-        "next table" if is_table else "output address",
-        layout.in_place - 1,
-        shift,
-        address >> shift,
-        f"{address:#x}",
-    )
-    if is_table:
-        return [*_flags(descriptor, _TABLE_FLAGS), address_field, type_field]
-
-    index = (descriptor & ATTR_INDEX_MASK) >> ATTR_INDEX_SHIFT
-    middle = [*_flags(descriptor, _LEAF_FLAGS_LOW)]
-    if layout is not ADDRESS_LPA2:
-        sh = (descriptor & SH_MASK) >> SH_SHIFT
-        middle.append(Field("SH", 9, 8, sh, _SHAREABILITY[sh]))
-    return [
-        *_flags(descriptor, _LEAF_FLAGS_HIGH),
-        address_field,
-        *middle,
-        *_flags(descriptor, _AP_FLAGS),
-        Field("AttrIndx", 4, 2, index, f"byte {index} of MAIR_EL1"),
-        type_field,
+    if kind is DescriptorKind.TABLE:
+        flags = _TABLE_FLAGS
+        name, shift = "next table", granule.page_shift
+    else:
+        flags = _LEAF_FLAGS + (_BLOCK_FLAGS if kind is DescriptorKind.BLOCK else ())
+        name, shift = "output address", granule.shift(level)
+        index = (descriptor & ATTR_INDEX_MASK) >> ATTR_INDEX_SHIFT
+        fields.append(Field("AttrIndx", 4, 2, index, f"byte {index} of MAIR_EL1"))
+        if not layout.moved & SH_MASK:
+            sh = (descriptor & SH_MASK) >> SH_SHIFT
+            fields.append(Field("SH", 9, 8, sh, _SHAREABILITY[sh]))
+    fields += [
+        Field(
+            flag,
+            bit,
+            bit,
+            descriptor >> bit & 1,
+            one if descriptor >> bit & 1 else zero,
+        )
+        for flag, bit, one, zero in flags
     ]
+    address = f"{layout.address(descriptor, shift):#x}"
+    top = layout.in_place - 1
+    in_place = (descriptor & layout.in_place_mask(shift)) >> shift
+    fields.append(Field(f"{name} [{top}:{shift}]", top, shift, in_place, address))
+    if layout.moved:
+        high = layout.moved.bit_length() - 1
+        low = high + 1 - layout.moved.bit_count()
+        moved = (descriptor & layout.moved) >> low
+        span = f"[{layout.bits - 1}:{layout.in_place}]"
+        fields.append(Field(f"{name} {span}", high, low, moved, address))
+    return sorted(fields, key=lambda field: field.high, reverse=True)
 
 
 def address_format(granule: Granule, *, wide: bool) -> AddressFormat:

@@ -25,7 +25,9 @@ class Granule:
         page_shift: log2 of the page size in bytes.
         first_block_level: lowest-numbered level with blocks, 48-bit descriptors.
         first_block_level_52: the same with 52-bit descriptors (LPA or LPA2).
-        contiguous: for a level, log2 of the entries that make a contiguous group.
+        contiguous: for each level that has groups, the level and log2 of the entries
+            that make a contiguous group.
+        largest_txsz: largest T0SZ and T1SZ with FEAT_TTST.
         tg0: code in TCR_EL1.TG0.
         tg1: code in TCR_EL1.TG1.
         tlbi: code in the TTL and TG fields of a TLBI operand.
@@ -36,6 +38,7 @@ class Granule:
     first_block_level: int
     first_block_level_52: int
     contiguous: tuple[tuple[int, int], ...]
+    largest_txsz: int
     tg0: int
     tg1: int
     tlbi: int
@@ -87,8 +90,38 @@ class Granule:
         return self.shift(level) + dict(self.contiguous).get(level, 0)
 
 
-GRANULE_4K = Granule("4K", 12, 1, 0, ((1, 4), (2, 4), (3, 4)), 0, 2, 1)
-GRANULE_16K = Granule("16K", 14, 2, 1, ((2, 5), (3, 7)), 2, 1, 2)
-GRANULE_64K = Granule("64K", 16, 2, 1, ((2, 5), (3, 5)), 1, 3, 3)
+GRANULE_4K = Granule(
+    name="4K",
+    page_shift=12,
+    first_block_level=1,
+    first_block_level_52=0,
+    contiguous=((1, 4), (2, 4), (3, 4)),
+    largest_txsz=48,
+    tg0=0b00,
+    tg1=0b10,
+    tlbi=1,
+)
+GRANULE_16K = Granule(
+    name="16K",
+    page_shift=14,
+    first_block_level=2,
+    first_block_level_52=1,
+    contiguous=((2, 5), (3, 7)),
+    largest_txsz=48,
+    tg0=0b10,
+    tg1=0b01,
+    tlbi=2,
+)
+GRANULE_64K = Granule(
+    name="64K",
+    page_shift=16,
+    first_block_level=2,
+    first_block_level_52=1,
+    contiguous=((2, 5), (3, 5)),
+    largest_txsz=47,
+    tg0=0b01,
+    tg1=0b11,
+    tlbi=3,
+)
 
 GRANULES = (GRANULE_4K, GRANULE_16K, GRANULE_64K)

@@ -77,18 +77,18 @@ def allowed(
     return rights
 
 
-def access_bit(kind: str, *, el: int, pan: bool = False) -> int:
+def access_bit(kind: str, *, el: int, pan: int = 0) -> int:
     """Access bit of a load, store or fetch made at an exception level.
 
     Args:
         kind: "ld", "st" or "ex".
         el: 0 or 1.
-        pan: PSTATE.PAN; it concerns loads and stores at EL1 only.
+        pan: PSTATE.PAN, 0 or 1; it concerns loads and stores at EL1 only.
 
     Raises:
         KeyError: no such kind of access or exception level.
     """
-    return _ACCESS_BITS[kind, el, bool(pan)]
+    return _ACCESS_BITS[kind, el][pan]
 
 
 def describe(rights: int) -> str:
@@ -97,17 +97,12 @@ def describe(rights: int) -> str:
     return "; ".join(names) or "nothing"
 
 
+# What is asked for with PSTATE.PAN = 0 and 1.
 _ACCESS_BITS = {
-    ("ld", 0, False): EL0_READ,
-    ("ld", 0, True): EL0_READ,
-    ("st", 0, False): EL0_WRITE,
-    ("st", 0, True): EL0_WRITE,
-    ("ex", 0, False): EL0_EXECUTE,
-    ("ex", 0, True): EL0_EXECUTE,
-    ("ld", 1, False): EL1_READ,
-    ("ld", 1, True): EL1_READ_PAN,
-    ("st", 1, False): EL1_WRITE,
-    ("st", 1, True): EL1_WRITE_PAN,
-    ("ex", 1, False): EL1_EXECUTE,
-    ("ex", 1, True): EL1_EXECUTE,
+    ("ld", 0): (EL0_READ, EL0_READ),
+    ("st", 0): (EL0_WRITE, EL0_WRITE),
+    ("ex", 0): (EL0_EXECUTE, EL0_EXECUTE),
+    ("ld", 1): (EL1_READ, EL1_READ_PAN),
+    ("st", 1): (EL1_WRITE, EL1_WRITE_PAN),
+    ("ex", 1): (EL1_EXECUTE, EL1_EXECUTE),
 }

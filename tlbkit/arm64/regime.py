@@ -3,6 +3,8 @@
 `Regime.of` takes the registers, refuses what is illegal, and works out once what
 every walk needs. A regime never changes; a context switch makes another one with
 `Regime.with_ttbr`, which shares all that does not depend on the table bases.
+
+Source: Arm ARM (DDI 0487) D8.2 "Translation process"; TCR_EL1, TTBR0_EL1.
 """
 
 from __future__ import annotations
@@ -12,33 +14,26 @@ from typing import NamedTuple
 
 from tlbkit.arm64 import descriptor as d
 from tlbkit.arm64.fault import Fault, FaultKind
-from tlbkit.arm64.granule import GRANULES, LAST_LEVEL, Granule
-from tlbkit.arm64.permission import ANY_EXECUTE, EL0_ANY, allowed
-from tlbkit.arm64.registers import (
-    MAIR,
-    PHYSICAL_SIZES,
-    SCTLR,
-    TCR,
-    TTBR,
-    effective_shareability,
-)
+from tlbkit.arm64.granule import GRANULE_64K, GRANULES, LAST_LEVEL, Granule
+from tlbkit.arm64.leaf import ATTRIBUTES, LeafRules, Outcomes
+from tlbkit.arm64.permission import ANY_EXECUTE, EL0_ANY
+from tlbkit.arm64.registers import MAIR, PHYSICAL_SIZES, SCTLR, TCR, TTBR
 from tlbkit.errors import InputError
 
 SMALLEST_TXSZ = 16
 SMALLEST_TXSZ_52 = 12
 LARGEST_TXSZ = 39
-LARGEST_TXSZ_TTST = {"4K": 48, "16K": 48, "64K": 47}
 SMALLEST_TABLE_ALIGNMENT = 64
-BIT_55 = 1 << 55
-NEVER = -1  # a descriptor type that no descriptor has
 
 LEVEL_0_TRANSLATION = Fault(FaultKind.TRANSLATION, 0)
 LEVEL_0_ADDRESS_SIZE = Fault(FaultKind.ADDRESS_SIZE, 0)
 
+_NEVER = -1  # a type that no descriptor has
+
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What this CPU implements of the optional parts; the default is everything.
+    """What a CPU implements of the optional parts; the default is everything.
 
     Attributes:
         pa_bits: ID_AA64MMFR0_EL1.PARange in bits; 52 means FEAT_LPA as well.
@@ -50,7 +45,7 @@ class Capabilities:
         dirty: FEAT_HAFDBS, hardware manages the dirty state (TCR_EL1.HD).
         hpd: FEAT_HPDS, hierarchical limits can be switched off.
         e0pd: FEAT_E0PD.
-        tbid: FEAT_PAuth's TBID, the top byte of fetches can be excluded from TBI.
+        tbid: FEAT_PAuth, TBI can be kept from instruction addresses.
         pan3: FEAT_PAN3 (SCTLR_EL1.EPAN).
     """
 
@@ -75,133 +70,50 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True)
-class Leaf:
-    """What a page or block is, apart from where it is and where it leads.
-
-    Interned: all translations of a regime with the same attributes share one.
-
-    Attributes:
-        level: level of the descriptor.
-        shift: log2 of the bytes of the page or block.
-        group_shift: log2 of the bytes that one TLB entry may cover: the
-            contiguous group, else the same as ``shift``.
-        not_global: nG, the translation belongs to one ASID.
-        permissions: accesses allowed as the descriptor stands.
-        permissions_dirty: accesses allowed once hardware has set the dirty state;
-            the same unless only AP[2] withholds writing and hardware may clear it.
-        young: AF. False only if hardware sets it, which it must before use.
-        attr: MAIR byte.
-        sh: shareability of the memory, 0b10 for Device and Non-cacheable.
-    """
-
-    level: int
-    shift: int
-    group_shift: int
-    not_global: bool
-    permissions: int
-    permissions_dirty: int
-    young: bool
-    attr: int
-    sh: int
-
-
-class _Rules(NamedTuple):
-    """What turns the bits of a leaf into a `Leaf`, the same for a whole regime."""
-
-    mair: MAIR
-    hardware_af: bool
-    hardware_dirty: bool
-    wxn: bool
-    epan: bool
-    interned: dict[Leaf, Leaf]
-
-
-class Outcomes(dict[int, "Leaf | Fault"]):
-    """For one level of one half: attribute bits -> the leaf, or its fault.
-
-    The key is the descriptor's attribute bits ORed with the limits of the tables
-    above it (the two never share a bit). Each answer is worked out once.
-    """
-
-    __slots__ = ("_group_shift", "_level", "_rules", "_sh", "_shift")
-
-    def __init__(
-        self, rules: _Rules, level: int, shift: int, group_shift: int, sh: int | None
-    ) -> None:
-        """*sh*: shareability of all memory, or None when each leaf has its own."""
-        super().__init__()
-        self._rules = rules
-        self._level = level
-        self._shift = shift
-        self._group_shift = group_shift
-        self._sh = sh
-
-    def __missing__(self, key: int) -> Leaf | Fault:
-        """Work out one answer, and keep it."""
-        answer = self[key] = self._judge(key)
-        return answer
-
-    def _judge(self, key: int) -> Leaf | Fault:
-        """The leaf that attributes and limits *key* make, or why it cannot be used."""
-        rules = self._rules
-        if not key & d.AF and not rules.hardware_af:
-            return Fault(FaultKind.ACCESS_FLAG, self._level)
-        held_back = bool(key & d.AP_TABLE_READ_ONLY)
-        read_only = held_back or bool(key & d.AP_READ_ONLY)
-
-        def rights(*, read_only: bool) -> int:
-            return allowed(
-                user=key & (d.AP_EL0 | d.AP_TABLE_NO_EL0) == d.AP_EL0,
-                read_only=read_only,
-                uxn=bool(key & (d.UXN | d.UXN_TABLE)),
-                pxn=bool(key & (d.PXN | d.PXN_TABLE)),
-                wxn=rules.wxn,
-                epan=rules.epan,
-            )
-
-        becomes_writable = rules.hardware_dirty and key & d.DBM and not held_back
-        attr = rules.mair.attributes[(key & d.ATTR_INDEX_MASK) >> d.ATTR_INDEX_SHIFT]
-        sh = (key & d.SH_MASK) >> d.SH_SHIFT if self._sh is None else self._sh
-        leaf = Leaf(
-            level=self._level,
-            shift=self._shift,
-            group_shift=self._group_shift if key & d.CONTIGUOUS else self._shift,
-            not_global=bool(key & d.NG),
-            permissions=rights(read_only=read_only),
-            permissions_dirty=rights(read_only=read_only and not becomes_writable),
-            young=bool(key & d.AF),
-            attr=attr,
-            sh=effective_shareability(attr, sh),
-        )
-        return rules.interned.setdefault(leaf, leaf)
-
-
-class Step(NamedTuple):
+class Step:
     """One level of a walk, with everything that the walker needs at it.
 
     Attributes:
         level: the level.
-        index_shift: VA bits shifted right by this and ...
-        index_mask: ... masked by this are the byte offset into the table.
         shift: log2 of the bytes of VA that one entry translates.
-        table_type: low two bits of a table descriptor here, or `NEVER`.
-        leaf_type: low two bits of a leaf here, or `NEVER`.
+        va_mask: the VA bits that a walk translates, as far as this level goes.
+        leaf_type: low two bits of a leaf here; no descriptor's if there is none.
         leaf_mask: descriptor bits that hold a leaf's address in place.
-        outcomes: attribute bits -> leaf or fault.
+        outcomes: attribute bits to leaf or fault.
         invalid: the translation fault of this level.
         too_large: the address size fault of this level.
     """
 
     level: int
-    index_shift: int
-    index_mask: int
     shift: int
-    table_type: int
+    va_mask: int
     leaf_type: int
     leaf_mask: int
     outcomes: Outcomes
     invalid: Fault
     too_large: Fault
+
+    def refusal(self, descriptor: int) -> Fault:
+        """The fault of a descriptor that is no table or leaf fit for use here."""
+        kind = descriptor & d.TYPE_MASK
+        well_formed = kind in (d.TYPE_TABLE, self.leaf_type)
+        return self.too_large if well_formed else self.invalid
+
+
+class Hop(NamedTuple):
+    """What a walk needs first at a level, in the order in which it unpacks it.
+
+    Attributes:
+        index_shift: VA bits shifted right by this and ...
+        index_mask: ... masked by this are the byte offset into the table.
+        table_type: low two bits of a table descriptor; none has them at level 3.
+        step: the rest, for when the descriptor is not a table.
+    """
+
+    index_shift: int
+    index_mask: int
+    table_type: int
+    step: Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,51 +121,48 @@ class Half:
     """One half of the address space (TTBR0's or TTBR1's), worked out for walks.
 
     Attributes:
-        granule: its granule; None when the half is switched off (EPD) and its
-            other fields name none.
+        granule: its granule; None when TCR_EL1.EPD switches walks off: no VA passes
+            the check below then, and the other fields mean nothing.
         input_bits: bits of VA that a walk translates.
+        start_level: level where a walk starts.
         checked: VA bits that must equal ...
-        expected: ... these, or there is no translation. A half that is switched
-            off has a pair that no VA satisfies.
+        expected: ... these, or there is no translation.
         offset_mask: the VA bits that a walk translates.
         high_bits: what stands above them in a canonical address.
-        wide: 52-bit descriptors (LPA with 64K, LPA2 with 4K and 16K).
+        forbidden: accesses that never translate here (E0PD).
+        untagged: accesses for which the top byte is not ignored (TBID).
+        highest_pa: highest address of the output size.
+        table_alignment: bytes that the start table must be aligned to.
+        wide_base: TTBR holds address bits 51:48 in bits 5:2.
+        table_test: descriptor bits that, masked, are `TYPE_TABLE` in a table and the
+            leaf type in a leaf, unless its address exceeds the output size.
         table_mask: descriptor bits that hold a table's address in place.
         moved: descriptor bits that hold the address bits above those.
         moved_up: how far these move up.
-        too_large: descriptor bits that make an address larger than the output size.
-        highest_pa: highest address of the output size.
-        attributes: descriptor bits of a leaf that decide its `Leaf`.
         limits: table descriptor bits that limit what is below.
-        steps: for a level, the steps from there to level 3.
-        start_level: level where a walk starts.
-        forbidden: access bits that never translate here (E0PD).
-        untagged: access bits for which the top byte is never ignored (TBID).
+        attributes: bits of a leaf that decide what it is.
+        hops: for each level, what a walk needs from there to level 3.
     """
 
-    granule: Granule | None
-    input_bits: int
-    checked: int
-    expected: int
-    offset_mask: int
-    high_bits: int
-    wide: bool
-    table_mask: int
-    moved: int
-    moved_up: int
-    too_large: int
-    highest_pa: int
-    attributes: int
-    limits: int
-    steps: dict[int, tuple[Step, ...]]
-    start_level: int
-    forbidden: int
-    untagged: int
-
-    @property
-    def enabled(self) -> bool:
-        """False when TCR_EL1.EPD switches walks off."""
-        return bool(self.steps)
+    granule: Granule | None = None
+    input_bits: int = 0
+    start_level: int = LAST_LEVEL
+    checked: int = 0
+    expected: int = 1
+    offset_mask: int = 0
+    high_bits: int = 0
+    forbidden: int = 0
+    untagged: int = 0
+    highest_pa: int = 0
+    table_alignment: int = 1
+    wide_base: bool = False
+    table_test: int = 0
+    table_mask: int = 0
+    moved: int = 0
+    moved_up: int = 0
+    limits: int = 0
+    attributes: int = 0
+    hops: dict[int, tuple[Hop, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +170,7 @@ class Controls:
     """All of a regime but its tables: judged once, shared by every context.
 
     Raises:
-        InputError: a register holds what the architecture or this CPU forbids.
+        InputError: a register holds what the architecture or the CPU forbids.
     """
 
     tcr: TCR
@@ -272,8 +181,8 @@ class Controls:
 
     def __post_init__(self) -> None:
         """Judge the registers and work out both halves."""
-        _check_capabilities(self.tcr, self.sctlr, self.capabilities)
-        rules = _Rules(
+        _check(self.tcr, self.sctlr, self.capabilities)
+        rules = LeafRules(
             mair=self.mair,
             hardware_af=bool(self.tcr.HA),
             hardware_dirty=bool(self.tcr.HA and self.tcr.HD),
@@ -281,7 +190,10 @@ class Controls:
             epan=bool(self.sctlr.EPAN),
             interned={},
         )
-        halves = tuple(_half(n, self.tcr, self.capabilities, rules) for n in (0, 1))
+        halves = tuple(
+            _half(shape, self.tcr, self.capabilities, rules)
+            for shape in (_lower(self.tcr), _upper(self.tcr))
+        )
         object.__setattr__(self, "halves", halves)
 
 
@@ -293,10 +205,10 @@ class Regime:
         controls: the registers that say how to walk.
         ttbr0: where walks of the lower half start; may hold the ASID.
         ttbr1: where walks of the upper half start; may hold the ASID.
-        halves: `controls.halves`, the lower half first.
+        halves: ``controls.halves``, the lower half first.
         bases: physical addresses of the two start tables.
-        asid: the current ASID: of TTBR1 with TCR_EL1.A1, else of TTBR0; 8 or 16
-            bits by TCR_EL1.AS.
+        asid: the current ASID: TTBR1's with TCR_EL1.A1, else TTBR0's; 16 bits with
+            TCR_EL1.AS, else 8.
 
     Raises:
         InputError: a table is not aligned to its size.
@@ -312,13 +224,13 @@ class Regime:
     def __post_init__(self) -> None:
         """Judge the table bases and pick the ASID."""
         tcr = self.controls.tcr
-        halves = self.controls.halves
+        lower, upper = self.controls.halves
         bases = (
-            _base("TTBR0_EL1", self.ttbr0, halves[0]),
-            _base("TTBR1_EL1", self.ttbr1, halves[1]),
+            _base("TTBR0_EL1", self.ttbr0, lower),
+            _base("TTBR1_EL1", self.ttbr1, upper),
         )
         asid = (self.ttbr1 if tcr.A1 else self.ttbr0).ASID
-        object.__setattr__(self, "halves", halves)
+        object.__setattr__(self, "halves", (lower, upper))
         object.__setattr__(self, "bases", bases)
         object.__setattr__(self, "asid", asid if tcr.AS else asid & 0xFF)
 
@@ -354,10 +266,9 @@ class Regime:
         return self.halves[va >> 55 & 1]
 
     def canonical(self, va: int) -> int:
-        """*va* as a translation names it: an ignored top byte replaced by bit 55.
+        """*va* as translations name it: an ignored top byte is replaced by bit 55.
 
-        Addresses outside the range come back with their top byte as it was, so
-        that they still equal no translation's address.
+        An address out of range comes back as it is, and equals no translation's.
         """
         half = self.halves[va >> 55 & 1]
         if va & half.checked != half.expected:
@@ -368,8 +279,8 @@ class Regime:
         """The fault that an access of kind *need* takes before any look-up, if any.
 
         These depend on who asks, so neither a walk nor a TLB entry can answer
-        them: E0PD (EL0 may not ask about this half at all) and TBID (the top byte
-        of a fetch address is not ignored).
+        them: E0PD (EL0 may not even ask about this half) and TBID (the top byte of
+        an instruction address counts although TBI ignores that of data).
         """
         half = self.halves[va >> 55 & 1]
         if need & half.forbidden:
@@ -379,34 +290,43 @@ class Regime:
         return None
 
 
-def _check_capabilities(tcr: TCR, sctlr: SCTLR, cpu: Capabilities) -> None:
-    """Refuse registers that ask for what the CPU or this model does not have."""
+def _check(tcr: TCR, sctlr: SCTLR, cpu: Capabilities) -> None:
+    """Refuse what does not depend on a half.
+
+    Raises:
+        InputError: the registers ask for what the CPU or this model lacks.
+    """
     if not sctlr.M:
         raise InputError("SCTLR_EL1.M is 0: stage 1 is off, there is nothing to walk")
     if sctlr.EE:
         raise InputError("SCTLR_EL1.EE is 1: big-endian tables are not modelled")
-    if tcr.IPS >= len(PHYSICAL_SIZES):
-        raise InputError(f"TCR_EL1.IPS {tcr.IPS}: reserved; 0 to 6 are sizes")
+    if tcr.IPS not in range(len(PHYSICAL_SIZES)):
+        raise InputError(f"TCR_EL1.IPS is {tcr.IPS}: reserved, 0 to 6 are sizes")
     wanted = (
         ("TCR_EL1.AS", tcr.AS, cpu.asid16, "16-bit ASIDs"),
         ("TCR_EL1.HA", tcr.HA, cpu.access_flag, "FEAT_HAFDBS"),
-        ("TCR_EL1.HD", tcr.HD, cpu.dirty, "FEAT_HAFDBS dirty state"),
-        ("TCR_EL1.HPD0/1", tcr.HPD0 | tcr.HPD1, cpu.hpd, "FEAT_HPDS"),
-        ("TCR_EL1.E0PD0/1", tcr.E0PD0 | tcr.E0PD1, cpu.e0pd, "FEAT_E0PD"),
-        ("TCR_EL1.TBID0/1", tcr.TBID0 | tcr.TBID1, cpu.tbid, "FEAT_PAuth"),
+        ("TCR_EL1.HD", tcr.HD, cpu.dirty, "FEAT_HAFDBS with dirty state"),
+        ("TCR_EL1.HPD0", tcr.HPD0, cpu.hpd, "FEAT_HPDS"),
+        ("TCR_EL1.HPD1", tcr.HPD1, cpu.hpd, "FEAT_HPDS"),
+        ("TCR_EL1.E0PD0", tcr.E0PD0, cpu.e0pd, "FEAT_E0PD"),
+        ("TCR_EL1.E0PD1", tcr.E0PD1, cpu.e0pd, "FEAT_E0PD"),
+        ("TCR_EL1.TBID0", tcr.TBID0, cpu.tbid, "FEAT_PAuth"),
+        ("TCR_EL1.TBID1", tcr.TBID1, cpu.tbid, "FEAT_PAuth"),
         ("TCR_EL1.DS", tcr.DS, cpu.lpa2, "FEAT_LPA2"),
         ("SCTLR_EL1.EPAN", sctlr.EPAN, cpu.pan3, "FEAT_PAN3"),
     )
     for name, asked, able, feature in wanted:
         if asked and not able:
-            raise InputError(f"{name} is set: this CPU does not have {feature}")
+            raise InputError(f"{name} is 1: this CPU does not have {feature}")
 
 
 class _Shape(NamedTuple):
     """The fields of TCR_EL1 that belong to one half."""
 
+    half: int
+    granules: dict[int, Granule]
+    tg: int
     size: int
-    granule: Granule | None
     off: int
     tbi: int
     tbid: int
@@ -415,164 +335,164 @@ class _Shape(NamedTuple):
     sh: int
 
 
-def _shape(half: int, tcr: TCR) -> _Shape:
-    """The fields of TCR_EL1 that belong to *half*."""
-    if half == 0:
-        granule = next((g for g in GRANULES if g.tg0 == tcr.TG0), None)
-        return _Shape(
-            tcr.T0SZ,
-            granule,
-            tcr.EPD0,
-            tcr.TBI0,
-            tcr.TBID0,
-            tcr.HPD0,
-            tcr.E0PD0,
-            tcr.SH0,
-        )
-    granule = next((g for g in GRANULES if g.tg1 == tcr.TG1), None)
+def _lower(tcr: TCR) -> _Shape:
+    """The fields of the TTBR0 half."""
     return _Shape(
-        tcr.T1SZ,
-        granule,
-        tcr.EPD1,
-        tcr.TBI1,
-        tcr.TBID1,
-        tcr.HPD1,
-        tcr.E0PD1,
-        tcr.SH1,
+        half=0,
+        granules={granule.tg0: granule for granule in GRANULES},
+        tg=tcr.TG0,
+        size=tcr.T0SZ,
+        off=tcr.EPD0,
+        tbi=tcr.TBI0,
+        tbid=tcr.TBID0,
+        hpd=tcr.HPD0,
+        e0pd=tcr.E0PD0,
+        sh=tcr.SH0,
     )
 
 
-def _half(n: int, tcr: TCR, cpu: Capabilities, rules: _Rules) -> Half:
-    """Work out half *n*.
+def _upper(tcr: TCR) -> _Shape:
+    """The fields of the TTBR1 half."""
+    return _Shape(
+        half=1,
+        granules={granule.tg1: granule for granule in GRANULES},
+        tg=tcr.TG1,
+        size=tcr.T1SZ,
+        off=tcr.EPD1,
+        tbi=tcr.TBI1,
+        tbid=tcr.TBID1,
+        hpd=tcr.HPD1,
+        e0pd=tcr.E0PD1,
+        sh=tcr.SH1,
+    )
+
+
+def _granule(shape: _Shape) -> Granule:
+    """The granule that TG0 or TG1 names.
 
     Raises:
-        InputError: a reserved granule code, or a TxSZ that is not legal with it.
+        InputError: the code is reserved.
     """
-    shape = _shape(n, tcr)
-    if shape.off:
-        return _HALVES_OFF[n]
-    granule = shape.granule
-    if granule is None:
-        raise InputError(
-            f"TCR_EL1.TG{n}: {(tcr.TG0, tcr.TG1)[n]:#04b} is reserved; want one of "
-            + ", ".join(f"{(g.tg0, g.tg1)[n]:#04b} ({g.name})" for g in GRANULES)
+    try:
+        return shape.granules[shape.tg]
+    except KeyError:
+        codes = ", ".join(
+            f"{code:#04b} ({granule.name})" for code, granule in shape.granules.items()
         )
-    lpa = granule.tg0 == 1 and cpu.pa_bits == PHYSICAL_SIZES[-1]
-    lpa2 = granule.tg0 != 1 and bool(tcr.DS)
-    wide = lpa or lpa2
-    long_va = lpa2 or (granule.tg0 == 1 and cpu.lva)
-    smallest = SMALLEST_TXSZ_52 if long_va else SMALLEST_TXSZ
-    largest = LARGEST_TXSZ_TTST[granule.name] if cpu.ttst else LARGEST_TXSZ
-    if not (smallest <= shape.size <= largest):
         raise InputError(
-            f"TCR_EL1.T{n}SZ: {shape.size} is not legal; with the {granule.name} "
-            f"granule this CPU takes {smallest} to {largest}"
-        )
+            f"TCR_EL1.TG{shape.half} is {shape.tg:#04b}: reserved, use one of {codes}"
+        ) from None
 
-    input_bits = 64 - shape.size
-    offset_mask = (1 << input_bits) - 1
-    high_bits = d.MASK64 & ~offset_mask
-    checked = high_bits & ((1 << 56) - 1 if shape.tbi else d.MASK64)
-    output_bits = min(PHYSICAL_SIZES[tcr.IPS], cpu.pa_bits, 52 if wide else 48)
-    layout = d.address_format(granule, wide=wide)
-    unusable = (1 << layout.bits) - (1 << output_bits)
+
+def _input_bits(shape: _Shape, granule: Granule, *, ds: bool, cpu: Capabilities) -> int:
+    """Bits of VA that T0SZ or T1SZ asks for.
+
+    Raises:
+        InputError: the granule and the CPU do not allow that size.
+    """
+    long = ds or (granule is GRANULE_64K and cpu.lva)
+    smallest = SMALLEST_TXSZ_52 if long else SMALLEST_TXSZ
+    largest = granule.largest_txsz if cpu.ttst else LARGEST_TXSZ
+    if smallest <= shape.size <= largest:
+        return 64 - shape.size
+    raise InputError(
+        f"TCR_EL1.T{shape.half}SZ is {shape.size}: with the {granule.name} granule "
+        f"this CPU allows {smallest} to {largest}"
+    )
+
+
+def _half(shape: _Shape, tcr: TCR, cpu: Capabilities, rules: LeafRules) -> Half:
+    """Work out one half.
+
+    Raises:
+        InputError: TCR_EL1 holds what cannot be for it.
+    """
+    if shape.off:
+        return Half()
+    granule = _granule(shape)
+    ds = bool(tcr.DS) and granule is not GRANULE_64K
+    lpa = granule is GRANULE_64K and cpu.pa_bits == PHYSICAL_SIZES[-1]
+    layout = d.address_format(granule, wide=ds or lpa)
+    configured_bits = PHYSICAL_SIZES[tcr.IPS]
+    output_bits = min(configured_bits, cpu.pa_bits, layout.bits)
+    too_large = layout.place((1 << layout.bits) - (1 << output_bits))
+    input_bits = _input_bits(shape, granule, ds=ds, cpu=cpu)
+    sh = shape.sh if layout is d.ADDRESS_LPA2 else None
     start = granule.start_level(input_bits)
-    steps = tuple(
-        _step(level, granule, input_bits, shape, layout, rules)
-        for level in range(start, LAST_LEVEL + 1)
+    levels = range(start, LAST_LEVEL + 1)
+    hops = tuple(
+        Hop(
+            index_shift=granule.shift(level) - 3,
+            index_mask=8 * (granule.table_entries(level, input_bits) - 1),
+            table_type=d.TYPE_TABLE if level < LAST_LEVEL else _NEVER,
+            step=_step(
+                level, granule, input_bits=input_bits, layout=layout, sh=sh, rules=rules
+            ),
+        )
+        for level in levels
     )
-    attributes = (
-        d.ATTR_INDEX_MASK
-        | d.AP_EL0
-        | d.AP_READ_ONLY
-        | d.AF
-        | d.NG
-        | d.DBM
-        | d.CONTIGUOUS
-        | d.PXN
-        | d.UXN
-    )
+
+    offset_mask = (1 << input_bits) - 1
+    above = d.MASK64 & ~offset_mask
+    checked = above & (d.MASK64 >> 8 if shape.tbi else d.MASK64)
     return Half(
         granule=granule,
         input_bits=input_bits,
-        checked=checked,
-        expected=checked if n else 0,
-        offset_mask=offset_mask,
-        high_bits=high_bits if n else 0,
-        wide=wide,
-        table_mask=layout.address_mask(granule.page_shift) & ~layout.moved,
-        moved=layout.moved,
-        moved_up=layout.moved_up,
-        too_large=layout.place(unusable),
-        highest_pa=(1 << output_bits) - 1,
-        attributes=attributes | (0 if lpa2 else d.SH_MASK),
-        limits=0 if shape.hpd else d.TABLE_LIMITS,
-        steps={step.level: steps[i:] for i, step in enumerate(steps)},
         start_level=start,
+        checked=checked,
+        expected=checked if shape.half else 0,
+        offset_mask=offset_mask,
+        high_bits=above if shape.half else 0,
         forbidden=EL0_ANY if shape.e0pd else 0,
         untagged=ANY_EXECUTE if shape.tbi and shape.tbid else 0,
+        highest_pa=(1 << output_bits) - 1,
+        table_alignment=max(hops[0].index_mask + 8, SMALLEST_TABLE_ALIGNMENT),
+        wide_base=ds or (lpa and configured_bits == layout.bits),
+        table_test=d.TYPE_MASK | too_large,
+        table_mask=layout.in_place_mask(granule.page_shift),
+        moved=layout.moved,
+        moved_up=layout.moved_up,
+        limits=0 if shape.hpd else d.TABLE_LIMITS,
+        attributes=ATTRIBUTES & ~layout.moved,
+        hops={level: hops[level - start :] for level in levels},
     )
 
 
 def _step(
     level: int,
     granule: Granule,
+    *,
     input_bits: int,
-    shape: _Shape,
     layout: d.AddressFormat,
-    rules: _Rules,
+    sh: int | None,
+    rules: LeafRules,
 ) -> Step:
-    """Work out one level of a walk."""
+    """Work out one level of a walk; *sh* as in `Outcomes`."""
     shift = granule.shift(level)
     group_shift = granule.group_shift(level)
-    last = level == LAST_LEVEL
-    has_leaf = granule.has_leaf(level, wide=layout is not d.ADDRESS_48)
+    if level == LAST_LEVEL:
+        leaf_type = d.TYPE_PAGE
+    elif granule.has_leaf(level, wide=layout is not d.ADDRESS_48):
+        leaf_type = d.TYPE_BLOCK
+    else:
+        leaf_type = _NEVER
     return Step(
         level=level,
-        index_shift=shift - 3,
-        index_mask=granule.table_entries(level, input_bits) - 1 << 3,
         shift=shift,
-        table_type=NEVER if last else d.TYPE_TABLE,
-        leaf_type=d.TYPE_PAGE if last else d.TYPE_BLOCK if has_leaf else NEVER,
-        leaf_mask=layout.address_mask(shift) & ~layout.moved,
+        va_mask=(1 << input_bits) - (1 << shift),
+        leaf_type=leaf_type,
+        leaf_mask=layout.in_place_mask(shift),
         outcomes=Outcomes(
             rules,
-            level,
-            shift,
-            # A group larger than the address space is no group; the bit is a hint.
-            group_shift if group_shift <= input_bits else shift,
-            shape.sh if layout is d.ADDRESS_LPA2 else None,
+            level=level,
+            shift=shift,
+            # A group larger than the half is none: the bit is a hint.
+            group_shift=group_shift if group_shift <= input_bits else shift,
+            sh=sh,
         ),
         invalid=Fault(FaultKind.TRANSLATION, level),
         too_large=Fault(FaultKind.ADDRESS_SIZE, level),
     )
-
-
-def _half_off(n: int) -> Half:
-    """The half that TCR_EL1.EPD switches off: nothing in it ever translates."""
-    return Half(
-        granule=None,
-        input_bits=0,
-        checked=BIT_55,
-        expected=0 if n else BIT_55,
-        offset_mask=0,
-        high_bits=0,
-        wide=False,
-        table_mask=0,
-        moved=0,
-        moved_up=0,
-        too_large=0,
-        highest_pa=0,
-        attributes=0,
-        limits=0,
-        steps={},
-        start_level=0,
-        forbidden=0,
-        untagged=0,
-    )
-
-
-_HALVES_OFF = (_half_off(0), _half_off(1))
 
 
 def _base(name: str, ttbr: TTBR, half: Half) -> int:
@@ -581,12 +501,10 @@ def _base(name: str, ttbr: TTBR, half: Half) -> int:
     Raises:
         InputError: the table is not aligned to its size (64 bytes at least).
     """
-    if not half.enabled:
-        return 0
-    base = ttbr.base(wide=half.wide)
-    size = max(half.steps[half.start_level][0].index_mask + 8, SMALLEST_TABLE_ALIGNMENT)
-    if base % size:
+    base = ttbr.base(wide=half.wide_base)
+    if half.granule and base % half.table_alignment:
         raise InputError(
-            f"{name}: the table at {base:#x} is not aligned to its size, {size} bytes"
+            f"{name}: the table at {base:#x} is not aligned to its size, "
+            f"{half.table_alignment} bytes"
         )
     return base

@@ -11,12 +11,14 @@ PAR_EL1.
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from tlbkit.arm64.descriptor import MASK64, OUTER_SHAREABLE
 from tlbkit.arm64.fault import Fault, from_status_code, status_code
-from tlbkit.arm64.granule import Granule
 from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from tlbkit.arm64.granule import Granule
 
 PHYSICAL_SIZES = (32, 36, 40, 42, 44, 48, 52)
 """Address bits that IPS (and PARange) codes 0 to 6 stand for."""

@@ -1,9 +1,10 @@
 """The table walk: an address to a translation or a fault.
 
 `walk` only reads; what it answers is a function of memory and registers. Who may
-use the translation is in ``leaf.permissions``, and what hardware writes back to the
-descriptor when it does is `hardware_update`: both belong to the access, not to the
-walk, because a TLB entry can stand between the two.
+use the translation stands in its leaf, and what hardware writes to the descriptor
+when somebody does is `hardware_update`: both belong to the access and not to the
+walk, because a TLB entry can stand between the two. `translate` puts them together
+for an access with no TLB.
 
 Source: Arm ARM (DDI 0487) D8.2 "Translation process"; pseudocode AArch64.S1Walk.
 """
@@ -12,16 +13,20 @@ from __future__ import annotations
 
 from typing import NamedTuple, Protocol
 
-from tlbkit.arm64 import descriptor as d
-from tlbkit.arm64.fault import Fault
-from tlbkit.arm64.regime import (
-    LEVEL_0_ADDRESS_SIZE,
-    LEVEL_0_TRANSLATION,
-    Leaf,
-    Regime,
-)
+from tlbkit.arm64.descriptor import AF, AP_READ_ONLY
+from tlbkit.arm64.fault import Fault, FaultKind
+from tlbkit.arm64.leaf import Leaf
+from tlbkit.arm64.regime import LEVEL_0_ADDRESS_SIZE, LEVEL_0_TRANSLATION, Regime
 
-__all__ = ["Leaf", "Memory", "Table", "Translation", "hardware_update", "walk"]
+__all__ = [
+    "Leaf",
+    "Memory",
+    "Table",
+    "Translation",
+    "hardware_update",
+    "translate",
+    "walk",
+]
 
 
 class Memory(Protocol):
@@ -71,6 +76,11 @@ class Table(NamedTuple):
     descriptor: int
 
 
+# Makes a named tuple of a plain one without the detour through its keyword-taking
+# constructor, which would be a fifth of the time of a walk.
+_tuple_new = tuple.__new__
+
+
 def walk(
     regime: Regime,
     memory: Memory,
@@ -78,18 +88,18 @@ def walk(
     resume: Table | None = None,
     tables: list[Table] | None = None,
 ) -> Translation | Fault:
-    """Translate *va*, a 64-bit address, by the tables in *memory*.
+    """Translate *va* by the tables in *memory*.
 
     Faults come in the architecture's order: range or EPD, base of the start table,
-    then level by level the descriptor's type and the size of its address, and at
-    the leaf the access flag. Permission is for the caller to judge, as is what
-    depends on who asks (`Regime.refusal`).
+    then level by level the type of the descriptor and the size of its address, and
+    at the leaf the access flag. Permission is for the caller to judge, and so is
+    what depends on who asks (`Regime.refusal`).
 
     Args:
         regime: the registers.
         memory: where the tables are; it is only read.
-        va: the address; bits above 63 must be clear.
-        resume: start below this table, which must be one that translates *va*.
+        va: the address, 64 bits and no more.
+        resume: start at this table, which must be one that translates *va*.
         tables: every table followed is appended to it, in order.
     """
     upper = va >> 55 & 1
@@ -100,62 +110,77 @@ def walk(
         base = regime.bases[upper]
         if base > half.highest_pa:
             return LEVEL_0_ADDRESS_SIZE
-        steps = half.steps[half.start_level]
+        level = half.start_level
         limits = 0
     else:
         base = resume.pa
-        steps = half.steps[resume.level]
+        level = resume.level
         limits = resume.restrictions
 
     read = memory.read
+    table_test = half.table_test
+    table_mask = half.table_mask
     moved = half.moved
-    for step in steps:
-        descriptor_pa = base + (va >> step.index_shift & step.index_mask)
+    for index_shift, index_mask, table_type, step in half.hops[level]:
+        descriptor_pa = base + (va >> index_shift & index_mask)
         descriptor = read(descriptor_pa)
-        kind = descriptor & d.TYPE_MASK
-        if kind == step.table_type:
-            if descriptor & half.too_large:
-                return step.too_large
-            base = descriptor & half.table_mask
-            if moved:
-                base |= (descriptor & moved) << half.moved_up
-            limits |= descriptor & half.limits
-            if tables is not None:
-                covered = half.offset_mask & -(1 << step.shift)
-                tables.append(
-                    Table(
-                        step.level + 1,
-                        half.high_bits | va & covered,
-                        step.shift,
-                        base,
-                        limits,
-                        descriptor_pa,
-                        descriptor,
-                    )
-                )
-            continue
-        if kind != step.leaf_type:
-            return step.invalid
-        break
-    if descriptor & half.too_large:
-        return step.too_large
-    leaf = step.outcomes[descriptor & half.attributes | limits]
+        if descriptor & table_test != table_type:
+            break
+        base = descriptor & table_mask
+        if moved:
+            base |= (descriptor & moved) << half.moved_up
+        limits |= descriptor
+        if tables is not None:
+            table = (
+                step.level + 1,
+                half.high_bits | va & step.va_mask,
+                step.shift,
+                base,
+                limits & half.limits,
+                descriptor_pa,
+                descriptor,
+            )
+            tables.append(_tuple_new(Table, table))
+
+    if descriptor & table_test != step.leaf_type:
+        return step.refusal(descriptor)
+    leaf = step.outcomes[descriptor & half.attributes | limits & half.limits]
     if type(leaf) is Fault:
         return leaf
     pa = descriptor & step.leaf_mask
     if moved:
         pa |= (descriptor & moved) << half.moved_up
-    page = half.high_bits | va & half.offset_mask & -(1 << step.shift)
-    return Translation(page, pa, leaf, descriptor, descriptor_pa)
+    page = half.high_bits | va & step.va_mask
+    return _tuple_new(Translation, (page, pa, leaf, descriptor, descriptor_pa))
+
+
+def translate(
+    regime: Regime, memory: Memory, va: int, need: int
+) -> Translation | Fault:
+    """The answer to one access *need* (an access bit) to *va*, with no TLB.
+
+    A write that only waits for hardware to set the dirty state is allowed; nothing
+    is written here, see `hardware_update`.
+    """
+    fault = regime.refusal(va, need)
+    if fault is not None:
+        return fault
+    outcome = walk(regime, memory, va)
+    if isinstance(outcome, Fault):
+        return outcome
+    leaf = outcome.leaf
+    if not need & (leaf.permissions | leaf.permissions_dirty):
+        return Fault(FaultKind.PERMISSION, leaf.level)
+    return outcome
 
 
 def hardware_update(translation: Translation, need: int) -> int:
-    """The descriptor as hardware leaves it after a permitted access *need*.
+    """The descriptor as hardware leaves it after an allowed access *need*.
 
-    The access flag is set, and AP[2] is cleared if the access is only allowed once
-    the dirty state is. Equal to the descriptor that was read if nothing changes.
+    The access flag is set, and AP[2] is cleared if only the dirty state allows the
+    access. The same as the descriptor that was read when nothing is to be done.
     """
-    descriptor = translation.descriptor | d.AF
-    if not translation.leaf.permissions & need:
-        descriptor &= ~d.AP_READ_ONLY
+    descriptor = translation.descriptor | AF
+    if not need & translation.leaf.permissions:
+        descriptor &= ~AP_READ_ONLY
     return descriptor

@@ -1,0 +1,316 @@
+"""A dumped table image, and answers about addresses in it.
+
+A crash dump or another simulator gives the registers and the table words it has, and
+asks where addresses lead; the answers come from the same walk that the machine uses.
+An image is one JSON object; numbers that can be large are hex strings:
+
+```
+{"regs":   {"TCR": "0x..", "MAIR": "0x..", "TTBR0": "0x..", "TTBR1": "0x..",
+            "SCTLR": "0x.."},
+ "cpu":    {"pa_bits": 48, "lpa2": false},
+ "memory": [["0xPA", "0xDESCRIPTOR"], ...],
+ "probes": [{"va": "0x..", "at": "S1E0R", "pan": 0},
+            {"va": "0x..", "access": "ld", "el": 0, "pan": 0}]}
+```
+
+- ``SCTLR`` may be left out: MMU on, WXN and EPAN clear. ``cpu`` may be left out, and
+  so may each of its members: the fields of `Capabilities`, by default everything.
+- Memory that is not listed is zero.
+- A probe is an address translation instruction (``at``: S1E0R, S1E0W, S1E1R, S1E1W,
+  S1E1RP, S1E1WP) or an access (``access``: ld, st, ex; ``el``: 0 or 1). ``pan`` is
+  PSTATE.PAN, 0 if left out; it matters to S1E1RP, S1E1WP and to ld and st at EL1.
+
+Each probe is answered on its own, from the image as given:
+
+- ``{"fault": "translation", "level": 2}``; also address_size, access_flag, permission.
+- ``{"pa": "0x..", "attr": "0x..", "sh": 3}``: physical address, MAIR byte, and
+  shareability (0 non, 2 outer, 3 inner). An instruction reports as PAR_EL1 does, the
+  address of the 4 KiB around; an access has the address of the byte itself.
+- An access has ``"rewrote": [["0xPA", "0xDESCRIPTOR"], ...]`` as well: descriptors that
+  hardware rewrote to set the access flag or the dirty state, with their new value.
+  An instruction rewrites nothing, which is one of the choices that Arm leaves.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.permission import (
+    EL0_READ,
+    EL0_WRITE,
+    EL1_READ,
+    EL1_READ_PAN,
+    EL1_WRITE,
+    EL1_WRITE_PAN,
+    access_bit,
+)
+from tlbkit.arm64.regime import Capabilities, Regime
+from tlbkit.arm64.registers import MAIR, PAR, PHYSICAL_SIZES, SCTLR, TCR, TTBR
+from tlbkit.arm64.walk import Translation, hardware_update, translate
+from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tlbkit.arm64.walk import Memory
+
+AT_ACCESS = {
+    "S1E0R": (EL0_READ, EL0_READ),
+    "S1E0W": (EL0_WRITE, EL0_WRITE),
+    "S1E1R": (EL1_READ, EL1_READ),
+    "S1E1W": (EL1_WRITE, EL1_WRITE),
+    "S1E1RP": (EL1_READ, EL1_READ_PAN),
+    "S1E1WP": (EL1_WRITE, EL1_WRITE_PAN),
+}
+"""Access that an address translation instruction asks about, with PAN 0 and 1."""
+
+PA_BITS = 52
+
+
+class Words:
+    """Physical memory of which some words are known; the others are zero.
+
+    Args:
+        words: address to word; addresses are multiples of 8.
+    """
+
+    __slots__ = ("_words",)
+
+    def __init__(self, words: dict[int, int]) -> None:
+        self._words = words
+
+    def read(self, pa: int, /) -> int:
+        """The 64-bit word at *pa*."""
+        return self._words.get(pa, 0)
+
+
+class Probe(NamedTuple):
+    """One question about an image.
+
+    Attributes:
+        va: the address.
+        need: the access bit.
+        instruction: asked by an address translation instruction, not an access.
+    """
+
+    va: int
+    need: int
+    instruction: bool
+
+
+class Image(NamedTuple):
+    """A table image and the questions about it."""
+
+    regime: Regime
+    memory: Words
+    probes: list[Probe]
+
+
+def address_translate(
+    regime: Regime, memory: Memory, instruction: str, va: int, pan: int = 0
+) -> PAR:
+    """What ``AT`` *instruction* ("S1E0R", ...) leaves in PAR_EL1 for *va*."""
+    return par(translate(regime, memory, va, AT_ACCESS[instruction][pan]), va)
+
+
+def par(outcome: Translation | Fault, va: int) -> PAR:
+    """PAR_EL1 for the *outcome* of translating *va*."""
+    if isinstance(outcome, Fault):
+        return PAR(fault=outcome)
+    pa = _byte_address(outcome, va)
+    return PAR(pa=pa & ~0xFFF, attr=outcome.leaf.attr, sh=outcome.leaf.sh)
+
+
+def run(text: str) -> list[dict[str, Any]]:
+    """Answer the probes of an image given as JSON text; see the module.
+
+    Raises:
+        InputError: the text is not JSON, or not that of an image; one line that
+            says what is wrong and where.
+    """
+    try:
+        image = json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as problem:
+        raise InputError(f"the image is not JSON: {problem}") from None
+    return answer(image)
+
+
+def answer(image: object) -> list[dict[str, Any]]:
+    """Answer the probes of an image given as decoded JSON; see the module.
+
+    Raises:
+        InputError: a part of the image is missing, unknown or malformed; one line
+            that says what is wrong and where.
+    """
+    regime, memory, probes = read_image(image)
+    return [_reply(regime, memory, probe) for probe in probes]
+
+
+def read_image(image: object) -> Image:
+    """Registers, memory and probes of an image given as decoded JSON.
+
+    Raises:
+        InputError: as `answer`.
+    """
+    parts = _Node("", image).members("regs", "memory", "probes", optional=("cpu",))
+    return Image(
+        _regime(parts["regs"], parts.get("cpu")),
+        _memory(parts["memory"]),
+        [_probe(node) for node in parts["probes"].items()],
+    )
+
+
+def _reply(regime: Regime, memory: Words, probe: Probe) -> dict[str, Any]:
+    """The answer to one probe, as the module describes it."""
+    outcome = translate(regime, memory, probe.va, probe.need)
+    rewrote: list[list[str]] = []
+    if isinstance(outcome, Fault):
+        reply = {"fault": outcome.kind.value, "level": outcome.level}
+    else:
+        pa = _byte_address(outcome, probe.va)
+        if probe.instruction:
+            pa &= ~0xFFF
+        leaf = outcome.leaf
+        reply = {"pa": hex(pa), "attr": f"{leaf.attr:#04x}", "sh": leaf.sh}
+        updated = hardware_update(outcome, probe.need)
+        if updated != outcome.descriptor:
+            rewrote.append([hex(outcome.descriptor_pa), hex(updated)])
+    return reply if probe.instruction else {**reply, "rewrote": rewrote}
+
+
+def _byte_address(translation: Translation, va: int) -> int:
+    """Physical address of the byte at *va*."""
+    return translation.pa | va & (1 << translation.leaf.shift) - 1
+
+
+class _Node(NamedTuple):
+    """A part of the JSON, and where it stands."""
+
+    path: str
+    value: Any
+
+    def error(self, problem: str) -> InputError:
+        """The error that this part is wrong."""
+        return InputError(f"{self.path or 'the image'}: {problem}")
+
+    def members(self, *required: str, optional: Iterable[str] = ()) -> dict[str, _Node]:
+        """The members of an object that has all of *required* and no unknown one."""
+        if not isinstance(self.value, dict):
+            raise self.error(f"{_short(self.value)} is not an object")
+        known = [*required, *optional]
+        for name in required:
+            if name not in self.value:
+                raise self.error(f'"{name}" is missing')
+        for name in self.value:
+            if name not in known:
+                names = ", ".join(known)
+                raise self.error(f"{_short(name)} is unknown; there are {names}")
+        prefix = f"{self.path}." if self.path else ""
+        return {key: _Node(prefix + key, value) for key, value in self.value.items()}
+
+    def items(self) -> list[_Node]:
+        """The items of an array."""
+        if not isinstance(self.value, list):
+            raise self.error(f"{_short(self.value)} is not an array")
+        return [_Node(f"{self.path}[{i}]", item) for i, item in enumerate(self.value)]
+
+    def number(self, bits: int) -> int:
+        """The number that a hex string stands for."""
+        if not isinstance(self.value, str) or not _HEX.fullmatch(self.value):
+            raise self.error(f'{_short(self.value)} is not a hex string like "0x1000"')
+        number = int(self.value, 16)
+        if number >> bits:
+            raise self.error(f"{self.value} has more than {bits} bits")
+        return number
+
+    def choice(self, *options: str | int) -> Any:
+        """The value, which is one of *options*."""
+        for option in options:
+            if type(self.value) is type(option) and self.value == option:
+                return option
+        listed = ", ".join(json.dumps(option) for option in options)
+        raise self.error(f"{_short(self.value)} is none of {listed}")
+
+
+_HEX = re.compile("0[xX][0-9a-fA-F]+")
+_LONGEST_QUOTE = 40
+
+
+def _short(value: object) -> str:
+    """*value* as JSON, cut short when it is long."""
+    text = json.dumps(value, default=repr)
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The members of a JSON object, none of which may be given twice."""
+    known: dict[str, Any] = {}
+    for name, value in members:
+        if name in known:
+            raise InputError(f"the image: {_short(name)} stands twice in one object")
+        known[name] = value
+    return known
+
+
+def _regime(regs: _Node, cpu: _Node | None) -> Regime:
+    """The regime that the registers and the CPU make."""
+    registers = regs.members("TCR", "MAIR", "TTBR0", "TTBR1", optional=("SCTLR",))
+    raw = {name: node.number(64) for name, node in registers.items()}
+    capabilities = Capabilities() if cpu is None else _capabilities(cpu)
+    try:
+        return Regime.of(
+            tcr=TCR.decode(raw["TCR"]),
+            mair=MAIR.decode(raw["MAIR"]),
+            ttbr0=TTBR.decode(raw["TTBR0"]),
+            ttbr1=TTBR.decode(raw["TTBR1"]),
+            sctlr=SCTLR.decode(raw["SCTLR"]) if "SCTLR" in raw else None,
+            capabilities=capabilities,
+        )
+    except InputError as problem:
+        raise regs.error(str(problem)) from None
+
+
+def _capabilities(cpu: _Node) -> Capabilities:
+    """What the CPU can do, where the image says so; everything else."""
+    everything = dataclasses.asdict(Capabilities())
+    given = cpu.members(optional=everything)
+    options = dict.fromkeys(everything, (True, False)) | {"pa_bits": PHYSICAL_SIZES}
+    return Capabilities(
+        **{name: node.choice(*options[name]) for name, node in given.items()}
+    )
+
+
+def _memory(memory: _Node) -> Words:
+    """The words that the image lists."""
+    words: dict[int, int] = {}
+    for item in memory.items():
+        pair = item.items()
+        if len(pair) != 2:
+            raise item.error("not a pair of address and descriptor")
+        pa, word = pair[0].number(PA_BITS), pair[1].number(64)
+        if pa % 8:
+            raise pair[0].error(f"{pa:#x} is not a multiple of 8")
+        if words.setdefault(pa, word) != word:
+            raise pair[0].error(f"{pa:#x} was listed before, with another value")
+    return Words(words)
+
+
+def _probe(node: _Node) -> Probe:
+    """One probe."""
+    if isinstance(node.value, dict) and "access" in node.value:
+        parts = node.members("va", "access", "el", optional=("pan",))
+        kind = parts["access"].choice("ld", "st", "ex")
+        need = access_bit(kind, el=parts["el"].choice(0, 1), pan=_pan(parts))
+    else:
+        parts = node.members("va", "at", optional=("pan",))
+        need = AT_ACCESS[parts["at"].choice(*AT_ACCESS)][_pan(parts)]
+    return Probe(parts["va"].number(64), need, "at" in parts)
+
+
+def _pan(parts: dict[str, _Node]) -> int:
+    """PSTATE.PAN of a probe, 0 if it does not say."""
+    return int(parts["pan"].choice(0, 1)) if "pan" in parts else 0
