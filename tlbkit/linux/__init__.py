@@ -1,1 +1,1 @@
-"""The kernel: one module for each kernel source file, same path, same function names."""
+"""The kernel: a module for each kernel source file, same path, same function names."""

@@ -41,14 +41,13 @@ _FAULTS_BEFORE_GIVING_UP: Final = 64
 class LivelockError(TlbkitError):
     """An access faults for ever, though the kernel says each time that it may go on."""
 
-    def __init__(self, cpu: int, address: int, fault: Fault) -> None:
+    def __init__(self, cpu: int, address: int) -> None:
         super().__init__(
-            f"CPU {cpu}: the access to {address:#x} still faults ({fault.kind.value}, "
-            f"level {fault.level}) after {_FAULTS_BEFORE_GIVING_UP} handled faults"
+            f"CPU {cpu}: the access to {address:#x} still faults after "
+            f"{_FAULTS_BEFORE_GIVING_UP} handled faults; a stale entry is never dropped"
         )
         self.cpu = cpu
         self.address = address
-        self.fault = fault
 
 
 class ProcessGoneError(TlbkitError):
@@ -115,7 +114,7 @@ class Thread:
             if not isinstance(value, Fault):
                 return value
             self._kernel.fault.do_mem_abort(self.mm, address, EL0_READ, value)
-        raise LivelockError(core.number, address, value)
+        raise LivelockError(core.number, address)
 
     def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
         """Store the 64-bit word *value* at *address*."""
@@ -125,7 +124,7 @@ class Thread:
             if fault is None:
                 return
             self._kernel.fault.do_mem_abort(self.mm, address, EL0_WRITE, fault)
-        raise LivelockError(core.number, address, fault)
+        raise LivelockError(core.number, address)
 
     def execute(self, address: int, *, cpu: int | None = None) -> None:
         """Fetch an instruction from *address*."""
@@ -135,7 +134,7 @@ class Thread:
             if fault is None:
                 return
             self._kernel.fault.do_mem_abort(self.mm, address, EL0_EXECUTE, fault)
-        raise LivelockError(core.number, address, fault)
+        raise LivelockError(core.number, address)
 
     # -- system calls ----------------------------------------------------------------
 

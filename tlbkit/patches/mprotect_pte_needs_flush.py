@@ -1,10 +1,32 @@
 """c320dbb7c80d: mprotect asks whether a TLB can hold what it has just changed."""
 
+from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.patches import series
 from tlbkit.patches.patch import Figure, Kind, Patch, Role
 
 _CHANGELOG = "changelog of c320dbb7c80d"
 _FIRST = "first posting, Message-ID 20250918103638.77282-1-dev.jain@arm.com"
+
+
+class TlbFlushBefore(TlbFlush):
+    """The generic answer, which arm64 had: every changed entry is flushed.
+
+    Source: include/asm-generic/tlb.h, v6.17.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def pte_needs_flush(old: int, new: int) -> bool:
+        """Say that a changed entry needs a flush, whatever it was."""
+        del old, new
+        return True
+
+    @classmethod
+    def huge_pmd_needs_flush(cls, old: int, new: int) -> bool:
+        """Say the same of a block entry."""
+        return cls.pte_needs_flush(old, new)
+
 
 PATCH = Patch(
     commit="c320dbb7c80d93a762c01b4a652d9292629869e7",
@@ -75,6 +97,7 @@ PATCH = Patch(
             source=_FIRST,
         ),
     ),
+    reverts={"tlbflush": TlbFlushBefore},
     note=(
         "The changelog also names clearing uffd-wp as a saving; that is so only if the "
         "same pass does not give back the write permission."

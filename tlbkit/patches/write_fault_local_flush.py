@@ -1,13 +1,43 @@
 """cb1fa2e99955: a write fault that only adds rights flushes the CPU that faulted."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.include.linux.pgtable import PGTABLE_LEVEL_PTE
 from tlbkit.patches import series
 from tlbkit.patches.patch import Figure, Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.include.linux.pgtable import PgtableLevel
 
 _CHANGELOG = "changelog of cb1fa2e99955"
 _USEMEM = (
     "usemem of vm-scalability with fork()/exec() every 40 s, 4 threads, 100 GB, on an "
     "arm64 server that is not named"
 )
+
+
+class ArmFaultBefore(ArmFault):
+    """Every relaxed entry is broadcast, so no CPU ever faults for a stale one.
+
+    Source: arch/arm64/mm/fault.c and arch/arm64/include/asm/pgtable.h, v6.17.
+    """
+
+    __slots__ = ()
+
+    def flush_relaxed(self, vma: VmArea, address: int) -> None:
+        """Drop the strict entry from every CPU's TLB."""
+        self._kernel.tlbflush.flush_tlb_page(vma, address)
+
+    def flush_tlb_fix_spurious_fault(
+        self, vma: VmArea, address: int, level: PgtableLevel = PGTABLE_LEVEL_PTE
+    ) -> None:
+        """Do nothing: the CPU that made the change has told all others."""
+        del vma, address, level
+
 
 PATCH = Patch(
     commit="cb1fa2e999558fd93b519f7c4c16e75e805af1e6",
@@ -62,6 +92,7 @@ PATCH = Patch(
             qualifier="about",
         ),
     ),
+    reverts={"fault": ArmFaultBefore},
     needs={
         "79301c7d605a": (
             "a CPU that still holds a huge page read-only could otherwise fault on it "

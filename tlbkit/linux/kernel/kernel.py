@@ -109,7 +109,7 @@ class Kernel:
         return self._boot.with_ttbr(TTBR.at(pgd), ttbr1)
 
     def spawn(self, cpu: int = 0) -> Process:
-        """Start a process with an empty address space; its first thread runs on *cpu*."""
+        """Start a process with an empty address space and one thread, on *cpu*."""
         mm = self.fork.mm_alloc()
         if mm is None:
             raise BootError("no memory for the tables of a first process")
@@ -136,7 +136,7 @@ class Kernel:
                 va_bits=self.pgtable.va_bits,
                 pa_bits=model.pa_bits,
                 A1=1,
-                AS=int(model.asid_bits == 16),  # noqa: PLR2004 - AS says 16 or 8
+                AS=int(model.asid_bits == 16),
                 HA=int(model.hw_af),
                 HD=int(model.hw_dbm),
                 DS=int(model.lpa2),
@@ -146,7 +146,7 @@ class Kernel:
             ttbr1=TTBR.at(swapper),
             capabilities=Capabilities(
                 pa_bits=model.pa_bits,
-                asid16=model.asid_bits == 16,  # noqa: PLR2004 - the same
+                asid16=model.asid_bits == 16,
                 access_flag=model.hw_af,
                 dirty=model.hw_dbm,
                 lpa2=model.lpa2,

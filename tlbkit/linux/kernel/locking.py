@@ -119,7 +119,9 @@ class RwSemaphore:
         cpu = machine.running
         if self.writer is not None:
             if self.writer is cpu:
-                raise LockError(cpu.number, self.name, "its writer reads: self-deadlock")
+                raise LockError(
+                    cpu.number, self.name, "its writer reads: self-deadlock"
+                )
             machine.wait(lambda: self.writer is None, self.name)
         self.readers.append(cpu)
         self._say("read")

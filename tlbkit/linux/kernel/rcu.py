@@ -33,8 +33,8 @@ class Rcu:
         on = {cpu.number for cpu in self._machine.cpus if cpu.irqs_on}
         waiting, self._waiting = self._waiting, []
         for readers, callback in waiting:
-            readers -= on
-            if readers:
-                self._waiting.append((readers, callback))
+            left = readers - on
+            if left:
+                self._waiting.append((left, callback))
             else:
                 callback()

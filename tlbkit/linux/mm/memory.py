@@ -32,7 +32,6 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_ksm,
     PG_locked,
     PG_lru,
-    PG_swapcache,
     VmFault,
 )
 from tlbkit.linux.include.linux.pgtable import PGTABLE_LEVEL_PTE, PgtableLevel
@@ -177,7 +176,11 @@ class Memory:
                 entry = pte_mkdirty(entry)
         entry = pte_mkyoung(entry)
         if not self._kernel.fault.ptep_set_access_flags(
-            vmf.vma, vmf.address, vmf.pte, entry, bool(vmf.flags & FAULT_FLAG_WRITE)
+            vmf.vma,
+            vmf.address,
+            vmf.pte,
+            entry,
+            dirty=bool(vmf.flags & FAULT_FLAG_WRITE),
         ):
             self.fix_spurious_fault(vmf, PGTABLE_LEVEL_PTE)
         ptl.release()
@@ -265,20 +268,14 @@ class Memory:
     def wp_can_reuse_anon_folio(self, folio: Folio, vma: VmArea) -> bool:
         """Tell whether nobody else can reach an anonymous folio, and make it *vma*'s.
 
-        References from the swap cache and from a batch on its way to the LRU lists are
-        ours to drop; any other means that somebody may look at the page.
+        A reference from a batch on its way to the LRU lists is ours to drop; any other
+        means that somebody may look at the page.
         """
         if folio.flags & PG_ksm or folio.refcount > 3:
             return False
         if not folio.flags & PG_lru:
             self._kernel.swap.lru_add_drain()
-        if folio.refcount > 1 + bool(folio.flags & PG_swapcache):
-            return False
-        if folio.flags & PG_locked:
-            return False
-        if folio.flags & PG_swapcache:
-            self._kernel.swap.folio_free_swap(folio)
-        if folio.flags & PG_ksm or folio.refcount != 1:
+        if folio.refcount > 1 or folio.flags & PG_locked:
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
@@ -331,9 +328,7 @@ class Memory:
                 entry = pte_mkyoung(pgtable.pfn_pte(new.pfn, vma.page_prot))
                 if not vmf.flags & FAULT_FLAG_UNSHARE:
                     entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
-                self._kernel.pgtable_generic.ptep_clear_flush(
-                    vma, vmf.address, vmf.pte
-                )
+                self._kernel.pgtable_generic.ptep_clear_flush(vma, vmf.address, vmf.pte)
                 self._kernel.rmap.folio_add_new_anon_rmap(new, vma, vmf.address)
                 self._kernel.swap.folio_add_lru(new)
                 pgtable.set_pte(vmf.pte, entry)
@@ -453,7 +448,7 @@ class Memory:
             else:
                 self._kernel.rmap.folio_dup_file_rmap_pte(folio, pfn, child)
                 self._kernel.swap.inc_file_counter(child.mm, folio)
-        self.copy_present_ptes_(child, parent, target, source, pte)
+        self.copy_present_ptes_(parent, target, source, pte)
         return 0
 
     def copy_present_page(
@@ -473,7 +468,7 @@ class Memory:
         return 0
 
     def copy_present_ptes_(
-        self, child: VmArea, parent: VmArea, target: int, source: int, pte: int
+        self, parent: VmArea, target: int, source: int, pte: int
     ) -> None:
         """Write-protect the parent's entry if need be, and store the child's, old."""
         if is_cow_mapping(parent.flags) and pte_write(pte):

@@ -46,12 +46,14 @@ class Mmap:
         self.vma_lookup = kernel.vma.vma_lookup
 
     def mmap_base(self) -> int:
-        """Return below which address mappings are placed: mmap_base(), not random."""
+        """Return below which address mappings are placed; it is never random here."""
         return self._pgtable.task_size - _STACK_GAP
 
     # -- mmap ------------------------------------------------------------------------
 
-    def do_mmap(self, mm: MmStruct, addr: int, length: int, prot: int, flags: int) -> int:
+    def do_mmap(
+        self, mm: MmStruct, addr: int, length: int, prot: int, flags: int
+    ) -> int:
         """Map anonymous memory; return its address, or a negative error number.
 
         Args:

@@ -1,7 +1,9 @@
-"""Gathering what a change leaves behind, to flush once: mm/mmu_gather.c and asm-generic/tlb.h.
+"""Gathering what a change leaves behind, to flush it once.
 
 A gather widens one range over all entries that were changed or cleared, keeps the pages
 and tables that nobody may reuse yet, flushes, and only then frees them.
+
+Source: mm/mmu_gather.c and include/asm-generic/tlb.h, v6.19.
 """
 
 from __future__ import annotations
@@ -169,7 +171,7 @@ class Gather:
         return not self._next_batch(tlb)
 
     def _next_batch(self, tlb: MmuGather) -> bool:
-        """Make room for more pages: tlb_next_batch(). It may fail, and need not wait."""
+        """Make room for more pages: tlb_next_batch(). It may fail."""
         if tlb.batches >= self._max_batches:
             return False
         fail = self._kernel.page_alloc.fail

@@ -28,7 +28,9 @@ class MmuNotifier:
     def __init__(self, kernel: Kernel) -> None:
         self._machine = kernel.machine
 
-    def arch_invalidate_secondary_tlbs(self, mm: MmStruct, start: int, end: int) -> None:
+    def arch_invalidate_secondary_tlbs(
+        self, mm: MmStruct, start: int, end: int
+    ) -> None:
         """Tell devices that translations of [start, end) are being flushed."""
         machine = self._machine
         if machine.events.heard:

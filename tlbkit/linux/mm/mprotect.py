@@ -138,7 +138,8 @@ class Mprotect:
         Args:
             tlb: Records what must be flushed; the flush happens before this returns.
             vma: The area, with its new flags.
-            start, end: Page-aligned, within it.
+            start: Page-aligned, within it.
+            end: Page-aligned, within it.
             how: The ``MM_CP_`` bits.
         """
         prot = PAGE_NONE if how & MM_CP_PROT_NUMA else vma.page_prot
@@ -222,4 +223,3 @@ class Mprotect:
             and folio.anon
             and folio.page_exclusive(self._pgtable.pte_pfn(pte))
         )
-

@@ -38,7 +38,15 @@ class PageAlloc:
         in_use: Frames handed out and not freed.
     """
 
-    __slots__ = ("_base", "_folios", "_free", "_machine", "_top_order", "fail", "in_use")
+    __slots__ = (
+        "_base",
+        "_folios",
+        "_free",
+        "_machine",
+        "_top_order",
+        "fail",
+        "in_use",
+    )
 
     def __init__(self, kernel: Kernel) -> None:
         self._machine = kernel.machine

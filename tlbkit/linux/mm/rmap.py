@@ -33,7 +33,7 @@ class Rmap:
             vma.anon_vma = AnonVma(RwSemaphore(self._kernel.machine, "anon_vma"))
 
     def anon_vma_fork(self, child: VmArea, parent: VmArea) -> None:
-        """Give a child's copy of *parent* an anon_vma of its own under the same root."""
+        """Give a child's copy of *parent* an anon_vma under the same root."""
         if parent.anon_vma is not None:
             root = parent.anon_vma.root
             child.anon_vma = AnonVma(root.lock, root)
@@ -46,8 +46,6 @@ class Rmap:
         folio.flags |= PG_swapbacked | PG_anon_exclusive
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
-        if isinstance(folio, LargeFolio):
-            self._kernel.huge_memory.new_anon_mapping(folio, vma.mm)
 
     def folio_add_anon_rmap_pte(
         self, folio: Folio, pfn: int, vma: VmArea, *, exclusive: bool

@@ -254,7 +254,7 @@ class VmFault:
         address: Page-aligned.
         real_address: As accessed.
         flags: The ``FAULT_FLAG_`` bits.
-        pmd, pte: Where the entries stand, once found; ``pte`` is ``None`` without table.
+        pmd, pte: Where the entries stand, once found; ``pte`` is ``None`` without one.
         orig_pmd, orig_pte: What they said when they were first read.
         page: The page that the fault is about, once known.
         ptl: The lock on the table, while held.

@@ -23,7 +23,7 @@ class OutOfAsidsError(TlbkitError):
 
     def __init__(self, numbers: int) -> None:
         super().__init__(
-            f"all {numbers - 1} ASIDs are in use on CPUs; use fewer CPUs or more ASID bits"
+            f"all {numbers - 1} ASIDs run on CPUs; use fewer CPUs or more ASID bits"
         )
         self.numbers = numbers
 

@@ -88,7 +88,9 @@ class ArmFault:
             wanted = VM_READ | VM_WRITE | VM_EXEC
         self.do_page_fault(mm, address, wanted, flags)
 
-    def do_page_fault(self, mm: MmStruct, address: int, wanted: int, flags: int) -> None:
+    def do_page_fault(
+        self, mm: MmStruct, address: int, wanted: int, flags: int
+    ) -> None:
         """Find the area, check its rights, and let the generic handler do the rest."""
         lock = mm.mmap_lock
         while True:
@@ -116,7 +118,7 @@ class ArmFault:
         raise Signal("SIGSEGV", "SEGV_ACCERR", address)
 
     def ptep_set_access_flags(
-        self, vma: VmArea, address: int, ptep: int, entry: int, dirty: bool
+        self, vma: VmArea, address: int, ptep: int, entry: int, *, dirty: bool
     ) -> bool:
         """Give an entry more rights, never fewer; tell whether it changed at all.
 
@@ -138,8 +140,12 @@ class ArmFault:
                 break
             old = was
         if dirty:
-            self._kernel.tlbflush.local_flush_tlb_page(vma, address)
+            self.flush_relaxed(vma, address)
         return True
+
+    def flush_relaxed(self, vma: VmArea, address: int) -> None:
+        """Drop the strict entry that this CPU just faulted on."""
+        self._kernel.tlbflush.local_flush_tlb_page(vma, address)
 
     def flush_tlb_fix_spurious_fault(
         self, vma: VmArea, address: int, level: PgtableLevel = PGTABLE_LEVEL_PTE

@@ -1,8 +1,8 @@
 """Error numbers, and the errors that user space meets.
 
-Kernel functions return ``-EINVAL`` and the like, as the kernel's do; a system call turns
-a negative result into a `SystemCallError`, which carries the name. The numbers are
-Linux's on every host, also where Python's own `errno` module has others.
+Kernel functions return ``-EINVAL`` and the like, as the kernel's do; a system call
+turns a negative result into a `SystemCallError`, which carries the name. The numbers
+are Linux's on every host, also where Python's own `errno` module has others.
 
 Source: include/uapi/asm-generic/errno-base.h and errno.h.
 """
@@ -55,7 +55,7 @@ class SystemCallError(TlbkitError):
         super().__init__(f"{call}: {self.errno}{said}")
 
 
-class Signal(TlbkitError):
+class Signal(TlbkitError):  # noqa: N818 - what is sent is called a signal
     """A thread was sent a signal that it cannot survive.
 
     Attributes:

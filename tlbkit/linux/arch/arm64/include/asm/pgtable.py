@@ -314,7 +314,7 @@ class Pgtable:
 
     @staticmethod
     def addr_end(addr: int, end: int, shift: int) -> int:
-        """Return the next multiple of ``1 << shift`` after *addr*, but at most *end*."""
+        """Return the next multiple of ``1 << shift`` after *addr*, at most *end*."""
         boundary = ((addr >> shift) + 1) << shift
         return min(boundary, end)
 

@@ -25,7 +25,12 @@ class Tlb:
         """Return the level of every recorded leaf, if it is one and tables stayed."""
         if tlb.freed_tables:
             return TLBI_TTL_UNKNOWN
-        levels = (tlb.cleared_ptes, tlb.cleared_pmds, tlb.cleared_puds, tlb.cleared_p4ds)
+        levels = (
+            tlb.cleared_ptes,
+            tlb.cleared_pmds,
+            tlb.cleared_puds,
+            tlb.cleared_p4ds,
+        )
         if sum(levels) != 1:
             return TLBI_TTL_UNKNOWN
         return 3 - levels.index(True)

@@ -239,7 +239,8 @@ class TlbFlush:
 
         Args:
             mm: Whose range.
-            start, end: Rounded out to *stride*.
+            start: Rounded down to *stride*.
+            end: Rounded up to it.
             stride: Bytes that one operation without a range moves on by.
             last_level: Leave tables in the walk cache.
             level: Level of every leaf in the range, where it is known.
@@ -261,7 +262,7 @@ class TlbFlush:
     def _range_operands(
         self, start: int, end: int, stride: int, asid: int, level: int | None
     ) -> Iterator[tuple[bool, int]]:
-        """Yield, for each TLBI of a range, whether it is a single one, and its operand."""
+        """Yield each TLBI of a range: whether it is a single one, and its operand."""
         model = self._model
         shift = model.page_shift
         for step in range_steps(
@@ -316,7 +317,7 @@ class TlbFlush:
         cpu.isb()
 
     def flush_tlb_kernel_pgtable(self, addr: int) -> None:
-        """Drop the table that translates a kernel address: __flush_tlb_kernel_pgtable()."""
+        """Drop a table of kernel addresses: __flush_tlb_kernel_pgtable()."""
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi("VAAE1IS", encode_va(addr))

@@ -1,0 +1,44 @@
+"""Named kernels: the newest one, less the commits that a version does not have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.kernel import kernel as linux
+from tlbkit.patches import registry
+from tlbkit.patches.build import build
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from tlbkit.arm64.machine import Machine
+
+
+class Kernel(linux.Kernel):
+    """A kernel by name, on a machine.
+
+    Args:
+        machine: A kernel owns its machine; "before" and "after" are two machines.
+        name: A name of `tlbkit.patches.registry.KERNELS`.
+        without: Hashes, or unique beginnings, of commits to leave out besides.
+
+    Attributes:
+        name: As given.
+        missing: Hashes of all commits that it lacks.
+        said: What goes with a commit that was left out, one sentence each.
+
+    Errors:
+        InputError: There is no such kernel or commit.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        name: str = registry.DEFAULT_KERNEL,
+        without: Iterable[str] = (),
+    ) -> None:
+        made = build(linux.PARTS, name, without)
+        self.name = name
+        self.missing = made.missing
+        self.said = made.said
+        super().__init__(machine, made.parts)
