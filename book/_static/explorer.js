@@ -1,0 +1,223 @@
+// Brings the explorers of a page to life.
+//
+// Each <form class="tlbkit-explorer"> is complete HTML for one setting; here its figures
+// are drawn, its controls turned on, and later settings answered by tlbkit itself,
+// which runs in a worker that starts when a control is first moved.
+"use strict";
+
+(() => {
+  const site = document.currentScript.dataset; // which files make the site live
+  const base = document.currentScript.src;
+  const asset = (name) => new URL(name, base).href;
+  const theme = document.documentElement;
+
+  const SAY = {
+    built: "Computed when this page was built. Move a control and tlbkit runs here, in the page.",
+    off: "Computed when this page was built. This copy of the site was built without live Python, so the controls are off.",
+    file: "Computed when this page was built. The controls need the page to come from a web server: run “python -m http.server” in the site’s folder.",
+    starting: "Starting Python in this page: about 13 MB, once, then a few seconds…",
+    asking: "Running…",
+    answered: (ms) => `Computed in this page by tlbkit, in ${ms} ms.`,
+    failed: (why) => `Python could not start in this page: ${why}. The numbers shown are those from when the page was built.`,
+    refused: "The numbers shown are those of the last setting that was answered.",
+  };
+
+  // ---- One worker for all explorers of the page ---------------------------------
+
+  const waiting = new Map(); // request id -> function that takes the reply
+  let worker = null; // promise of a started worker
+  let requests = 0;
+
+  function start() {
+    return new Promise((resolve, reject) => {
+      const python = new Worker(asset(site.worker), { type: "module" });
+      python.onerror = (event) => reject(new Error(event.message || "the worker did not load"));
+      python.onmessage = ({ data }) => {
+        if (data.failed) {
+          reject(new Error(data.failed));
+        } else if (data.ready) {
+          resolve(python);
+        } else {
+          waiting.get(data.id)(data.reply);
+          waiting.delete(data.id);
+        }
+      };
+      python.postMessage({
+        open: { python: asset(site.python), package: asset(site.package) },
+      });
+    });
+  }
+
+  async function ask(request) {
+    worker ??= start();
+    worker.catch(() => (worker = null)); // the next move may try again
+    const python = await worker;
+    const id = ++requests;
+    const reply = new Promise((resolve) => waiting.set(id, resolve));
+    python.postMessage({ id, request: JSON.stringify(request) });
+    return JSON.parse(await reply);
+  }
+
+  // ---- One explorer -------------------------------------------------------------
+
+  function explorer(form, id) {
+    const spec = JSON.parse(form.querySelector("script").textContent);
+    const part = (name) => form.querySelector(`.tlbkit-${name}`);
+    const documents = []; // the Bokeh document of each figure
+    let asking = false; // a request is under way
+    let again = false; // a control moved meanwhile
+    form.id = id;
+
+    const controls = spec.parameters.map((parameter) => ({
+      ...parameter,
+      input: form.elements[parameter.name],
+    }));
+    const settings = () =>
+      Object.fromEntries(controls.map((c) => [c.name, c.choices[c.input.value]]));
+
+    function say(state, text) {
+      part("state").textContent = state;
+      if (text !== undefined) part("text").textContent = text;
+    }
+
+    function nameValue({ input, words }) {
+      if (input.type !== "range") return;
+      input.setAttribute("aria-valuetext", words[input.value]);
+      input.parentElement.querySelector("output").textContent = words[input.value];
+    }
+
+    function fillTable({ header, rows }) {
+      const cell = (tag, text, scope) => {
+        const element = document.createElement(tag);
+        element.textContent = text;
+        if (scope) element.scope = scope;
+        return element;
+      };
+      const line = (cells) => {
+        const row = document.createElement("tr");
+        row.append(...cells);
+        return row;
+      };
+      const table = form.querySelector("table");
+      table.tHead.replaceChildren(line(header.map((text) => cell("th", text, "col"))));
+      table.tBodies[0].replaceChildren(
+        ...rows.map(([first, ...rest]) =>
+          line([cell("th", first, "row"), ...rest.map((text) => cell("td", text))]),
+        ),
+      );
+    }
+
+    function show(reply) {
+      reply.panels.forEach((feed, index) => {
+        for (const [name, data] of Object.entries(feed)) {
+          documents[index].get_model_by_name(name).data = data;
+        }
+      });
+      fillTable(reply);
+    }
+
+    function remember() {
+      const query = new URLSearchParams(settings());
+      history.replaceState(history.state, "", `#${id}?${query}`);
+    }
+
+    // Answers the newest setting; settings passed over while Python was busy are not asked.
+    async function answer() {
+      if (asking) {
+        again = true;
+        return;
+      }
+      asking = true;
+      form.setAttribute("aria-busy", "true");
+      if (!worker) say(SAY.starting);
+      try {
+        await worker;
+        do {
+          again = false;
+          const begun = performance.now();
+          const reply = await ask({ scenario: spec.scenario, params: settings() });
+          if (reply.error) {
+            say(SAY.refused, reply.error);
+          } else {
+            show(reply);
+            say(SAY.answered(Math.round(performance.now() - begun)), reply.text);
+          }
+        } while (again);
+        remember();
+      } catch (error) {
+        say(SAY.failed(error.message));
+      } finally {
+        asking = false;
+        form.removeAttribute("aria-busy");
+      }
+    }
+
+    // Follows a link such as #try-mprotect?pages=512: true if it was for this explorer.
+    function follow(fragment) {
+      const [target, query] = fragment.replace(/^#/, "").split("?");
+      if (target !== id) return;
+      form.scrollIntoView();
+      if (!query) return;
+      for (const [name, value] of new URLSearchParams(query)) {
+        const control = controls.find((c) => c.name === name);
+        const index = control ? control.choices.map(String).indexOf(value) : -1;
+        if (index < 0) {
+          say(
+            SAY.refused,
+            control
+              ? `The link asks for ${name}=${value}; allowed are ${control.choices.join(", ")}.`
+              : `The link asks for ${name}, which is not a setting here.`,
+          );
+          return;
+        }
+        control.input.value = index;
+        nameValue(control);
+      }
+      answer();
+    }
+
+    // Text in figures takes the page's ink; setting it also repaints axes and grid.
+    function paint() {
+      const ink = getComputedStyle(form).getPropertyValue("--tlbkit-ink");
+      for (const figure of documents) {
+        for (const model of figure.all_models ?? figure._all_models.values()) {
+          if (model.tags?.includes(spec.ink)) model.text_color = ink;
+        }
+      }
+    }
+
+    async function draw() {
+      const places = form.querySelectorAll(".tlbkit-figure");
+      const drawn = spec.figures.map((item, i) => Bokeh.embed.embed_item(item, places[i]));
+      for (const views of await Promise.all(drawn)) {
+        documents.push(views.roots[0].model.document);
+      }
+      paint();
+    }
+
+    form.addEventListener("submit", (event) => event.preventDefault());
+    form.addEventListener("input", ({ target }) => {
+      nameValue(controls.find((c) => c.input === target));
+      answer();
+    });
+
+    return draw().then(() => {
+      const state = site.live === "off" ? "off" : location.protocol === "file:" ? "file" : "built";
+      say(SAY[state]);
+      if (state === "built") {
+        part("controls").disabled = false;
+        follow(location.hash);
+        addEventListener("hashchange", () => follow(location.hash));
+      }
+      new MutationObserver(paint).observe(theme, { attributeFilter: ["data-theme"] });
+    });
+  }
+
+  const seen = {};
+  for (const form of document.querySelectorAll(".tlbkit-explorer")) {
+    const { scenario } = JSON.parse(form.querySelector("script").textContent);
+    seen[scenario] = (seen[scenario] ?? 0) + 1;
+    const number = seen[scenario] > 1 ? `-${seen[scenario]}` : "";
+    explorer(form, `try-${scenario}${number}`);
+  }
+})();

@@ -1,0 +1,215 @@
+"""Bokeh figures of an answer: one for each panel.
+
+*Before* is hatched, dashed and open; *after* is solid, drawn through and filled, so
+that no meaning hangs on colour alone. The two colours keep a contrast of at least 3:1
+on white and on the dark page; text, axes and grid take theirs from CSS variables that
+follow the page's (or JupyterLab's) theme.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bokeh.models import (
+    BasicTicker,
+    ColumnDataSource,
+    DataRange1d,
+    FactorRange,
+    InlineStyleSheet,
+    NumeralTickFormatter,
+)
+from bokeh.models.annotations import Legend, LegendItem, Title
+from bokeh.models.renderers import GlyphRenderer
+from bokeh.plotting import figure
+from bokeh.transform import dodge
+
+from tlbkit.show.panels import Bars, Columns, Feed, Panel, Sweep
+
+BEFORE = "#b8590a"
+AFTER = "#1f6fb4"
+NEUTRAL = "#767676"
+"""A grey that can be read on white and on black."""
+
+INK_TAG = "ink"
+"""Marks the text glyphs whose colour the page sets, as CSS does not reach glyphs."""
+
+_INK = "var(--tlbkit-ink, var(--jp-ui-font-color1, #222))"
+_FAINT = "var(--tlbkit-faint, var(--jp-border-color2, #ddd))"
+_THEME = f""":host {{
+  --bk-text-color: {_INK};
+  --bk-axis-label-text-color: {_INK};
+  --bk-major-label-text-color: {_INK};
+  --bk-label-text-color: {_INK};
+  --bk-axis-line-color: {_FAINT};
+  --bk-major-tick-line-color: {_FAINT};
+  --bk-grid-line-color: {_FAINT};
+}}"""
+_THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
+
+_PAIR_HEIGHT = 46
+"""Pixels that one pair of bars takes."""
+
+
+def _blank(panel: Panel, **layout: Any) -> figure:
+    """Return an empty figure in the house style."""
+    plot = figure(
+        title=Title(text=panel.title, text_font_size="14px", text_font_style="normal"),
+        sizing_mode="stretch_width",
+        toolbar_location=None,
+        tools="",
+        background_fill_color=None,
+        border_fill_color=None,
+        outline_line_color=None,
+        min_border_right=12,
+        stylesheets=[InlineStyleSheet(css=_THEME)],
+        **layout,
+    )
+    for axis in plot.axis:
+        axis.axis_label_text_font_style = "normal"
+        axis.axis_label_text_font_size = "13px"
+        axis.major_label_text_font_size = "13px"
+        axis.minor_tick_line_color = None
+    return plot
+
+
+def _legend(
+    plot: figure, before: GlyphRenderer[Any], after: GlyphRenderer[Any]
+) -> None:
+    """Name the two looks above the plot."""
+    plot.add_layout(
+        Legend(
+            items=[
+                LegendItem(label="before", renderers=[before]),
+                LegendItem(label="after", renderers=[after]),
+            ],
+            orientation="horizontal",
+            background_fill_color=None,
+            border_line_color=None,
+            label_text_font_size="13px",
+            location="left",
+            glyph_width=26,
+            spacing=16,
+            padding=0,  # type: ignore[arg-type]  # its stub misses plain numbers
+            margin=4,
+            stylesheets=[InlineStyleSheet(css=_THEME_OF_LEGEND)],
+        ),
+        "above",
+    )
+
+
+def _sources(feed: Feed) -> Mapping[str, ColumnDataSource]:
+    """Make one named source for each part of *feed*."""
+    return {name: ColumnDataSource(data, name=name) for name, data in feed.items()}
+
+
+def _bars(panel: Bars, feed: Feed) -> figure:
+    """Draw pairs of horizontal bars with their values written at the ends."""
+    quantities = [str(name) for name in feed["pairs"]["quantity"]]
+    source = _sources(feed)["pairs"]
+    plot = _blank(
+        panel,
+        y_range=FactorRange(factors=quantities[::-1], range_padding=0.05),
+        x_range=DataRange1d(start=0, range_padding=0.2, only_visible=True),
+        height=110 + _PAIR_HEIGHT * len(quantities),
+    )
+    looks: dict[str, dict[str, Any]] = {
+        "before": {
+            "fill_alpha": 0.15,
+            "hatch_pattern": "right_diagonal_line",
+            "hatch_color": BEFORE,
+            "hatch_scale": 8,
+            "hatch_weight": 1.5,
+        },
+        "after": {"fill_alpha": 1.0},
+    }
+    drawn = []
+    for name, colour, offset in (("before", BEFORE, 0.19), ("after", AFTER, -0.19)):
+        place = dodge("quantity", offset, range=plot.y_range)
+        drawn.append(
+            plot.hbar(
+                y=place,
+                right=name,
+                height=0.34,
+                source=source,
+                fill_color=colour,
+                line_color=colour,
+                **looks[name],
+            )
+        )
+        values = plot.text(
+            x=name,
+            y=place,
+            text=f"{name}_label",
+            source=source,
+            x_offset=6,
+            text_baseline="middle",
+            text_font_size="13px",
+            text_color=NEUTRAL,
+        )
+        values.glyph.tags = [INK_TAG]
+    plot.ygrid.visible = False
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.xaxis.ticker = BasicTicker(desired_num_ticks=4, min_interval=1)
+    _legend(plot, *drawn)
+    return plot
+
+
+def _sweep(panel: Sweep, feed: Feed) -> figure:
+    """Draw two lines over a parameter and mark where the controls stand."""
+    sources = _sources(feed)
+    plot = _blank(
+        panel,
+        x_axis_type="log" if panel.doubling else "linear",
+        y_range=DataRange1d(start=0, range_padding=0.15),
+        height=300,
+        x_axis_label=panel.x_label,
+        y_axis_label=panel.y_label,
+    )
+    plot.vspan(
+        x="at",
+        source=sources["mark"],
+        line_color=NEUTRAL,
+        line_width=2,
+        line_dash="dotted",
+    )
+    drawn = []
+    for name, colour, dash, marker, fill in (
+        ("before", BEFORE, "dashed", "circle", None),
+        ("after", AFTER, "solid", "square", AFTER),
+    ):
+        drawn.append(
+            plot.line(
+                "x",
+                name,
+                source=sources["line"],
+                line_color=colour,
+                line_dash=dash,
+                line_width=2,
+            )
+        )
+        plot.scatter(
+            "x",
+            name,
+            source=sources["line"],
+            marker=marker,
+            size=7,
+            line_color=colour,
+            fill_color=fill,
+        )
+    plot.xgrid.visible = False
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
+    if panel.doubling:
+        plot.xaxis.ticker = [int(value) for value in feed["line"]["x"]][::2]
+    plot.xaxis.formatter = NumeralTickFormatter(format="0")
+    _legend(plot, *drawn)
+    return plot
+
+
+def draw(panel: Panel, columns: Columns) -> figure:
+    """Draw one panel for one answer.
+
+    Later answers are shown by replacing the data of the figure's named sources with
+    what ``panel.feed`` makes of their columns.
+    """
+    feed = panel.feed(columns)
+    return _bars(panel, feed) if isinstance(panel, Bars) else _sweep(panel, feed)

@@ -1,0 +1,32 @@
+"""The text rendering: what a terminal, a screen reader or a printed page gets."""
+
+from collections.abc import Sequence
+
+
+def _is_number(cell: str) -> bool:
+    """Tell whether *cell* belongs in a right-aligned column of numbers."""
+    return cell[:1].isdigit() or (cell[:1] in "+-" and cell[1:2].isdigit())
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lay out *rows* under *header* in columns, numbers to the right.
+
+    >>> print(table(["issued", "before"], [["TLBI VALE1IS", "64"], ["DSB", "2"]]))
+    issued        before
+    ------------  ------
+    TLBI VALE1IS      64
+    DSB                2
+    """
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    right = [bool(rows) and all(map(_is_number, column[1:])) for column in columns]
+
+    def line(cells: Sequence[str]) -> str:
+        padded = (
+            cell.rjust(width) if to_the_right else cell.ljust(width)
+            for cell, width, to_the_right in zip(cells, widths, right, strict=True)
+        )
+        return "  ".join(padded).rstrip()
+
+    rule = ["-" * width for width in widths]
+    return "\n".join(map(line, [header, rule, *rows]))
