@@ -12,6 +12,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -108,12 +109,12 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
     start = time.monotonic()
     STAMP.unlink(missing_ok=True)
     LOG.parent.mkdir(exist_ok=True)
-    live_or_not = {"TLBKIT_SITE_LIVE": "on" if live else "off"}
+    settings = {"TLBKIT_SITE_LIVE": "on" if live else "off", "NO_COLOR": "1"}
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [python.parent / "jupyter-book", "build", ".", "-W", "--keep-going", "-n"],
             cwd=ROOT,
-            env=environment.variables(python) | live_or_not,
+            env=environment.variables(python) | settings,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -151,12 +152,16 @@ def sources() -> Iterator[Path]:
 def complaint(text: str) -> str:
     """Return what matters of the failed build's output *text*."""
     lines = text.splitlines()
-    marked = [line for line in lines if "WARNING" in line or "ERROR" in line]
-    shown = "\n".join([*marked[:40], "", *lines[-15:], ""])
+    marked = [line for line in lines if re.search(r"WARNING|ERROR|Error:", line)]
+    shown = "\n".join(dict.fromkeys(marked[:40])) or "\n".join(lines[-20:])
+    hint = (
+        " Without the page's own Python: python3 book/serve.py --no-live"
+        if "Pyodide" in text
+        else ""
+    )
     return (
-        f"{shown}\nThe book was not built; all that the build said is in "
-        f"{LOG.relative_to(ROOT)}. If only the page's own Python (Pyodide) could not "
-        "be had, python3 book/serve.py --no-live builds a site without it."
+        f"{shown}\n\nThe book was not built; all that the build said is in "
+        f"{LOG.relative_to(ROOT)}.{hint}"
     )
 
 
