@@ -141,15 +141,16 @@ class Field:
 _IGNORED = "ignored in Non-secure state"
 _SHAREABILITY = ("non-shareable", "reserved", "outer shareable", "inner shareable")
 
-# Fields of one bit: name, bit, what 1 means, what 0 means.
-_TABLE_FLAGS = (
+# A field of one bit: name, bit, what 1 means, what 0 means.
+_Flag = tuple[str, int, str, str]
+_TABLE_FLAGS: tuple[_Flag, ...] = (
     ("NSTable", 63, _IGNORED, _IGNORED),
     ("APTable[1]", 62, "nobody writes below this table", "no limit on writing"),
     ("APTable[0]", 61, "EL0 reads and writes nothing below", "no limit on EL0"),
     ("UXNTable", 60, "EL0 executes nothing below", "no limit on EL0 execution"),
     ("PXNTable", 59, "EL1 executes nothing below", "no limit on EL1 execution"),
 )
-_LEAF_FLAGS = (
+_LEAF_FLAGS: tuple[_Flag, ...] = (
     ("UXN", 54, "EL0 may not execute", "EL0 may execute"),
     ("PXN", 53, "EL1 may not execute", "EL1 may execute"),
     ("Contiguous", 52, "one of a contiguous group", "stands alone"),
@@ -161,7 +162,9 @@ _LEAF_FLAGS = (
     ("AP[1]", 6, "EL0 may access", "EL1 only"),
     ("NS", 5, _IGNORED, _IGNORED),
 )
-_BLOCK_FLAGS = (("nT", 16, "should not be cached in a TLB", "may be cached"),)
+_BLOCK_FLAGS: tuple[_Flag, ...] = (
+    ("nT", 16, "should not be cached in a TLB", "may be cached"),
+)
 
 
 def describe(

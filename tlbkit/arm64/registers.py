@@ -11,7 +11,7 @@ PAR_EL1.
 from __future__ import annotations
 
 from dataclasses import Field, dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 from tlbkit.arm64.descriptor import MASK64, OUTER_SHAREABLE
 from tlbkit.arm64.fault import Fault, from_status_code, status_code
@@ -258,8 +258,7 @@ def effective_shareability(attr: int, sh: int) -> int:
     return OUTER_SHAREABLE if device or non_cacheable else sh
 
 
-@dataclass(frozen=True, slots=True)
-class PAR:
+class PAR(NamedTuple):
     """PAR_EL1: what an address translation instruction reports.
 
     Attributes:

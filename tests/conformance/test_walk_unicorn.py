@@ -1,0 +1,112 @@
+"""Our walk and Unicorn's MMU agree about random tables, many thousand times a run."""
+
+from collections import Counter
+from collections.abc import Iterable
+from random import Random
+from typing import NamedTuple
+
+import pytest
+from random_tables import TableImage, random_image
+from unicorn_oracle import TABLES, TABLES_SIZE, UnicornMMU
+
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.granule import GRANULES, LAST_LEVEL
+from tlbkit.arm64.image import AT_ACCESS, Words, par
+from tlbkit.arm64.regime import Regime
+from tlbkit.arm64.registers import MAIR, PAR, SCTLR, TCR, TTBR
+from tlbkit.arm64.walk import Translation, translate
+
+SEED = 20
+IMAGES = 300
+PROBES_AT_LEAST = 50_000
+QUESTIONS = [(name, pan) for name in AT_ACCESS for pan in (0, 1)]
+
+# What an answer can be here, each of which must turn up often enough to be tested:
+# a fault by kind and level, a success by log2 of the bytes of the page or block.
+CLASSES = (
+    *(("translation", level) for level in range(4)),
+    *((kind, level) for kind in ("access_flag", "permission") for level in (1, 2, 3)),
+    *(
+        ("ok", granule.shift(level))
+        for granule in GRANULES
+        for level in range(LAST_LEVEL + 1)
+        if granule.has_leaf(level)
+    ),
+)
+CLASS_AT_LEAST = 500
+
+
+class Judgement(NamedTuple):
+    """What both said about all images.
+
+    Attributes:
+        seen: Unicorn's answers, counted by class.
+        different: where the two disagree: the probe and both answers.
+    """
+
+    seen: Counter[tuple[str, int]]
+    different: list[object]
+
+
+def shareability_is_known_wrong(par_el1: PAR) -> bool:
+    """Unicorn's PAR.SH means nothing for Device and Non-cacheable memory."""
+    return par_el1.attr < 0x10 or par_el1.attr in {0x40, 0x44}
+
+
+def class_of(outcome: Translation | Fault) -> tuple[str, int]:
+    """The class of an answer."""
+    if isinstance(outcome, Fault):
+        return outcome.kind.value, outcome.level
+    return "ok", outcome.leaf.shift
+
+
+def judge(images: Iterable[TableImage]) -> Judgement:
+    """Ask both about every address of every image, with every instruction."""
+    unicorn = UnicornMMU()
+    judgement = Judgement(Counter(), [])
+    for registers, words, vas in images:
+        unicorn.load(registers, words)
+        memory = Words(words)
+        regime = Regime.of(
+            tcr=TCR.decode(registers["TCR"]),
+            mair=MAIR.decode(registers["MAIR"]),
+            ttbr0=TTBR.decode(registers["TTBR0"]),
+            ttbr1=TTBR.decode(registers["TTBR1"]),
+            sctlr=SCTLR.decode(registers["SCTLR"]),
+        )
+        for name, pan in QUESTIONS:
+            need = AT_ACCESS[name][pan]
+            for va, raw in zip(vas, unicorn.translate(name, vas, pan), strict=True):
+                outcome = translate(regime, memory, va, need)
+                ours, theirs = par(outcome, va), PAR.decode(raw)
+                if shareability_is_known_wrong(ours):
+                    theirs = theirs._replace(sh=ours.sh)
+                if ours != theirs:
+                    judgement.different.append((hex(va), name, pan, ours, theirs))
+                judgement.seen[class_of(outcome)] += 1
+    return judgement
+
+
+@pytest.fixture(scope="module")
+def judgement() -> Judgement:
+    """Judge many random images once."""
+    rng = Random(SEED)
+    return judge(random_image(rng, TABLES, TABLES + TABLES_SIZE) for _ in range(IMAGES))
+
+
+def test_every_answer_is_unicorns(judgement: Judgement) -> None:
+    """Address, attributes, shareability, kind and level of fault are the same."""
+    different = judgement.different
+    print(f"{judgement.seen.total():,} probes judged by Unicorn")
+    assert not different, f"{len(different)} differ, such as {different[:3]}"
+
+
+def test_enough_of_everything_was_judged(judgement: Judgement) -> None:
+    """At least 50,000 probes, and every class of answer many hundred times."""
+    seen = judgement.seen
+    print("\n".join(f"{seen[answer]:7,} {answer}" for answer in CLASSES))
+    assert seen.total() >= PROBES_AT_LEAST
+    assert min(seen[answer] for answer in CLASSES) >= CLASS_AT_LEAST
+    # Nothing falls outside the classes; in particular there is no address size fault,
+    # which Unicorn could not have confirmed.
+    assert set(seen) == set(CLASSES)
