@@ -7,7 +7,7 @@ follow the page's (or JupyterLab's) theme.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bokeh.models import (
     BasicTicker,
@@ -18,11 +18,13 @@ from bokeh.models import (
     NumeralTickFormatter,
 )
 from bokeh.models.annotations import Legend, LegendItem, Title
-from bokeh.models.renderers import GlyphRenderer
 from bokeh.plotting import figure
 from bokeh.transform import dodge
 
 from tlbkit.show.panels import Bars, Columns, Feed, Panel, Sweep
+
+if TYPE_CHECKING:
+    from bokeh.models.renderers import GlyphRenderer
 
 BEFORE = "#b8590a"
 AFTER = "#1f6fb4"
@@ -72,7 +74,7 @@ def _blank(panel: Panel, **layout: Any) -> figure:
 
 
 def _legend(
-    plot: figure, before: GlyphRenderer[Any], after: GlyphRenderer[Any]
+    plot: figure, before: "GlyphRenderer[Any]", after: "GlyphRenderer[Any]"
 ) -> None:
     """Name the two looks above the plot."""
     plot.add_layout(

@@ -1,6 +1,5 @@
 """The Jupyter rendering: ipywidgets over a real kernel, figures by Bokeh."""
 
-from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +31,17 @@ def _control(parameter: "Parameter", value: Value) -> widgets.ValueWidget:
         value=value,
         description=parameter.label,
         style={"description_width": "8em"},
-        layout={"width": "24em"},
+        layout={"width": "32em", "max_width": "100%"},
+    )
+
+
+def _table(answer: "Answer") -> str:
+    """Return the table in the notebook's own look."""
+    return (
+        "<style>.tlbkit-table :is(th, td) { padding: 0.1em 1.5em 0.1em 0;"
+        " text-align: right; font-weight: normal }"
+        " .tlbkit-table th:first-child { text-align: left }</style>"
+        f'<div class="tlbkit-table">{table_html(answer)}</div>'
     )
 
 
@@ -64,7 +73,7 @@ def widget(explorer: Explorer) -> widgets.VBox:
     answer = scenario.answer(explorer.start)
     plots = [draw(panel, answer.columns) for panel in panels_of(scenario.name)]
     status = widgets.HTML(_status(answer.text))
-    table = widgets.HTML(table_html(answer))
+    table = widgets.HTML(_table(answer))
 
     def ask(_: Any) -> None:
         settings = {name: control.value for name, control in controls.items()}
@@ -75,19 +84,24 @@ def widget(explorer: Explorer) -> widgets.VBox:
             return
         _feed_figures(plots, scenario.name, answer)
         status.value = _status(answer.text)
-        table.value = table_html(answer)
+        table.value = _table(answer)
 
     for control in controls.values():
         control.observe(ask, names="value")
 
-    boxed = partial(widgets.Box, layout={"flex": "1 1 22em", "min_width": "18em"})
     return widgets.VBox(
         [
             widgets.HTML(f"<b>{escape(scenario.title)}</b>"),
             *controls.values(),
             status,
             widgets.HBox(
-                [boxed([BokehModel(plot)]) for plot in plots],
+                [
+                    widgets.VBox(
+                        [BokehModel(plot)],
+                        layout={"flex": "1 1 22em", "min_width": "18em"},
+                    )
+                    for plot in plots
+                ],
                 layout={"flex_flow": "row wrap"},
             ),
             table,
