@@ -109,12 +109,12 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
     start = time.monotonic()
     STAMP.unlink(missing_ok=True)
     LOG.parent.mkdir(exist_ok=True)
-    settings = {"TLBKIT_SITE_LIVE": "on" if live else "off", "NO_COLOR": "1"}
+    setting = {"TLBKIT_SITE_LIVE": "on" if live else "off"}
     with LOG.open("w", encoding="utf-8") as log:
         done = subprocess.run(
             [python.parent / "jupyter-book", "build", ".", "-W", "--keep-going", "-n"],
             cwd=ROOT,
-            env=environment.variables(python) | settings,
+            env=environment.variables(python) | setting,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -151,6 +151,7 @@ def sources() -> Iterator[Path]:
 
 def complaint(text: str) -> str:
     """Return what matters of the failed build's output *text*."""
+    text = re.sub(r"\x1b\[[\d;]*m", "", text)  # Sphinx colours even what goes to a file
     lines = text.splitlines()
     marked = [line for line in lines if re.search(r"WARNING|ERROR|Error:", line)]
     shown = "\n".join(dict.fromkeys(marked[:40])) or "\n".join(lines[-20:])
