@@ -1,9 +1,11 @@
-"""An MMU that is not ours: the AArch64 CPU of Unicorn, asked through AT instructions.
+"""An MMU that is not ours: the AArch64 CPU of Unicorn.
 
-`UnicornMMU` describes a table image to Unicorn and lets it execute ``AT S1E..`` for a
-list of addresses; what it leaves in PAR_EL1 is the judgement. The little program runs
-at EL2 with the EL2 MMU off, so that the image under test need not map it, and an AT
-instruction walks the tables anew each time, so that no TLB stands between.
+`UnicornMMU` holds a table image and is asked in two ways. `translate` executes
+``AT S1E..`` for a list of addresses; what that leaves in PAR_EL1 is the judgement. The
+little program runs at EL2 with the EL2 MMU off, so that the image under test need not
+map it, and an AT instruction walks the tables anew each time. `fetches` starts
+execution at an address and sees whether there is an instruction abort, which is the
+only way to ask about the right to execute; it tells neither kind nor level.
 
 Unicorn 2.1.4 is built on the core of QEMU 5.0.1, which differs from the architecture
 in ways that a test must leave out by rule:
@@ -27,8 +29,13 @@ from unicorn.arm64_const import (
     UC_ARM64_REG_X1,
     UC_CPU_ARM64_MAX,
 )
-from unicorn.unicorn_const import UC_ARCH_ARM64, UC_MODE_ARM
-from unicorn.unicorn_py3 import Uc
+from unicorn.unicorn_const import (
+    UC_ARCH_ARM64,
+    UC_ERR_FETCH_UNMAPPED,
+    UC_HOOK_INTR,
+    UC_MODE_ARM,
+)
+from unicorn.unicorn_py3 import Uc, UcError
 
 # Where things are in physical memory. Tables may lie anywhere in their window.
 PROGRAM = 0x0800_0000
@@ -39,6 +46,7 @@ WINDOW_SIZE = 0x0020_0000
 LARGEST_BATCH = (PROGRAM + WINDOW_SIZE - ADDRESSES) // 8
 
 PSTATE_EL2H = 0x3C9  # EL2 with its own stack pointer, interrupts masked
+PSTATE_BY_EL = (0x3C0, 0x3C5)
 PSTATE_PAN = 1 << 22
 SCTLR_MMU_ON = 0x30D0_0801  # M, and the bits that read as one
 
@@ -52,6 +60,9 @@ REGISTERS = {
     "TCR": (2, 0, 3, 0, 2),
     "MAIR": (10, 2, 3, 0, 0),
 }
+# What Unicorn's interrupt hook calls an instruction abort.
+INSTRUCTION_ABORT = 3
+
 SCR_RW_NS = 1 << 10 | 1  # lower levels are AArch64, and Non-secure
 HCR_RW = 1 << 31  # EL1 is AArch64; without it, walks follow the AArch32 rules
 
@@ -93,15 +104,25 @@ class UnicornMMU:
         for number, (name, encoding) in enumerate(INSTRUCTIONS.items()):
             self._entry[name] = PROGRAM + number * PROGRAM_SIZE
             self._cpu.mem_write(self._entry[name], program(*encoding))
+        self._exceptions: list[int] = []
+        self._cpu.hook_add(UC_HOOK_INTR, self._exception)
         self._set("SCR_EL3", SCR_RW_NS)
-        # A change of PSTATE takes effect with the next write of a system register.
-        self._cpu.reg_write(UC_ARM64_REG_PSTATE, PSTATE_EL2H)
-        self._set("HCR_EL2", HCR_RW)
+        self._enter(PSTATE_EL2H)
         self._loaded: dict[int, int] = {}
 
     def _set(self, register: str, value: int) -> None:
         """Write a system register."""
         self._cpu.reg_write(UC_ARM64_REG_CP_REG, (*REGISTERS[register], value))
+
+    def _enter(self, pstate: int) -> None:
+        """Go to an exception level; it counts from the next system register write."""
+        self._cpu.reg_write(UC_ARM64_REG_PSTATE, pstate)
+        self._set("HCR_EL2", HCR_RW)
+
+    def _exception(self, cpu: Uc, number: int, _: object) -> None:
+        """Note an exception instead of taking it."""
+        self._exceptions.append(number)
+        cpu.emu_stop()
 
     def load(self, registers: dict[str, int], memory: dict[int, int]) -> None:
         """Hold another image.
@@ -129,3 +150,18 @@ class UnicornMMU:
         self._cpu.emu_start(entry, entry + 28)
         answers = self._cpu.mem_read(ADDRESSES, 8 * len(vas))
         return list(struct.unpack(f"<{len(vas)}Q", answers))
+
+    def fetches(self, vas: list[int], el: int) -> list[bool]:
+        """Whether an instruction fetch from each of *vas* at *el* translates."""
+        self._enter(PSTATE_BY_EL[el])
+        answers = []
+        for va in vas:
+            self._exceptions.clear()
+            try:
+                self._cpu.emu_start(va, va + 4, count=1)
+            except UcError as error:
+                # It got as far as physical memory, where there is nothing.
+                assert error.errno == UC_ERR_FETCH_UNMAPPED  # noqa: PT017 - no test
+            answers.append(INSTRUCTION_ABORT not in self._exceptions)
+        self._enter(PSTATE_EL2H)
+        return answers
