@@ -1,0 +1,62 @@
+"""What user space and the kernel say to each other through a userfaultfd.
+
+Source: include/uapi/linux/userfaultfd.h, v6.19.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+UFFD_FEATURE_PAGEFAULT_FLAG_WP: Final = 1 << 0
+UFFD_FEATURE_EVENT_REMAP: Final = 1 << 2
+UFFD_FEATURE_EVENT_REMOVE: Final = 1 << 3
+UFFD_FEATURE_EVENT_UNMAP: Final = 1 << 6
+UFFD_FEATURE_SIGBUS: Final = 1 << 7
+UFFD_FEATURE_EXACT_ADDRESS: Final = 1 << 11
+UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
+UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
+UFFD_FEATURE_MOVE: Final = 1 << 16
+
+FEATURES: Final = {
+    name.removeprefix("UFFD_FEATURE_"): value
+    for name, value in list(globals().items())
+    if name.startswith("UFFD_FEATURE_")
+}
+"""What a context may ask for, by the kernel's names without their common beginning.
+
+Not modelled: minor faults, hugetlbfs, thread numbers, poison, and telling of a fork.
+"""
+
+UFFDIO_REGISTER_MODE_MISSING: Final = 1 << 0
+UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
+
+UFFDIO_COPY_MODE_DONTWAKE: Final = 1 << 0
+UFFDIO_COPY_MODE_WP: Final = 1 << 1
+UFFDIO_ZEROPAGE_MODE_DONTWAKE: Final = 1 << 0
+UFFDIO_WRITEPROTECT_MODE_WP: Final = 1 << 0
+UFFDIO_WRITEPROTECT_MODE_DONTWAKE: Final = 1 << 1
+UFFDIO_MOVE_MODE_DONTWAKE: Final = 1 << 0
+UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES: Final = 1 << 1
+
+
+@dataclass(frozen=True, slots=True)
+class UffdMsg:
+    """One message to user space: struct uffd_msg.
+
+    Attributes:
+        event: What happened.
+        address: Of the page that faulted, or as accessed with EXACT_ADDRESS; of a range
+            that changed, its beginning.
+        write: The access that faulted was a write.
+        wp: It hit a write-protected page; otherwise the page was missing.
+        end: Of a range that changed.
+        to: Where a range was moved to by mremap.
+    """
+
+    event: Literal["pagefault", "remap", "remove", "unmap"]
+    address: int
+    write: bool = False
+    wp: bool = False
+    end: int = 0
+    to: int = 0
