@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64 import tlbi
 from tlbkit.arm64.descriptor import AF, AP_READ_ONLY
@@ -37,12 +37,38 @@ class NoRegimeError(TlbkitError):
         self.cpu = cpu
 
 
+class Place(NamedTuple):
+    """Where an access went.
+
+    Attributes:
+        va: As the program gave it.
+        pa: Where it led.
+    """
+
+    va: int
+    pa: int
+
+
 class Cpu:
     """One core of a machine.
 
     Args:
         number: From 0.
         machine: Whose memory and whose events it shares.
+
+    Events, by kind, and what they carry:
+
+    - ``read``, ``write``, ``execute``: the `Place`; the word that is there before and
+      after, as far as the access sees it.
+    - ``fault``: the address; ``new`` is the `Fault`.
+    - ``walk``: the address; ``old`` is the `Table` that it went on from, or ``None``,
+      and ``new`` is the translation or the fault.
+    - ``store``, ``hardware``: physical address of a descriptor that software, or the
+      walker itself, changed; the descriptor before and after.
+    - ``tlbi``: the `Operation`; ``new`` is its operand.
+    - ``dsb``, ``isb``: the kind of DSB. What it completes is told after it, as ``drop``.
+    - ``switch``: ``"ttbr"``; the regime before and after.
+    - ``irq``: ``"on"`` or ``"off"``.
     """
 
     __slots__ = (
@@ -87,7 +113,7 @@ class Cpu:
             return
         old, self._regime = self._regime, regime
         self._asid = regime.asid
-        if self._events.heard:
+        if "switch" in self._events.heard:
             self._events.emit(self.number, "switch", "ttbr", old, regime)
 
     def translate(self, va: int, need: int) -> int | Fault:
@@ -145,7 +171,7 @@ class Cpu:
         found = walk(regime, self._memory, va, resume, tables)
         for table in tables:
             self.tlb.fill_table(table, asid)
-        if self._events.heard:
+        if "walk" in self._events.heard:
             self._events.emit(self.number, "walk", va, resume, found)
         return found
 
@@ -170,11 +196,11 @@ class Cpu:
         """Write access flag or dirty state unless the descriptor changed meanwhile."""
         pa = found.descriptor_pa
         old = self._memory.compare_exchange(pa, found.descriptor, new)
-        if old == found.descriptor and self._events.heard:
+        if old == found.descriptor and "hardware" in self._events.heard:
             self._events.emit(self.number, "hardware", pa, old, new, "access or dirty")
 
     def _fault(self, va: int, fault: Fault) -> Fault:
-        if self._events.heard:
+        if "fault" in self._events.heard:
             self._events.emit(self.number, "fault", va, new=fault)
         return fault
 
@@ -195,8 +221,8 @@ class Cpu:
         if isinstance(pa, Fault):
             return pa
         value = self._memory.read(pa)
-        if self._events.heard:
-            self._events.emit(self.number, "read", va, new=value)
+        if "read" in self._events.heard:
+            self._events.emit(self.number, "read", Place(va, pa), new=value)
         return value
 
     def write(self, va: int, value: int, need: int = EL0_WRITE) -> Fault | None:
@@ -204,10 +230,10 @@ class Cpu:
         pa = self.translate(va, need)
         if isinstance(pa, Fault):
             return pa
-        if self._events.heard:
+        if "write" in self._events.heard:
             old = self._memory.read(pa)
             self._memory.write(pa, value)
-            self._events.emit(self.number, "write", va, old, value)
+            self._events.emit(self.number, "write", Place(va, pa), old, value)
         else:
             self._memory.write(pa, value)
         return None
@@ -217,15 +243,15 @@ class Cpu:
         pa = self.translate(va, need)
         if isinstance(pa, Fault):
             return pa
-        if self._events.heard:
-            self._events.emit(self.number, "execute", va)
+        if "execute" in self._events.heard:
+            self._events.emit(self.number, "execute", Place(va, pa))
         return None
 
     # -- descriptors -----------------------------------------------------------------
 
     def store(self, pa: int, value: int, why: str = "") -> None:
         """Store a descriptor at physical address *pa*."""
-        if self._events.heard:
+        if "store" in self._events.heard:
             old = self._memory.read(pa)
             self._memory.write(pa, value)
             self._events.emit(self.number, "store", pa, old, value, why)
@@ -235,14 +261,14 @@ class Cpu:
     def swap(self, pa: int, value: int, why: str = "") -> int:
         """Exchange a descriptor in one atomic step, and return the old one."""
         old = self._memory.swap(pa, value)
-        if self._events.heard:
+        if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
         return old
 
     def compare_exchange(self, pa: int, old: int, new: int, why: str = "") -> int:
         """Replace a descriptor if it is *old*, in one atomic step; return what it was."""
         was = self._memory.compare_exchange(pa, old, new)
-        if was == old and self._events.heard:
+        if was == old and "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, new, why)
         return was
 
@@ -258,7 +284,7 @@ class Cpu:
         if self.machine.omits(f"tlbi {name}"):
             return
         self.in_flight.append((operation, operand))
-        if self._events.heard:
+        if "tlbi" in self._events.heard:
             self._events.emit(self.number, "tlbi", operation, new=operand)
 
     def dsb(self, kind: str) -> None:
@@ -268,12 +294,10 @@ class Cpu:
         TLBI. Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance".
         """
         if kind not in _BARRIERS:
-            raise InputError(
-                f"dsb {kind!r}: known are {', '.join(sorted(_BARRIERS))}"
-            )
+            raise InputError(f"dsb {kind!r}: known are {', '.join(sorted(_BARRIERS))}")
         if self.machine.omits(f"dsb {kind}"):
             return
-        if self._events.heard:
+        if "dsb" in self._events.heard:
             self._events.emit(self.number, "dsb", kind)
         if kind == "nsh":
             local = [one for one in self.in_flight if not one[0].broadcast]
@@ -287,7 +311,7 @@ class Cpu:
         """Make what follows use what was completed before it."""
         if self.machine.omits("isb"):
             return
-        if self._events.heard:
+        if "isb" in self._events.heard:
             self._events.emit(self.number, "isb")
 
     # -- interrupts ------------------------------------------------------------------
@@ -300,13 +324,13 @@ class Cpu:
     def irq_disable(self) -> None:
         """Hold interrupts off; calls nest."""
         self._irqs_off += 1
-        if self._events.heard:
+        if "irq" in self._events.heard:
             self._events.emit(self.number, "irq", "off")
 
     def irq_enable(self) -> None:
         """Undo one `irq_disable`; at the last, take the interrupts that were held."""
         self._irqs_off -= 1
-        if self._events.heard:
+        if "irq" in self._events.heard:
             self._events.emit(self.number, "irq", "on" if self.irqs_on else "off")
         while self._held and self.irqs_on:
             self._held.pop(0)(self)
@@ -317,4 +341,3 @@ class Cpu:
             handler(self)
         else:
             self._held.append(handler)
-

@@ -80,7 +80,7 @@ class Machine:
         waiting = [cpu for cpu in targets if cpu is not sender]
         if self.omits("ipi"):
             return
-        if self.events.heard:
+        if "ipi" in self.events.heard:
             numbers = tuple(cpu.number for cpu in waiting)
             self.events.emit(sender.number, "ipi", numbers, why=why)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 GLOBAL = 0x10000
 """The tag of an entry that answers for every ASID (nG = 0)."""
 
+_WALK_CACHE = "walk cache"
 _SHIFT_BITS = 8
 _TAG_BITS = 17 + _SHIFT_BITS
 
@@ -185,6 +186,18 @@ def _level_matches(level: int, target: Target, granule_shift: int) -> bool:
     return target.tg_shift == granule_shift and target.level == level
 
 
+class CachedTable(NamedTuple):
+    """One table descriptor in a walk cache.
+
+    Attributes:
+        asid: The ASID at the fill.
+        table: The descriptor, and where it leads.
+    """
+
+    asid: int
+    table: Table
+
+
 class WalkCache:
     """Table descriptors met on earlier walks, which let a new walk start further down.
 
@@ -211,17 +224,21 @@ class WalkCache:
                 return table
         return None
 
-    def fill(self, table: Table, asid: int) -> None:
-        """Keep *table* for walks under *asid*."""
+    def fill(self, table: Table, asid: int) -> CachedTable | None:
+        """Keep *table* for walks under *asid*; return what it replaced, if anything."""
         if not self.entries:
-            return
+            return None
         key = (table.va >> table.shift, table.shift, asid)
-        if self._tables.pop(key, None) is None:
+        victim = self._tables.pop(key, None)
+        replaced = None if victim is None else CachedTable(asid, victim)
+        if victim is None:
             if len(self._tables) >= self.entries:
-                del self._tables[next(iter(self._tables))]
+                oldest = next(iter(self._tables))
+                replaced = CachedTable(oldest[2], self._tables.pop(oldest))
             if table.shift not in self.shifts:
                 self.shifts = sorted([*self.shifts, table.shift])
         self._tables[key] = table
+        return replaced
 
     def items(self) -> Iterator[tuple[int, Table]]:
         """Go over all (ASID, table) pairs, the oldest use first."""
@@ -281,11 +298,20 @@ class Tlb:
     Args:
         cpu: Number of the CPU, for events.
         model: Geometry.
-        events: Told of each ``fill`` and ``drop``; ``what`` is the `Entry` (or the
-            `Table` of the walk cache), ``new`` or ``old`` names the structure.
+        events: Told of each ``fill`` and ``drop``; ``what`` is the `Entry` (or, of the
+            walk cache, the `CachedTable`), ``new`` or ``old`` names the structure.
     """
 
-    __slots__ = ("_cpu", "_events", "arrays", "granule_shift", "l1d", "l1i", "l2", "walk")
+    __slots__ = (
+        "_cpu",
+        "_events",
+        "arrays",
+        "granule_shift",
+        "l1d",
+        "l1i",
+        "l2",
+        "walk",
+    )
 
     def __init__(self, cpu: int, model: CpuModel, events: Stream) -> None:
         self._cpu = cpu
@@ -311,9 +337,14 @@ class Tlb:
 
     def fill_table(self, table: Table, asid: int) -> None:
         """Keep *table* in the walk cache."""
-        self.walk.fill(table, asid)
-        if self._events.heard:
-            self._events.emit(self._cpu, "fill", table, new="walk cache")
+        replaced = self.walk.fill(table, asid)
+        heard = self._events.heard
+        if replaced is not None and "drop" in heard:
+            self._drop_event(replaced, _WALK_CACHE, "replaced")
+        if "fill" in heard:
+            self._events.emit(
+                self._cpu, "fill", CachedTable(asid, table), new=_WALK_CACHE
+            )
 
     def entries(self) -> list[Entry]:
         """Return each distinct translation held, in whichever structure."""
@@ -322,36 +353,35 @@ class Tlb:
     def drop(self, entry: Entry, why: str = "dropped by the CPU") -> None:
         """Drop *entry* wherever it is held; a TLB may do so at any time."""
         for array in self.arrays:
-            if array.drop(entry) and self._events.heard:
-                self._events.emit(self._cpu, "drop", entry, old=array.name, why=why)
+            if array.drop(entry) and "drop" in self._events.heard:
+                self._drop_event(entry, array.name, why)
 
     def invalidate(self, operation: Operation, target: Target) -> None:
         """Drop exactly what one TLBI names."""
+        heard = self._events.heard
         for array in self.arrays:
             if not array.asids:
                 continue
             dropped = array.invalidate(operation, target, self.granule_shift)
-            if self._events.heard:
+            if "drop" in heard:
                 for entry in dropped:
-                    self._events.emit(
-                        self._cpu, "drop", entry, old=array.name, why=operation.name
-                    )
+                    self._drop_event(entry, array.name, operation.name)
         if operation.last_level:
             return
         tables = self.walk.invalidate(operation, target, self.granule_shift)
-        if self._events.heard:
-            for _, table in tables:
-                self._events.emit(
-                    self._cpu, "drop", table, old="walk cache", why=operation.name
-                )
+        if "drop" in heard:
+            for asid, table in tables:
+                self._drop_event(CachedTable(asid, table), _WALK_CACHE, operation.name)
 
     def _keep(self, array: TlbArray, entry: Entry) -> None:
         if entry.shift not in array.geometry.shifts:
             return
         victim = array.fill(entry)
-        if self._events.heard:
-            if victim is not None:
-                self._events.emit(
-                    self._cpu, "drop", victim, old=array.name, why="replaced"
-                )
+        heard = self._events.heard
+        if victim is not None and "drop" in heard:
+            self._drop_event(victim, array.name, "replaced")
+        if "fill" in heard:
             self._events.emit(self._cpu, "fill", entry, new=array.name)
+
+    def _drop_event(self, what: Entry | CachedTable, array: str, why: str) -> None:
+        self._events.emit(self._cpu, "drop", what, old=array, why=why)

@@ -69,7 +69,8 @@ class Thread:
     """One thread of a process, on one CPU.
 
     System calls raise `SystemCallError` with the errno that Linux would give; accesses
-    raise `Signal` where Linux would send one.
+    raise `Signal` where Linux would send one. Each system call begins with an event
+    ``call``: ``what`` is its name, ``new`` its arguments.
     """
 
     __slots__ = ("_kernel", "_mm", "cpu")
@@ -92,6 +93,13 @@ class Thread:
         core = machine.cpu(self.cpu if cpu is None else cpu)
         self._kernel.sched.run_on(self.mm, core)
         return core
+
+    def _call(self, name: str, *arguments: int | str) -> None:
+        """Enter the kernel for the system call *name*, on the thread's CPU."""
+        core = self._enter()
+        events = self._kernel.machine.events
+        if "call" in events.heard:
+            events.emit(core.number, "call", name, new=arguments)
 
     @staticmethod
     def _result(call: str, value: int) -> int:
@@ -164,7 +172,7 @@ class Thread:
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
         flags |= MAP_NORESERVE * noreserve
         protection = _protection(prot)
-        self._enter()
+        self._call("mmap", length, prot)
         mm = self.mm
         mm.mmap_lock.down_write()
         result = self._kernel.mmap.do_mmap(mm, addr, length, protection, flags)
@@ -173,7 +181,7 @@ class Thread:
 
     def munmap(self, address: int, length: int) -> None:
         """Remove every mapping of a range."""
-        self._enter()
+        self._call("munmap", address, length)
         mm = self.mm
         mm.mmap_lock.down_write()
         result = self._kernel.mmap.do_munmap(mm, address, length)
@@ -183,7 +191,7 @@ class Thread:
     def mprotect(self, address: int, length: int, prot: str) -> None:
         """Give a range the rights *prot*, a name of `PROT`."""
         protection = _protection(prot)
-        self._enter()
+        self._call("mprotect", address, length, prot)
         self._result(
             "mprotect",
             self._kernel.mprotect.do_mprotect_pkey(
@@ -207,7 +215,7 @@ class Process(Thread):
         Args:
             cpu: Where the child runs; the parent's CPU if not given.
         """
-        self._enter()
+        self._call("fork")
         kernel = self._kernel
         number = self.cpu if cpu is None else kernel.machine.cpu(cpu).number
         copy = kernel.fork.dup_mm(self.mm)
@@ -219,7 +227,7 @@ class Process(Thread):
 
     def execve(self) -> None:
         """Replace the address space by an empty one, as a new program's."""
-        self._enter()
+        self._call("execve")
         mm = self._kernel.fork.mm_alloc()
         if mm is None:
             raise SystemCallError("execve", ENOMEM)
@@ -230,7 +238,7 @@ class Process(Thread):
 
     def exit(self) -> None:
         """End the process and give back all that it had."""
-        self._enter()
+        self._call("exit")
         mm = self.mm
         self._mm = None
         self._kernel.processes.remove(self)

@@ -53,7 +53,7 @@ class SpinLock:
                 raise LockError(cpu.number, self.name, "taken twice by its holder")
             machine.wait(lambda: self.holder is None, self.name)
         self.holder = cpu
-        if machine.events.heard:
+        if "lock" in machine.events.heard:
             machine.events.emit(cpu.number, "lock", self.name, new="acquired")
 
     def try_acquire(self) -> bool:
@@ -69,7 +69,7 @@ class SpinLock:
         if self.holder is not cpu:
             raise LockError(cpu.number, self.name, "released by one who has it not")
         self.holder = None
-        if self.machine.events.heard:
+        if "lock" in self.machine.events.heard:
             self.machine.events.emit(cpu.number, "lock", self.name, new="released")
 
     @property
@@ -183,5 +183,5 @@ class RwSemaphore:
 
     def _say(self, how: str) -> None:
         machine = self.machine
-        if machine.events.heard:
+        if "lock" in machine.events.heard:
             machine.events.emit(machine.running.number, "lock", self.name, new=how)

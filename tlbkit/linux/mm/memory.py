@@ -194,7 +194,7 @@ class Memory:
         if vmf.flags & FAULT_FLAG_TRIED:
             return
         if vmf.flags & FAULT_FLAG_WRITE:
-            if self._machine.events.heard:
+            if "spurious" in self._machine.events.heard:
                 cpu = self._machine.running.number
                 self._machine.events.emit(cpu, "spurious", vmf.real_address, new=level)
             self._kernel.fault.flush_tlb_fix_spurious_fault(vmf.vma, vmf.address, level)

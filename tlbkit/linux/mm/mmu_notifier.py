@@ -33,7 +33,7 @@ class MmuNotifier:
     ) -> None:
         """Tell devices that translations of [start, end) are being flushed."""
         machine = self._machine
-        if machine.events.heard:
+        if "notifier" in machine.events.heard:
             machine.events.emit(
                 machine.running.number, "notifier", (start, end), new=mm
             )
@@ -63,7 +63,7 @@ class MmuNotifier:
 
     def _range(self, when: str, mm: MmStruct, why: str, start: int, end: int) -> None:
         machine = self._machine
-        if machine.events.heard:
+        if "notifier range" in machine.events.heard:
             cpu = machine.running.number
             machine.events.emit(
                 cpu, "notifier range", (start, end), old=when, new=mm, why=why

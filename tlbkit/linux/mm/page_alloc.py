@@ -87,7 +87,7 @@ class PageAlloc:
         else:
             self._folios[first] = folio
         self.in_use += 1 << order
-        if self._machine.events.heard:
+        if "alloc" in self._machine.events.heard:
             self._machine.events.emit(
                 self._machine.running.number, "alloc", pfn, new=order
             )
@@ -119,7 +119,7 @@ class PageAlloc:
         self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
         self._free[folio.order].append(folio.pfn)
         self.in_use -= folio.nr_pages
-        if self._machine.events.heard:
+        if "free" in self._machine.events.heard:
             self._machine.events.emit(
                 self._machine.running.number, "free", folio.pfn, old=folio.order
             )
