@@ -226,9 +226,9 @@ class Process(Thread):
         return child
 
     def execve(self) -> None:
-        """Replace the address space by an empty one, as a new program's."""
+        """Replace the address space by a new program's, with nothing but a stack."""
         self._call("execve")
-        mm = self._kernel.fork.mm_alloc()
+        mm = self._kernel.exec.new_mm()
         if mm is None:
             raise SystemCallError("execve", ENOMEM)
         old = self.mm

@@ -14,6 +14,7 @@ from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.fork import Fork
 from tlbkit.linux.kernel.rcu import Rcu
@@ -56,6 +57,7 @@ PARTS: Final[Mapping[str, type]] = {
     "mprotect": Mprotect,
     "fault": ArmFault,
     "fork": Fork,
+    "exec": Exec,
 }
 """The parts of the newest kernel, in the order in which they are made."""
 
@@ -91,6 +93,7 @@ class Kernel:
     mprotect: Mprotect
     fault: ArmFault
     fork: Fork
+    exec: Exec
 
     def __init__(
         self, machine: Machine, parts: Mapping[str, type[Any]] = PARTS
@@ -109,8 +112,8 @@ class Kernel:
         return self._boot.with_ttbr(TTBR.at(pgd), ttbr1)
 
     def spawn(self, cpu: int = 0) -> Process:
-        """Start a process with an empty address space and one thread, on *cpu*."""
-        mm = self.fork.mm_alloc()
+        """Start a process with nothing but a stack, and one thread, on *cpu*."""
+        mm = self.exec.new_mm()
         if mm is None:
             raise BootError("no memory for the tables of a first process")
         process = Process(self, mm, self.machine.cpu(cpu).number)

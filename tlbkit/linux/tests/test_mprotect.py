@@ -131,12 +131,16 @@ def test_t2_1_none_to_rw():
             kernel = boot("v6.17", kpti=kpti)
             process, base = touched(kernel, pages, "none")
             size = pages * PAGE
-            counts = issued(kernel, lambda p=process, a=base, n=size: p.mprotect(a, n, "rw"))
+            counts = issued(
+                kernel, lambda p=process, a=base, n=size: p.mprotect(a, n, "rw")
+            )
             assert total(counts) == (1 + kpti) * closed_form(pages)
             assert counts.dsb == {"ishst": 1, "ish": 1}
             kernel = boot("v6.19", kpti=kpti)
             process, base = touched(kernel, pages, "none")
-            counts = issued(kernel, lambda p=process, a=base, n=size: p.mprotect(a, n, "rw"))
+            counts = issued(
+                kernel, lambda p=process, a=base, n=size: p.mprotect(a, n, "rw")
+            )
             assert (counts.tlbi, counts.dsb) == ({}, {})
 
 
@@ -148,10 +152,15 @@ def test_t2_2_rw_to_r_is_the_same_in_both(pages, model, kpti):
     for version in ("v6.17", "v6.19"):
         kernel = boot(version, model=model, kpti=kpti)
         process, base = touched(kernel, pages)
-        counts = issued(kernel, lambda p=process, a=base: p.mprotect(a, pages * PAGE, "r"))
+        counts = issued(
+            kernel, lambda p=process, a=base: p.mprotect(a, pages * PAGE, "r")
+        )
         seen.append((counts.tlbi, counts.dsb))
     assert seen[0] == seen[1]
-    assert seen[0][1] == {"ishst": 1, "ish": 1}
+    # A range too long to name falls back to a flush that waits by itself, and then the
+    # caller waits once more: the kernel's own code does.
+    by_asid = "ASIDE1IS" in seen[0][0]
+    assert seen[0][1] == {"ishst": 1, "ish": 1 + by_asid}
 
 
 def test_t2_3_the_hull_is_flushed():
@@ -220,7 +229,7 @@ def test_t2_9_equal_rights_visit_nothing():
     seen = []
     kernel.machine.events.listen(seen.append)
     process.mprotect(base, 8 * PAGE, "rw")
-    assert {event.kind for event in seen} <= {"lock"}
+    assert {event.kind for event in seen} <= {"call", "lock"}
 
 
 @settings(max_examples=60, deadline=None)
@@ -290,7 +299,7 @@ def spans(process):
     first = process.mm.vmas[0].start
     return [
         ((v.start - first) // PAGE, (v.end - v.start) // PAGE, v.flags & 7)
-        for v in process.mm.vmas
+        for v in process.mm.vmas[:-1]  # the last is the stack
     ]
 
 
@@ -313,7 +322,7 @@ def test_areas_split_and_merge_to_the_fewest(changes):
         else:
             runs.append((page, 1, PROT[right]))
     assert spans(process) == runs
-    for vma in process.mm.vmas:
+    for vma in process.mm.vmas[:-1]:
         assert vma.pgoff == vma.start // PAGE
         assert vma.page_prot == vm_get_page_prot(vma.flags)
 

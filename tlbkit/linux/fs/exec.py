@@ -1,0 +1,63 @@
+"""The address space of a new program: fs/exec.c."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.linux.include.linux.mm import (
+    VM_ACCOUNT,
+    VM_GROWSDOWN,
+    VM_MAYEXEC,
+    VM_MAYREAD,
+    VM_MAYWRITE,
+    VM_READ,
+    VM_WRITE,
+)
+from tlbkit.linux.include.linux.mm_types import VmArea
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.kernel.kernel import Kernel
+
+_VM_STACK_FLAGS: Final = (
+    VM_READ
+    | VM_WRITE
+    | VM_MAYREAD
+    | VM_MAYWRITE
+    | VM_MAYEXEC
+    | VM_GROWSDOWN
+    | VM_ACCOUNT
+)
+_STACK_BYTES: Final = 132 << 10  # what a program has after it was started
+
+
+class Exec:
+    """Makes what a program starts with."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def new_mm(self) -> MmStruct | None:
+        """Return an address space with nothing but a stack, or ``None`` without memory.
+
+        A program also brings code and libraries. They are left out; the stack stands
+        for them where it matters: it shares the upper tables of what is mapped later,
+        so unmapping that does not free them.
+        """
+        mm = self._kernel.fork.mm_alloc()
+        if mm is not None:
+            self.setup_arg_pages(mm)
+        return mm
+
+    def setup_arg_pages(self, mm: MmStruct) -> None:
+        """Put the stack at the top of the address space."""
+        pgtable = self._kernel.pgtable
+        size = -(-_STACK_BYTES // pgtable.page_size) * pgtable.page_size
+        end = pgtable.task_size
+        start = end - size
+        stack = VmArea(mm, start, end, _VM_STACK_FLAGS, 0, start >> pgtable.page_shift)
+        self._kernel.vma.vma_set_page_prot(stack)
+        self._kernel.vma.vma_insert(stack)
+        mm.total_vm += size >> pgtable.page_shift
