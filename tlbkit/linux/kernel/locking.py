@@ -3,6 +3,9 @@
 A lock that is taken twice by its holder or released by somebody else, and a place that
 needs a lock that is not held, are errors with a message: what lockdep reports.
 
+Events: ``lock``; ``what`` is the lock, ``new`` is "acquired", "read" or "write" (for
+reading or writing), or "released".
+
 Source: kernel/locking/.
 """
 
@@ -54,7 +57,7 @@ class SpinLock:
             machine.wait(lambda: self.holder is None, self.name)
         self.holder = cpu
         if "lock" in machine.events.heard:
-            machine.events.emit(cpu.number, "lock", self.name, new="acquired")
+            machine.events.emit(cpu.number, "lock", self, new="acquired")
 
     def try_acquire(self) -> bool:
         """Take the lock if nobody has it; tell whether it was taken."""
@@ -70,7 +73,7 @@ class SpinLock:
             raise LockError(cpu.number, self.name, "released by one who has it not")
         self.holder = None
         if "lock" in self.machine.events.heard:
-            self.machine.events.emit(cpu.number, "lock", self.name, new="released")
+            self.machine.events.emit(cpu.number, "lock", self, new="released")
 
     @property
     def held(self) -> bool:
@@ -184,4 +187,4 @@ class RwSemaphore:
     def _say(self, how: str) -> None:
         machine = self.machine
         if "lock" in machine.events.heard:
-            machine.events.emit(machine.running.number, "lock", self.name, new=how)
+            machine.events.emit(machine.running.number, "lock", self, new=how)
