@@ -16,29 +16,35 @@
     off: "Computed when this page was built. This copy of the site was built without live Python, so the controls are off.",
     file: "Computed when this page was built. The controls need the page to come from a web server: run “python -m http.server” in the site’s folder.",
     starting: "Starting Python in this page: about 13 MB, once, then a few seconds…",
-    asking: "Running…",
     answered: (ms) => `Computed in this page by tlbkit, in ${ms} ms.`,
-    failed: (why) => `Python could not start in this page: ${why}. The numbers shown are those from when the page was built.`,
-    refused: "The numbers shown are those of the last setting that was answered.",
+    failed: (why) => `Python cannot answer in this page: ${why}. The numbers shown are of the last setting that was answered; move a control to try again.`,
+    refused: "The numbers shown are of the last setting that was answered.",
   };
 
   // ---- One worker for all explorers of the page ---------------------------------
 
-  const waiting = new Map(); // request id -> function that takes the reply
+  const waiting = new Map(); // request id -> the promise of its reply
   let worker = null; // promise of a started worker
   let requests = 0;
 
   function start() {
+    const python = new Worker(asset(site.worker), { type: "module" });
     return new Promise((resolve, reject) => {
-      const python = new Worker(asset(site.worker), { type: "module" });
-      python.onerror = (event) => reject(new Error(event.message || "the worker did not load"));
+      const fail = (why) => {
+        python.terminate();
+        worker = null; // the next move starts another
+        reject(new Error(why));
+        waiting.forEach((reply) => reply.reject(new Error(why)));
+        waiting.clear();
+      };
+      python.onerror = (event) => fail(event.message || "the worker did not load");
       python.onmessage = ({ data }) => {
         if (data.failed) {
-          reject(new Error(data.failed));
+          fail(data.failed);
         } else if (data.ready) {
           resolve(python);
         } else {
-          waiting.get(data.id)(data.reply);
+          waiting.get(data.id).resolve(data.reply);
           waiting.delete(data.id);
         }
       };
@@ -48,14 +54,12 @@
     });
   }
 
-  async function ask(request) {
-    worker ??= start();
-    worker.catch(() => (worker = null)); // the next move may try again
-    const python = await worker;
+  function ask(python, request) {
     const id = ++requests;
-    const reply = new Promise((resolve) => waiting.set(id, resolve));
     python.postMessage({ id, request: JSON.stringify(request) });
-    return JSON.parse(await reply);
+    return new Promise((resolve, reject) => {
+      waiting.set(id, { resolve, reject });
+    }).then(JSON.parse);
   }
 
   // ---- One explorer -------------------------------------------------------------
@@ -129,13 +133,13 @@
       }
       asking = true;
       form.setAttribute("aria-busy", "true");
-      if (!worker) say(SAY.starting);
       try {
-        await worker;
+        if (!worker) say(SAY.starting);
+        const python = await (worker ??= start());
         do {
           again = false;
           const begun = performance.now();
-          const reply = await ask({ scenario: spec.scenario, params: settings() });
+          const reply = await ask(python, { scenario: spec.scenario, params: settings() });
           if (reply.error) {
             say(SAY.refused, reply.error);
           } else {

@@ -1,34 +1,47 @@
 // Runs tlbkit beside the page, so that the page never waits for Python.
 //
 // In:  {open: {python, package}} once, then {id, request}; request is JSON.
-// Out: {ready: true} or {failed: sentence} once, then {id, reply}; reply is JSON.
+// Out: {ready: true} once, then {id, reply}; reply is JSON. {failed: sentence} if Python
+//      cannot start, or dies; nothing follows then.
 
 let reply;
 
+// Pyodide waits for ever where one of its files does not arrive; this does not.
+const missing = new Promise((_, reject) => {
+  const { fetch } = self;
+  self.fetch = async (...request) => {
+    try {
+      const response = await fetch(...request);
+      if (response.ok) return response;
+      throw new Error(`${response.url}: ${response.status} ${response.statusText}`);
+    } catch (error) {
+      reject(error);
+      throw error;
+    }
+  };
+});
+
 async function open({ python, package: archive }) {
   const { loadPyodide } = await import(`${python}pyodide.mjs`);
-  const [runtime, response] = await Promise.all([
+  const [runtime, sources] = await Promise.all([
     loadPyodide({ indexURL: python }),
-    fetch(archive),
+    fetch(archive).then((response) => response.arrayBuffer()),
   ]);
-  if (!response.ok) {
-    throw new Error(`${archive}: ${response.status} ${response.statusText}`);
-  }
   const folder = "/tlbkit";
-  runtime.unpackArchive(await response.arrayBuffer(), "zip", { extractDir: folder });
+  runtime.unpackArchive(sources, "zip", { extractDir: folder });
   runtime.runPython(`import sys; sys.path.insert(0, "${folder}")`);
   reply = runtime.pyimport("tlbkit.show.bridge").reply;
 }
 
 onmessage = async ({ data }) => {
-  if (data.open) {
-    try {
-      await open(data.open);
+  try {
+    if (data.open) {
+      await Promise.race([open(data.open), missing]);
       postMessage({ ready: true });
-    } catch (error) {
-      postMessage({ failed: String(error.message || error) });
+    } else {
+      postMessage({ id: data.id, reply: reply(data.request) });
     }
-  } else {
-    postMessage({ id: data.id, reply: reply(data.request) });
+  } catch (error) {
+    postMessage({ failed: String(error.message || error) });
   }
 };

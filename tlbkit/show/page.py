@@ -29,7 +29,7 @@ def _slider(parameter: "Parameter", value: Value) -> str:
         f'<input type="range" name="{escape(parameter.name)}" min="0"'
         f' max="{len(choices) - 1}" step="1" value="{choices.index(value)}"'
         f' aria-valuetext="{words}" autocomplete="off">'
-        f"<output>{words}</output></label>"
+        f'<output role="presentation">{words}</output></label>'
     )
 
 

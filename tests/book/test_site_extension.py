@@ -1,0 +1,166 @@
+"""What the book's own Sphinx extension decides, without building a book."""
+
+import io
+import subprocess
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tlbkit_site import address, pyodide
+from tlbkit_site.bundle import bundle, fingerprint, sources
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "tlbkit"
+
+
+@given(st.lists(st.binary(), max_size=4), st.lists(st.binary(), max_size=4))
+def test_fingerprints_are_equal_only_for_equal_contents(a, b):
+    """Contents that differ, or are divided differently, get different names."""
+    assert (fingerprint(*a) == fingerprint(*b)) == (a == b)
+
+
+def test_the_bundle_is_the_package():
+    """The archive holds every module with its exact text, and no test."""
+    with zipfile.ZipFile(io.BytesIO(bundle(PACKAGE))) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    assert held == {
+        path.relative_to(ROOT).as_posix(): path.read_bytes()
+        for path in PACKAGE.rglob("*.py")
+        if "tests" not in path.parts[len(PACKAGE.parts) :]
+    }
+
+
+def test_the_bundle_is_always_the_same(tmp_path):
+    """Neither the clock nor the order of a folder shows in the archive."""
+    copy = tmp_path / "tlbkit"
+    for path in reversed(sources(PACKAGE)):
+        target = copy / path.relative_to(PACKAGE)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    assert bundle(copy) == bundle(PACKAGE)
+
+
+def test_the_bundle_follows_the_sources(tmp_path):
+    """A changed module gives another archive, a changed test does not."""
+    package = tmp_path / "tlbkit"
+    (package / "tests").mkdir(parents=True)
+    (package / "a.py").write_text("A = 1\n")
+    first = bundle(package)
+    (package / "tests" / "test_a.py").write_text("assert False\n")
+    assert bundle(package) == first
+    (package / "a.py").write_text("A = 2\n")
+    assert bundle(package) != first
+
+
+def project(tmp_path, urls=""):
+    """Write a pyproject.toml and return its path."""
+    path = tmp_path / "pyproject.toml"
+    path.write_text(f'[project]\nname = "x"\n{urls}')
+    return path
+
+
+def test_the_address_comes_from_the_project(tmp_path):
+    """What pyproject.toml says goes before where the build happens to run."""
+    named = project(tmp_path, '[project.urls]\nRepository = "https://github.com/a/b/"')
+    runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "c/d"}
+    assert address.repository(named, runner) == "https://github.com/a/b"
+    unnamed = project(tmp_path)
+    assert address.repository(unnamed, runner) == "https://github.com/c/d"
+    assert address.repository(unnamed, {}) is None
+
+
+def test_buttons_follow_the_address():
+    """With an address pages lead to it and to Binder; without one to neither."""
+    options = address.theme_options("https://github.com/a/b")
+    assert options["repository_url"] == "https://github.com/a/b"
+    assert options["launch_buttons"]["notebook_interface"] == "jupyterlab"
+    assert options["launch_buttons"]["binderhub_url"]
+    without = address.theme_options(None)
+    assert not without["launch_buttons"]
+    assert "repository_url" not in without
+
+
+def archive_of(files):
+    """Return a package archive as npm makes them."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, content in files.items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def npm(monkeypatch):
+    """Replace npm by one that delivers what the test puts into its list."""
+    delivery, calls = [], []
+
+    def run(command, cwd, **_):
+        calls.append(command)
+        if not delivery:
+            raise subprocess.CalledProcessError(1, command, "", "npm error offline\n")
+        (Path(cwd) / "pyodide.tgz").write_bytes(delivery[0])
+
+    monkeypatch.setattr(pyodide, "_npm", lambda _: (["npm"], {}))
+    monkeypatch.setattr(pyodide.subprocess, "run", run)
+    return delivery, calls
+
+
+@pytest.fixture
+def pinned(tmp_path, monkeypatch):
+    """Pin an archive of the test's own and return it."""
+    content = archive_of({name: name.encode() for name in pyodide.FILES})
+    path = tmp_path / "pinned.tgz"
+    path.write_bytes(content)
+    monkeypatch.setattr(pyodide, "INTEGRITY", pyodide._integrity(path))
+    return content
+
+
+def test_the_archive_is_fetched_once(tmp_path, npm, pinned):
+    """The cache answers from the second time on."""
+    delivery, calls = npm
+    delivery.append(pinned)
+    cache = tmp_path / "cache"
+    first = pyodide.archive(cache)
+    assert pyodide.archive(cache) == first
+    assert len(calls) == 1
+    assert [path.name for path in cache.iterdir()] == [first.name]
+
+
+def test_a_spoilt_cache_is_fetched_anew(tmp_path, npm, pinned):
+    """What lies in the cache is believed only if its checksum is right."""
+    delivery, calls = npm
+    delivery.append(pinned)
+    pyodide.archive(tmp_path).write_bytes(b"spoilt")
+    assert pyodide.archive(tmp_path).read_bytes() == pinned
+    assert len(calls) == 2
+
+
+def test_a_wrong_archive_is_refused(tmp_path, npm, pinned):
+    """An archive with another checksum stops the build and is not kept."""
+    delivery, _ = npm
+    delivery.append(pinned + b"more")
+    with pytest.raises(pyodide.PyodideUnavailableError, match="checksum"):
+        pyodide.archive(tmp_path)
+    assert not list(tmp_path.glob("pyodide*")), "kept in spite of it"
+
+
+@pytest.mark.usefixtures("pinned", "npm")
+def test_an_archive_that_cannot_be_had_is_said(tmp_path):
+    """The last word of npm reaches whoever reads the build."""
+    with pytest.raises(pyodide.PyodideUnavailableError, match="offline"):
+        pyodide.archive(tmp_path)
+
+
+def test_pages_get_what_they_need_of_it(tmp_path, pinned):
+    """Exactly the files that a page loads are unpacked."""
+    archive = tmp_path / "a.tgz"
+    archive.write_bytes(pinned)
+    pyodide.unpack(archive, tmp_path / "out")
+    assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
+        name: name.encode() for name in pyodide.FILES
+    }

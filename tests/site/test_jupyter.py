@@ -1,0 +1,107 @@
+"""The same explorer on a real kernel in JupyterLab, as Binder opens it."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tlbkit import lab
+
+HERE = "127.0.0.1"
+ROOT = Path(__file__).resolve().parents[2]
+SAMPLE = Path(__file__).parent / "sample"
+TOOLS = Path(sys.executable).parent
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HERE, 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+    """Wait until JupyterLab answers."""
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(f"{address}/api").close()  # noqa: S310 - our own
+        except OSError:
+            assert server.poll() is None
+            time.sleep(0.25)
+        else:
+            return
+    pytest.fail("JupyterLab did not start")
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory, browser) -> Iterator[str]:  # noqa: ARG001 - skips first
+    """Return the address of a JupyterLab that Binder's own script has set up."""
+    home = tmp_path_factory.mktemp("jupyter")
+    shutil.copytree(SAMPLE, home / "book")
+    names = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
+    environment = {
+        **os.environ,
+        **{f"JUPYTER_{name}": str(home / name) for name in names},
+        "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        "PATH": os.pathsep.join([str(TOOLS), os.environ["PATH"]]),
+    }
+    subprocess.run(
+        [str(ROOT / "postBuild")], env=environment, check=True, capture_output=True
+    )
+    port = free_port()
+    with subprocess.Popen(
+        [
+            str(TOOLS / "jupyter-lab"),
+            "--no-browser",
+            "--allow-root",
+            f"--port={port}",
+            "--ServerApp.port_retries=0",
+            f"--ServerApp.root_dir={home / 'book'}",
+            "--IdentityProvider.token=",
+            "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--LabApp.extension_manager=readonly",
+        ],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as server:
+        address = f"http://{HERE}:{port}"
+        wait_for(address, server)
+        yield address
+        server.terminate()
+
+
+def test_the_explorer_runs_on_a_kernel(jupyter, visit):
+    """A chapter opens as a notebook; its slider moves by keyboard and agrees."""
+    page = visit.page
+    page.goto(f"{jupyter}/lab/tree/sample.md")
+    page.locator(".jp-CodeCell").first.click(timeout=60_000)
+    page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
+    page.keyboard.press("Control+Enter")
+    handle = page.locator(".widget-slider [role=slider]").first
+    handle.wait_for(timeout=60_000)
+    page.locator(".jp-OutputArea canvas").first.wait_for()
+    handle.focus()
+    handle.press("ArrowRight")
+    pages = lab.find("mprotect").parameters[0]
+    moved = pages.choices[pages.choices.index(pages.default) + 1]
+    answer = lab.find("mprotect").answer({pages.name: moved})
+    page.get_by_text(answer.text, exact=True).first.wait_for(timeout=10_000)
+    table = page.locator(".tlbkit-table tbody tr").all()
+    shown = [row.locator("th, td").all_inner_texts() for row in table]
+    assert shown == [list(row) for row in answer.rows]
+    drawn = page.evaluate(
+        """() => Bokeh.documents.flatMap(d => [...d._all_models.values()])
+          .filter(m => m.name === "pairs").map(m => [...m.data.before])"""
+    )
+    assert answer.columns["before"] in drawn
+    assert not visit.foreign

@@ -1,0 +1,149 @@
+"""Every page opens clean, by day and by night, on a desk and on a phone."""
+
+import re
+
+import pytest
+
+PHONE = {"width": 390, "height": 844}
+
+CONTRAST = """
+() => {
+  const canvas = document
+    .createElement("canvas")
+    .getContext("2d", { willReadFrequently: true });
+  const rgba = (colour) => {
+    canvas.clearRect(0, 0, 1, 1);
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    return [...canvas.getImageData(0, 0, 1, 1).data];
+  };
+  const light = (colour) => {
+    const [r, g, b] = rgba(colour).map((v) => {
+      v /= 255;
+      return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (element) => {
+    for (let e = element; e; e = e.parentElement) {
+      const colour = getComputedStyle(e).backgroundColor;
+      if (rgba(colour)[3] === 255) return colour;
+    }
+    return "white";
+  };
+  const own = ".tlbkit-explorer *, .highlight-diff .gd, .highlight-diff .gi";
+  return [...document.querySelectorAll(own)]
+    .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+    .filter((e) => e.tagName !== "SCRIPT" && e.offsetParent)
+    .map((e) => {
+      const pair = [light(getComputedStyle(e).color), light(paper(e))];
+      const [a, b] = pair.sort((x, y) => y - x);
+      return [e.textContent.trim().slice(0, 40), (a + 0.05) / (b + 0.05)];
+    })
+    .filter(([, ratio]) => ratio < 4.5);
+}
+"""
+INK = "el => getComputedStyle(el).getPropertyValue('--tlbkit-ink').trim()"
+FIGURE_INK = """
+() => Bokeh.documents.flatMap((d) => [...d._all_models.values()])
+  .filter((m) => m.tags?.includes("ink")).map((m) => m.text_color.value)
+"""
+
+
+def settle(page):
+    """Wait until the page and its figures are there."""
+    page.wait_for_load_state("networkidle")
+    figures = page.locator(".tlbkit-figure")
+    for figure in figures.all():
+        figure.locator("canvas").first.wait_for()
+
+
+def names(page):
+    """Return role and accessible name of everything a reader can operate."""
+    session = page.context.new_cdp_session(page)
+    nodes = session.send("Accessibility.getFullAXTree")["nodes"]
+    operated = {"slider", "combobox", "button", "link", "checkbox", "textbox"}
+    return [
+        (node["role"]["value"], node.get("name", {}).get("value", "").strip())
+        for node in nodes
+        if not node.get("ignored") and node["role"]["value"] in operated
+    ]
+
+
+def overflow(page):
+    """Return how many pixels the page is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth - innerWidth")
+
+
+def check(visit, address):
+    """Open one page and hold it to everything a page promises."""
+    page = visit.page
+    page.emulate_media(color_scheme="light")
+    page.set_viewport_size({"width": 1280, "height": 900})
+    page.goto(address)
+    settle(page)
+    assert page.locator("h1").count()
+    assert not [role for role, name in names(page) if not name], address
+    assert page.evaluate(CONTRAST) == []
+
+    page.emulate_media(color_scheme="dark")
+    page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
+    assert page.evaluate(CONTRAST) == []
+    if page.locator(".tlbkit-explorer").count():
+        ink = page.locator(".tlbkit-explorer").first.evaluate(INK)
+        assert set(page.evaluate(FIGURE_INK)) == {ink}
+
+    page.set_viewport_size(PHONE)
+    page.wait_for_timeout(100)
+    assert overflow(page) <= 0, address
+    assert visit.clean(), (address, visit.complaints, visit.foreign)
+
+
+def test_every_page_opens_clean(site, visit):
+    """No console error, no foreign request, no unnamed control, no overflow."""
+    assert site.pages()
+    for address in site.pages():
+        check(visit, address)
+
+
+def test_the_sample_opens_clean(sample, visit):
+    """What no chapter may show yet, two explorers and a formula, holds too."""
+    check(visit, f"{sample.address}/book/sample.html")
+
+
+def test_the_root_leads_to_the_book(site, visit):
+    """Whoever opens the site's bare address arrives at its first page."""
+    visit.page.goto(f"{site.address}/")
+    visit.page.wait_for_url(re.compile(r"/book/intro\.html$"))
+    assert visit.clean()
+
+
+def test_pages_ask_nothing_of_other_hosts_even_in_their_source(site):
+    """No script, style or picture stands in a page with another host's address."""
+    asked = re.compile(
+        r"<(?:script|img|iframe|source)[^>]*\ssrc=[\"'](?:https?:)?//|"
+        r"<link[^>]*rel=[\"'](?:stylesheet|preload|icon)[\"'][^>]*href=[\"'](?:https?:)?//"
+    )
+    pages = list(site.folder.rglob("*.html"))
+    assert [p.name for p in pages if asked.search(p.read_text("utf-8"))] == []
+
+
+def test_formulas_are_set_here(sample, visit):
+    """MathJax works from the parts that the site carries, and speaks to readers."""
+    page = visit.page
+    page.goto(f"{sample.address}/book/sample.html")
+    page.wait_for_selector("mjx-container mjx-assistive-mml", state="attached")
+    settle(page)
+    assert visit.clean()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_removed_and_added_lines_differ(sample, visit, theme):
+    """In a diff, removed and added lines stand on papers of their own."""
+    page = visit.page
+    page.emulate_media(color_scheme=theme)
+    page.goto(f"{sample.address}/book/sample.html")
+    paper = "el => getComputedStyle(el).backgroundColor"
+    removed = page.locator(".highlight-diff .gd").first.evaluate(paper)
+    added = page.locator(".highlight-diff .gi").first.evaluate(paper)
+    assert len({removed, added, "rgba(0, 0, 0, 0)"}) == 3
