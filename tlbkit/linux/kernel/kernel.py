@@ -13,6 +13,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import MAIR_EL1
 from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.linux.arch.arm64.mm.context import Context
+from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.include.linux.mm_types import PG_reserved
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 PARTS: Final[Mapping[str, type]] = {
     "pgtable": Pgtable,
+    "contpte": Contpte,
     "page_alloc": PageAlloc,
     "mmu_notifier": MmuNotifier,
     "rcu": Rcu,
@@ -75,6 +77,7 @@ class Kernel:
     """
 
     pgtable: Pgtable
+    contpte: Contpte
     page_alloc: PageAlloc
     mmu_notifier: MmuNotifier
     rcu: Rcu

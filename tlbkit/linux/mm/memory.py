@@ -472,7 +472,7 @@ class Memory:
     ) -> None:
         """Write-protect the parent's entry if need be, and store the child's, old."""
         if is_cow_mapping(parent.flags) and pte_write(pte):
-            self._pgtable.ptep_set_wrprotect(source)
+            self._pgtable.ptep_set_wrprotect_(source)
             pte = pte_wrprotect(pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
@@ -536,7 +536,7 @@ class Memory:
     ) -> bool:
         """Clear one present entry; true if the gather must be flushed now."""
         folio = self.vm_normal_folio(vma, addr, pte)
-        self._pgtable.ptep_get_and_clear(ptep)
+        self._pgtable.ptep_get_and_clear_(ptep)
         self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
         if folio is None:
             return False

@@ -187,7 +187,7 @@ class Mprotect:
         ptl.acquire()
         while addr < end:
             if not pte_none(pgtable.read(ptep)):
-                old = pgtable.ptep_get_and_clear(ptep)  # modify_prot_start_ptes()
+                old = pgtable.ptep_get_and_clear_(ptep)  # modify_prot_start_ptes()
                 new = pte_modify(old, prot)
                 if how & MM_CP_UFFD_WP:
                     new = pte_mkuffd_wp(new)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present, pte_valid
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_present,
+    pte_valid,
+    pte_valid_cont,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -30,7 +34,7 @@ class PgtableGeneric:
 
     def ptep_clear_flush(self, vma: VmArea, address: int, ptep: int) -> int:
         """Clear an entry and flush it everywhere; return what it was."""
-        pte = self._kernel.pgtable.ptep_get_and_clear(ptep)
+        pte = self._kernel.pgtable.ptep_get_and_clear(vma.mm, address, ptep)
         if self.pte_accessible(vma.mm, pte):
             self._kernel.tlbflush.flush_tlb_page(vma, address)
         return pte
@@ -41,7 +45,12 @@ class PgtableGeneric:
         A CPU that goes on using the old entry only makes the page look idle; the DSB of
         its next context switch ends even that.
         """
-        young = self._kernel.pgtable.ptep_test_and_clear_young(ptep)
+        pgtable = self._kernel.pgtable
+        if pte_valid_cont(pgtable.read(ptep)):
+            return self._kernel.contpte.contpte_ptep_clear_flush_young(
+                vma, address, ptep
+            )
+        young = pgtable.ptep_test_and_clear_young_(ptep)
         if young:
             self._kernel.tlbflush.flush_tlb_page_nosync(vma.mm, address)
         return young

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_WRITE, EL1_WRITE, EL1_WRITE_PAN
 from tlbkit.errors import TlbkitError
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_mknoncont,
+    pte_valid_cont,
+)
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_AF,
     PTE_DIRTY,
@@ -120,7 +124,27 @@ class ArmFault:
     def ptep_set_access_flags(
         self, vma: VmArea, address: int, ptep: int, entry: int, *, dirty: bool
     ) -> bool:
-        """Give an entry more rights, never fewer; tell whether it changed at all.
+        """Give a page entry, or its contiguous block, more rights; tell if it changed.
+
+        Source: arch/arm64/include/asm/pgtable.h.
+        """
+        entry = pte_mknoncont(entry)
+        if pte_valid_cont(self._kernel.pgtable.read(ptep)):
+            return self._kernel.contpte.contpte_ptep_set_access_flags(
+                vma, address, ptep, entry, dirty=dirty
+            )
+        return self.ptep_set_access_flags_(vma, address, ptep, entry, dirty=dirty)
+
+    def pmdp_set_access_flags(
+        self, vma: VmArea, address: int, pmdp: int, entry: int, *, dirty: bool
+    ) -> bool:
+        """Give a block entry more rights; *address* is where the block begins."""
+        return self.ptep_set_access_flags_(vma, address, pmdp, entry, dirty=dirty)
+
+    def ptep_set_access_flags_(
+        self, vma: VmArea, address: int, ptep: int, entry: int, *, dirty: bool
+    ) -> bool:
+        """Give one entry more rights, never fewer; tell whether it changed at all.
 
         A relaxed entry needs no broadcast: a CPU that still holds the strict one
         faults, finds nothing to change, and drops it by itself. Devices cannot fault so

@@ -7,6 +7,7 @@ Source: arch/arm64/include/asm/pgtable.h, pgtable-types.h and pgtable-prot.h, v6
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
@@ -69,6 +70,9 @@ _MODIFY_MASK = (
     | PTE_ATTRINDX_MASK
     | PTE_PO_IDX_MASK
 )
+
+_CONT_PTE_SHIFT: Final = {12: 4, 14: 7, 16: 5}
+"""log2 of the entries of a contiguous block, by log2 of the page size."""
 
 
 def vm_get_page_prot(vm_flags: int) -> int:
@@ -147,6 +151,11 @@ def pte_cont(pte: int) -> bool:
     return bool(pte & PTE_CONT)
 
 
+def pte_valid_cont(pte: int) -> bool:
+    """Tell whether the hardware may take the entry for one of a contiguous block."""
+    return pte & (PTE_VALID | PTE_CONT) == PTE_VALID | PTE_CONT
+
+
 def pte_protnone(pte: int) -> bool:
     """Tell whether the entry is present, invalid and not for user space."""
     return pte_present_invalid(pte) and not pte & PTE_USER
@@ -195,6 +204,16 @@ def pte_clear_uffd_wp(pte: int) -> int:
     return pte & ~PTE_UFFD_WP
 
 
+def pte_mkcont(pte: int) -> int:
+    """Make an entry one of a contiguous block."""
+    return pte | PTE_CONT
+
+
+def pte_mknoncont(pte: int) -> int:
+    """Let an entry stand alone."""
+    return pte & ~PTE_CONT
+
+
 def pte_mkinvalid(pte: int) -> int:
     """Hide a present entry from the hardware."""
     return (pte | PTE_PRESENT_INVALID) & ~PTE_VALID
@@ -213,7 +232,17 @@ def pmd_leaf(pmd: int) -> bool:
 
     A block that was made invalid for the hardware still is one.
     """
-    return pte_present(pmd) and not (pmd & PTE_VALID and pmd & PTE_TABLE_BIT)
+    return pte_present(pmd) and not pmd & PTE_TABLE_BIT
+
+
+def pmd_trans_huge(pmd: int) -> bool:
+    """Tell the same of a PMD entry, whose blocks are transparent huge pages here."""
+    return pmd_leaf(pmd)
+
+
+def pmd_mkhuge(pmd: int) -> int:
+    """Make a page entry a block; it stays valid or invalid as it was."""
+    return pmd & ~PTE_TABLE_BIT
 
 
 def pmd_table(pmd: int) -> bool:
@@ -228,14 +257,20 @@ class Pgtable:
         page_shift, page_size, page_mask: Of one page.
         pmd_shift, pud_shift, pgdir_shift: log2 of what one entry of a level maps.
         ptrs_per_pte: Entries of one full table.
+        cont_ptes: Page entries of one contiguous block.
+        hpage_pmd_order, hpage_pmd_nr: Of a block that one PMD entry maps, in pages.
         task_size: First address that user space cannot have.
     """
 
     __slots__ = (
         "_addr_mask",
         "_fixed",
+        "_kernel",
         "_machine",
+        "cont_ptes",
         "folded_pud",
+        "hpage_pmd_nr",
+        "hpage_pmd_order",
         "page_mask",
         "page_shift",
         "page_size",
@@ -250,6 +285,7 @@ class Pgtable:
     )
 
     def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._machine = kernel.machine
         shift = self.page_shift = kernel.machine.model.page_shift
         self.page_size = 1 << shift
@@ -259,6 +295,9 @@ class Pgtable:
         self.pud_shift = self.pmd_shift + (shift - 3)
         self.pgdir_shift = self.pud_shift + (shift - 3)
         self.pmd_size = 1 << self.pmd_shift
+        self.cont_ptes = 1 << _CONT_PTE_SHIFT[shift]
+        self.hpage_pmd_order = shift - 3
+        self.hpage_pmd_nr = 1 << self.hpage_pmd_order
         self.pud_size = 1 << self.pud_shift
         self.va_bits = 48
         self.folded_pud = self.pgdir_shift >= self.va_bits
@@ -285,11 +324,26 @@ class Pgtable:
         pte |= PTE_WRITE
         return pte & ~PTE_RDONLY if pte & PTE_DIRTY else pte
 
+    def pte_advance_pfn(self, pte: int, nr: int) -> int:
+        """Return *pte* for the frame that comes *nr* frames later."""
+        return pte + (nr << self.page_shift)
+
+    def mk_huge_pmd(self, pfn: int, prot: int) -> int:
+        """Return a block entry for the frames from *pfn* on."""
+        return pmd_mkhuge(self.pfn_pte(pfn, prot))
+
     # -- walking ---------------------------------------------------------------------
 
     def read(self, ptep: int) -> int:
-        """Return the entry at *ptep*."""
+        """Return the entry at *ptep*, and of a contiguous block that entry alone."""
         return self._machine.memory.read(ptep)
+
+    def ptep_get(self, ptep: int) -> int:
+        """Return the entry at *ptep*; young or dirty if any of its block is."""
+        pte = self._machine.memory.read(ptep)
+        if pte & PTE_CONT and pte & PTE_VALID:
+            return self._kernel.contpte.contpte_ptep_get(ptep, pte)
+        return pte
 
     def pgd_offset(self, mm: MmStruct, addr: int) -> int:
         """Return where the top-level entry for *addr* stands."""
@@ -344,15 +398,81 @@ class Pgtable:
         self._machine.running.store(entryp, table, "populate")
 
     def set_pte(self, ptep: int, pte: int) -> None:
-        """Store a user entry; no barrier follows, a spurious fault would be retried."""
+        """Store a user entry; no barrier follows, a spurious fault would be retried.
+
+        What was there is not valid, and what is stored is part of no contiguous block.
+        """
         self._machine.running.store(ptep, pte, "set_pte")
 
-    def ptep_get_and_clear(self, ptep: int) -> int:
-        """Exchange the entry with zero in one step; nothing is flushed."""
+    def set_ptes_(self, ptep: int, pte: int, nr: int) -> None:
+        """Store *nr* entries for consecutive frames as they are: __set_ptes()."""
+        step = self.page_size
+        if "store" in self._machine.events.heard:
+            for n in range(nr):
+                self._machine.running.store(ptep + n * 8, pte + n * step, "set_ptes")
+            return
+        first = (ptep & (step - 1)) >> 3
+        frame = self._machine.memory.frame(ptep >> self.page_shift)
+        frame[first : first + nr] = array("Q", range(pte, pte + nr * step, step))
+
+    def set_ptes(self, mm: MmStruct, addr: int, ptep: int, pte: int, nr: int) -> None:
+        """Store *nr* entries for consecutive frames; contiguous where they can be.
+
+        A single one may complete a block, or break one up; several find nothing there.
+        """
+        pte &= ~PTE_CONT
+        contpte = self._kernel.contpte
+        if nr > 1:
+            contpte.contpte_set_ptes(addr, ptep, pte, nr)
+            return
+        contpte.contpte_try_unfold(mm, addr, ptep, self.read(ptep))
+        self.set_pte(ptep, pte)
+        contpte.contpte_try_fold(mm, addr, ptep, pte)
+
+    def ptep_get_and_clear_(self, ptep: int) -> int:
+        """Exchange one entry with zero in one step: __ptep_get_and_clear().
+
+        It is part of no contiguous block. Nothing is flushed.
+        """
         return self._machine.running.swap(ptep, 0, "ptep_get_and_clear")
 
-    def ptep_set_wrprotect(self, ptep: int) -> int:
-        """Take write permission away in place and return the new entry; no flush."""
+    def ptep_get_and_clear(self, mm: MmStruct, addr: int, ptep: int) -> int:
+        """Take one entry out of its block, if any, and exchange it with zero."""
+        pte = self._machine.memory.read(ptep)
+        if pte & PTE_CONT:
+            self._kernel.contpte.contpte_try_unfold(mm, addr, ptep, pte)
+        return self.ptep_get_and_clear_(ptep)
+
+    def get_and_clear_full_ptes(
+        self, mm: MmStruct, addr: int, ptep: int, nr: int
+    ) -> int:
+        """Clear *nr* entries for consecutive frames of one folio.
+
+        Returns:
+            The first, young or dirty if any of them was.
+        """
+        if nr == 1:
+            return self.ptep_get_and_clear(mm, addr, ptep)
+        self._kernel.contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
+        return self.get_and_clear_full_ptes_(ptep, nr)
+
+    def get_and_clear_full_ptes_(self, ptep: int, nr: int) -> int:
+        """Clear *nr* entries as they are: __get_and_clear_full_ptes()."""
+        pte = self.ptep_get_and_clear_(ptep)
+        for n in range(1, nr):
+            other = self.ptep_get_and_clear_(ptep + n * 8)
+            if pte_dirty(other):
+                pte = pte_mkdirty(pte)
+            if other & PTE_AF:
+                pte = pte_mkyoung(pte)
+        return pte
+
+    def ptep_set_wrprotect_(self, ptep: int) -> int:
+        """Take write permission away in place: __ptep_set_wrprotect().
+
+        Returns:
+            The new entry. Nothing is flushed.
+        """
         cpu = self._machine.running
         old = self._machine.memory.read(ptep)
         while True:
@@ -362,8 +482,23 @@ class Pgtable:
                 return new
             old = was
 
-    def ptep_test_and_clear_young(self, ptep: int) -> bool:
-        """Clear the access flag and tell whether it was set; no flush."""
+    def wrprotect_ptes(self, mm: MmStruct, addr: int, ptep: int, nr: int) -> None:
+        """Take write permission from *nr* entries of one folio; nothing is flushed.
+
+        A contiguous block stays one if all of it loses the permission.
+        """
+        contpte = self._kernel.contpte
+        if nr == 1:
+            contpte.contpte_try_unfold(mm, addr, ptep, self.read(ptep))
+            new = self.ptep_set_wrprotect_(ptep)
+            contpte.contpte_try_fold(mm, addr, ptep, new)
+            return
+        contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
+        for n in range(nr):
+            self.ptep_set_wrprotect_(ptep + n * 8)
+
+    def ptep_test_and_clear_young_(self, ptep: int) -> bool:
+        """Clear one entry's access flag and tell whether it was set; no flush."""
         cpu = self._machine.running
         old = self._machine.memory.read(ptep)
         while True:
@@ -373,3 +508,9 @@ class Pgtable:
             if was == old:
                 return pte_young(old)
             old = was
+
+    def ptep_test_and_clear_young(self, ptep: int) -> bool:
+        """Clear the access flag, of a contiguous block for all of it; no flush."""
+        if pte_valid_cont(self.read(ptep)):
+            return self._kernel.contpte.contpte_ptep_test_and_clear_young(ptep)
+        return self.ptep_test_and_clear_young_(ptep)

@@ -159,6 +159,22 @@ class TlbFlush:
         )
         self._machine.running.dsb("nsh")
 
+    def local_flush_tlb_contpte(self, vma: VmArea, addr: int) -> None:
+        """Drop a contiguous block's leaf entries from this CPU's TLB and from devices."""
+        size = self._kernel.contpte.cont_pte_size
+        addr &= -size
+        cpu = self._machine.running
+        cpu.dsb("nshst")
+        asid = self._kernel.context.asid(vma.mm)
+        for single, operand in self._range_operands(
+            addr, addr + size, self._page_size, asid, 3
+        ):
+            self._tlbi_user("VALE1" if single else "RVALE1", operand)
+        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(
+            vma.mm, addr, addr + size
+        )
+        cpu.dsb("nsh")
+
     def _local_flush_tlb_page_nosync(self, mm: MmStruct, addr: int) -> None:
         self._machine.running.dsb("nshst")
         self._tlbi_user("VALE1", self._va(mm, addr))
