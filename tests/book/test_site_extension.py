@@ -97,7 +97,8 @@ def archive_of(files):
 @pytest.fixture
 def npm(monkeypatch):
     """Replace npm by one that delivers what the test puts into its list."""
-    delivery, calls = [], []
+    delivery: list[bytes] = []
+    calls: list[list[str]] = []
 
     def run(command, cwd, **_):
         calls.append(command)
@@ -106,7 +107,7 @@ def npm(monkeypatch):
         (Path(cwd) / "pyodide.tgz").write_bytes(delivery[0])
 
     monkeypatch.setattr(pyodide, "_npm", lambda _: (["npm"], {}))
-    monkeypatch.setattr(pyodide.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return delivery, calls
 
 

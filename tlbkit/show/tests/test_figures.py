@@ -1,0 +1,49 @@
+"""Laws of the figures: looks differ in more than colour, and can be read."""
+
+import pytest
+from bokeh.models import HBar, Line, Scatter
+
+from tlbkit import lab
+from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, draw
+from tlbkit.show.panels import PANELS, Bars
+
+PAPERS = {"white": 0xFFFFFF, "explorer": 0xF8F9FB, "dark": 0x121212, "night": 0x1B2028}
+
+
+def luminance(colour):
+    """Return the relative luminance of a colour, as WCAG defines it."""
+    parts = [(colour >> shift & 255) / 255 for shift in (16, 8, 0)]
+    r, g, b = (
+        v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts
+    )
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("paper", PAPERS)
+@pytest.mark.parametrize("colour", [BEFORE, AFTER, NEUTRAL])
+def test_marks_stand_out_on_every_paper(colour, paper):
+    """Every mark has a contrast of at least 3:1 by day and by night."""
+    pair = sorted([luminance(int(colour[1:], 16)), luminance(PAPERS[paper])])
+    assert (pair[1] + 0.05) / (pair[0] + 0.05) >= 3
+
+
+def glyphs(plot, kind):
+    """Return the glyphs of one kind in the order they are drawn."""
+    return [r.glyph for r in plot.renderers if isinstance(r.glyph, kind)]
+
+
+@pytest.mark.parametrize(
+    ("name", "panel"), [(name, p) for name in PANELS for p in PANELS[name]]
+)
+def test_before_and_after_differ_without_colour(name, panel):
+    """Bars differ by hatch, lines by dash and marker, so print and eyes can tell."""
+    plot = draw(panel, lab.find(name).answer({}).columns)
+    if isinstance(panel, Bars):
+        before, after = glyphs(plot, HBar)
+        assert before.hatch_pattern
+        assert not after.hatch_pattern
+    else:
+        before, after = glyphs(plot, Line)
+        assert before.line_dash != after.line_dash
+        before, after = glyphs(plot, Scatter)
+        assert before.marker != after.marker
