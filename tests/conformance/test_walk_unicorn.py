@@ -6,7 +6,6 @@ from random import Random
 from typing import NamedTuple
 
 import pytest
-from random_tables import TableImage, random_image
 from unicorn_oracle import TABLES, TABLES_SIZE, UnicornMMU
 
 from tlbkit.arm64.descriptor import OUTER_SHAREABLE
@@ -14,8 +13,8 @@ from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.granule import GRANULES, LAST_LEVEL
 from tlbkit.arm64.image import AT_ACCESS, Words, par
 from tlbkit.arm64.permission import EL0_EXECUTE, EL1_EXECUTE
-from tlbkit.arm64.regime import Regime
-from tlbkit.arm64.registers import MAIR, PAR, SCTLR, TCR, TTBR
+from tlbkit.arm64.registers import PAR
+from tlbkit.arm64.tests.random_tables import Image, plain_image
 from tlbkit.arm64.walk import Translation, translate
 
 SEED = 20
@@ -62,27 +61,17 @@ def class_of(outcome: Translation | Fault) -> tuple[str, int]:
     return "ok", outcome.leaf.shift
 
 
-def regime_of(registers: dict[str, int]) -> Regime:
-    """The regime that the registers of an image make."""
-    return Regime.of(
-        tcr=TCR.decode(registers["TCR"]),
-        mair=MAIR.decode(registers["MAIR"]),
-        ttbr0=TTBR.decode(registers["TTBR0"]),
-        ttbr1=TTBR.decode(registers["TTBR1"]),
-        sctlr=SCTLR.decode(registers["SCTLR"]),
-    )
-
-
-def judge(images: Iterable[TableImage]) -> Judgement:
+def judge(images: Iterable[Image]) -> Judgement:
     """Ask both about every address of every image, with every instruction."""
     unicorn = UnicornMMU()
     judgement = Judgement(Counter(), [])
-    for registers, words, vas in images:
-        unicorn.load(registers, words)
-        regime, memory = regime_of(registers), Words(words)
+    for image in images:
+        unicorn.load(image.registers, image.memory)
+        regime, memory = image.regime(), Words(image.memory)
         for name, pan in QUESTIONS:
             need = AT_ACCESS[name][pan]
-            for va, raw in zip(vas, unicorn.translate(name, vas, pan), strict=True):
+            answers = unicorn.translate(name, image.vas, pan)
+            for va, raw in zip(image.vas, answers, strict=True):
                 outcome = translate(regime, memory, va, need)
                 ours, theirs = par(outcome, va), PAR.decode(raw)
                 if theirs.fault is None and shareability_is_known_wrong(theirs):
@@ -94,14 +83,14 @@ def judge(images: Iterable[TableImage]) -> Judgement:
 
 
 @pytest.fixture(scope="module")
-def images() -> list[TableImage]:
+def images() -> list[Image]:
     """Many random images, the same in every run."""
     rng = Random(SEED)
-    return [random_image(rng, TABLES, TABLES + TABLES_SIZE) for _ in range(IMAGES)]
+    return [plain_image(rng, TABLES, TABLES + TABLES_SIZE) for _ in range(IMAGES)]
 
 
 @pytest.fixture(scope="module")
-def judgement(images: list[TableImage]) -> Judgement:
+def judgement(images: list[Image]) -> Judgement:
     """Judge them all, once."""
     return judge(images)
 
@@ -125,14 +114,14 @@ def test_enough_of_everything_was_judged(judgement: Judgement) -> None:
 
 
 @pytest.mark.parametrize(("el", "need"), [(0, EL0_EXECUTE), (1, EL1_EXECUTE)])
-def test_every_fetch_is_unicorns(images: list[TableImage], el: int, need: int) -> None:
+def test_every_fetch_is_unicorns(images: list[Image], el: int, need: int) -> None:
     """What may be executed, and by whom, is what Unicorn starts to execute."""
     unicorn = UnicornMMU()
     seen: Counter[bool] = Counter()
-    for registers, words, vas in images:
-        unicorn.load(registers, words)
-        regime, memory = regime_of(registers), Words(words)
-        aligned = [va & ~3 for va in vas]
+    for image in images:
+        unicorn.load(image.registers, image.memory)
+        regime, memory = image.regime(), Words(image.memory)
+        aligned = [va & ~3 for va in image.vas]
         theirs = unicorn.fetches(aligned, el)
         ours = [
             not isinstance(translate(regime, memory, va, need), Fault) for va in aligned

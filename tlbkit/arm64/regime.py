@@ -224,13 +224,13 @@ class Regime:
     def __post_init__(self) -> None:
         """Judge the table bases and pick the ASID."""
         tcr = self.controls.tcr
-        lower, upper = self.controls.halves
+        halves = self.controls.halves
         bases = (
-            _base("TTBR0_EL1", self.ttbr0, lower),
-            _base("TTBR1_EL1", self.ttbr1, upper),
+            _base("TTBR0_EL1", self.ttbr0, halves[0]),
+            _base("TTBR1_EL1", self.ttbr1, halves[1]),
         )
         asid = (self.ttbr1 if tcr.A1 else self.ttbr0).ASID
-        object.__setattr__(self, "halves", (lower, upper))
+        object.__setattr__(self, "halves", halves)
         object.__setattr__(self, "bases", bases)
         object.__setattr__(self, "asid", asid if tcr.AS else asid & 0xFF)
 
