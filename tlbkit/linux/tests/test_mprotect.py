@@ -1,9 +1,12 @@
 """mm/mprotect.c: what is flushed, what is changed, and what is refused."""
 
+from contextlib import suppress
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlbkit.arm64.events import Event
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_hw_dirty,
@@ -13,8 +16,8 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_protnone,
     pte_valid,
-    pte_wrprotect,
     pte_write,
+    pte_wrprotect,
     vm_get_page_prot,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
@@ -48,7 +51,7 @@ TRANSITIONS = [
 ]
 
 
-# -- values ------------------------------------------------------------------------------
+# -- values ----------------------------------------------------------------------------
 
 
 @given(st.integers(0, (1 << 64) - 1), PROTECTIONS, st.booleans())
@@ -96,7 +99,7 @@ def test_execute_only_is_not_for_the_user_to_read():
     assert vm_get_page_prot(VM_READ) & PTE_UXN
 
 
-# -- the truth table, run ----------------------------------------------------------------
+# -- the truth table, run --------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("old", "new", "before", "after"), TRANSITIONS)
@@ -148,7 +151,7 @@ def test_t2_1_none_to_rw():
 @given(st.integers(1, 600), MODELS, st.booleans())
 def test_t2_2_rw_to_r_is_the_same_in_both(pages, model, kpti):
     """T2.2: taking a right away is one flush of R(N), before and after."""
-    seen = []
+    seen: list[tuple[dict[str, int], dict[str, int]]] = []
     for version in ("v6.17", "v6.19"):
         kernel = boot(version, model=model, kpti=kpti)
         process, base = touched(kernel, pages)
@@ -164,7 +167,7 @@ def test_t2_2_rw_to_r_is_the_same_in_both(pages, model, kpti):
 
 
 def test_t2_3_the_hull_is_flushed():
-    """T2.3: two pages at the ends of a range make all pages between them flushed too."""
+    """T2.3: two pages at the ends of a range get all between them flushed too."""
     kernel = boot()
     process = kernel.spawn()
     base = process.mmap(100 * PAGE)
@@ -211,7 +214,7 @@ def test_t2_6_a_cycle_through_none():
 
 
 def test_t2_7_shared_pages_stay_read_only():
-    """T2.7: after fork r->rw gives no page its write bit; each write faults and copies."""
+    """T2.7: after fork r->rw gives no page its write bit; writes fault and copy."""
     kernel = boot()
     process, base = touched(kernel, 8, "r")
     child = process.fork()
@@ -226,7 +229,7 @@ def test_t2_9_equal_rights_visit_nothing():
     """T2.9: a call that changes no flag touches no entry."""
     kernel = boot("v6.17")
     process, base = touched(kernel, 8)
-    seen = []
+    seen: list[Event] = []
     kernel.machine.events.listen(seen.append)
     process.mprotect(base, 8 * PAGE, "rw")
     assert {event.kind for event in seen} <= {"call", "lock"}
@@ -239,7 +242,7 @@ def test_t2_9_equal_rights_visit_nothing():
     st.data(),
 )
 def test_t2_10_no_tlb_grants_more_than_the_tables(changes, version, data):
-    """T2.10: after each call, on every CPU, a cached entry gives at most its entry's rights."""
+    """T2.10: after each call no cached entry gives more than the table's entry."""
     kernel = boot(version, cpus=2)
     process, base = touched(kernel, 8, cpus=(0, 1))
     for first, count, prot in changes:
@@ -267,7 +270,7 @@ def test_t2_10_no_tlb_grants_more_than_the_tables(changes, version, data):
 
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_without_the_flush_a_stale_write_lands(cpu):
-    """Take the TLBIs of change_protection out, and a page that is read-only is written."""
+    """Take change_protection's TLBIs out, and a read-only page is written."""
     kernel = boot(cpus=2, model="neoverse-n1")
     process, base = touched(kernel, 1, cpus=(cpu,))
     process.mprotect(base, PAGE, "r")
@@ -282,7 +285,7 @@ def test_without_the_flush_a_stale_write_lands(cpu):
 
 
 def test_without_the_barrier_a_stale_write_lands():
-    """A TLBI that nobody waits for has not happened: the trailing DSB is not decoration."""
+    """A TLBI that nobody waits for has not happened yet."""
     kernel = boot(cpus=2, model="neoverse-n1")
     process, base = touched(kernel, 1)
     kernel.machine.without = frozenset({"dsb ish in flush_tlb_range_"})
@@ -291,7 +294,7 @@ def test_without_the_barrier_a_stale_write_lands():
     assert process.read(base) == 99
 
 
-# -- areas -------------------------------------------------------------------------------
+# -- areas -----------------------------------------------------------------------------
 
 
 def spans(process):
@@ -312,10 +315,10 @@ def test_areas_split_and_merge_to_the_fewest(changes):
     base = process.mmap(16 * PAGE, "rw")
     rights = ["rw"] * 16
     for first, count, prot in changes:
-        count = min(count, 16 - first)
-        process.mprotect(base + first * PAGE, count * PAGE, prot)
-        rights[first : first + count] = [prot] * count
-    runs = []
+        last = min(first + count, 16)
+        process.mprotect(base + first * PAGE, (last - first) * PAGE, prot)
+        rights[first:last] = [prot] * (last - first)
+    runs: list[tuple[int, int, int]] = []
     for page, right in enumerate(rights):
         if runs and runs[-1][2] == PROT[right]:
             runs[-1] = (runs[-1][0], runs[-1][1] + 1, runs[-1][2])
@@ -327,7 +330,7 @@ def test_areas_split_and_merge_to_the_fewest(changes):
         assert vma.page_prot == vm_get_page_prot(vma.flags)
 
 
-# -- errors ------------------------------------------------------------------------------
+# -- errors ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -349,7 +352,7 @@ def test_errors_by_name(offset, length, errno):
 
 
 def test_no_length_is_no_error():
-    """mprotect of nothing succeeds, also where nothing is mapped."""
+    """Mprotect of nothing succeeds, also where nothing is mapped."""
     process, base = touched(boot(), 1)
     process.mprotect(base + 64 * PAGE, 0, "r")
 
@@ -368,10 +371,8 @@ def test_no_lock_and_no_gather_outlives_a_call():
     kernel = boot()
     process, base = touched(kernel, 4)
     for offset, length in ((0, PAGE), (0, 8 * PAGE), (4 * PAGE, PAGE), (1, PAGE)):
-        try:
+        with suppress(SystemCallError):
             process.mprotect(base + offset, length, "r")
-        except SystemCallError:
-            pass
         assert process.mm.mmap_lock.writer is None
         assert process.mm.tlb_flush_pending == 0
 

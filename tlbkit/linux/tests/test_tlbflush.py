@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlbkit.arm64.events import Event
 from tlbkit.arm64.tlbi import OPERATIONS, decode, range_pages
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_SWBITS_MASK,
@@ -38,7 +39,13 @@ PUBLISHED = {
 
 def closed_form(pages):
     """Operations for *pages* pages: one for each digit that is not zero."""
-    digits = (pages >> 16, pages >> 11 & 31, pages >> 6 & 31, pages >> 1 & 31, pages & 1)
+    digits = (
+        pages >> 16,
+        pages >> 11 & 31,
+        pages >> 6 & 31,
+        pages >> 1 & 31,
+        pages & 1,
+    )
     return sum(digit > 0 for digit in digits)
 
 
@@ -50,7 +57,7 @@ def area(kernel, pages, *, at=1 << 40):
     return process.mm.vmas[0]
 
 
-# -- the range arithmetic ----------------------------------------------------------------
+# -- the range arithmetic --------------------------------------------------------------
 
 
 @given(st.integers(1, LIMIT), st.integers(0, 1 << 30))
@@ -103,7 +110,7 @@ def test_lpa2_leading_singles(pages, singles, ranges):
     assert (len(alone), len(steps) - len(alone)) == (singles, ranges)
 
 
-# -- T1: the functions -------------------------------------------------------------------
+# -- T1: the functions -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kpti", [False, True])
@@ -180,7 +187,7 @@ def test_one_block_on_a_range_cpu_is_one_range_operation():
     """A 2 MiB block is 512 pages to a range operation: scale 1, NUM 7, level 2."""
     kernel = boot()
     vma = area(kernel, 512)
-    seen = []
+    seen: list[Event] = []
     kernel.machine.events.listen(seen.append)
     kernel.tlbflush.flush_pmd_tlb_range(vma, vma.start, vma.end)
     (tlbi,) = [event for event in seen if event.kind == "tlbi"]
@@ -210,12 +217,12 @@ def test_a_range_flush_names_all_of_its_pages(first, pages, model, kpti):
     process = kernel.spawn()
     vma = process.mm
     start = (1 << 40) + first * PAGE
-    seen = []
+    seen: list[Event] = []
     kernel.machine.events.listen(seen.append)
     kernel.tlbflush.flush_tlb_range_nosync_(
         vma, start, start + pages * PAGE, PAGE, last_level=True, level=3
     )
-    named = {}
+    named: dict[int, list[tuple[int, int]]] = {}
     for event in seen:
         if event.kind == "tlbi":
             target = decode(event.what, event.new)
@@ -249,7 +256,7 @@ def test_t1_7_batched_unmap_waits_once():
 
 
 def test_t1_8_page_aging_never_waits():
-    """T1.8: clearing the access flag of n young pages starts n flushes, waits for none."""
+    """T1.8: clearing n access flags starts n flushes and waits for none."""
     kernel = boot(model="neoverse-n1")
     process = kernel.spawn()
     base = process.mmap(8 * PAGE)
@@ -296,7 +303,7 @@ def test_page_flushes_give_no_level():
     """A page flush must drop a block too, so it may not name a level."""
     kernel = boot()
     vma = area(kernel, 1)
-    seen = []
+    seen: list[Event] = []
     kernel.machine.events.listen(seen.append)
     kernel.tlbflush.flush_tlb_page(vma, vma.start)
     kernel.tlbflush.local_flush_tlb_page(vma, vma.start)
@@ -314,7 +321,7 @@ def test_every_name_that_the_kernel_issues_is_an_operation():
         assert "R" + name in OPERATIONS
 
 
-# -- the decision of c320dbb7c80d --------------------------------------------------------
+# -- the decision of c320dbb7c80d ------------------------------------------------------
 
 
 @given(U64, U64)

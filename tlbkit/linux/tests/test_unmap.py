@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlbkit.arm64.events import Event
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.mm.mmu_gather import MMU_GATHER_BUNDLE
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, touched
@@ -14,14 +15,14 @@ BLOCK = 512 * PAGE
 
 def tlbis(kernel, operation):
     """The names and operands of the TLBIs that *operation* issues, in order."""
-    seen = []
+    seen: list[Event] = []
     kernel.machine.events.listen(seen.append)
     operation()
     kernel.machine.events.leave(seen.append)
     return [(e.what.name, e.new) for e in seen if e.kind == "tlbi"]
 
 
-# -- which flush -------------------------------------------------------------------------
+# -- which flush -----------------------------------------------------------------------
 
 
 def test_a_neighbour_keeps_the_tables():
@@ -113,15 +114,15 @@ def test_without_memory_for_batches_a_gather_flushes_more_often():
     assert counts.ipi_broadcasts == 1  # the table waits for walkers by itself
 
 
-# -- when it is safe ---------------------------------------------------------------------
+# -- when it is safe -------------------------------------------------------------------
 
 
 def test_no_frame_is_free_before_its_flush_is_done():
-    """Whenever a frame goes back to the allocator, no TLB and no walk cache knows it."""
+    """When a frame goes back to the allocator, no TLB or walk cache knows it."""
     kernel = boot()
     process, base = touched(kernel, 600, cpus=(0, 1, 2, 3))
     kernel.swap.lru_add_drain_all()
-    freed = []
+    freed: list[int] = []
 
     def check(event):
         if event.kind != "free":
@@ -200,7 +201,7 @@ def test_tables_and_frames_come_back(operations, model):
     assert kernel.page_alloc.in_use == 2
 
 
-# -- places and errors -------------------------------------------------------------------
+# -- places and errors -----------------------------------------------------------------
 
 
 def test_mappings_go_down_from_the_top():
@@ -237,7 +238,7 @@ def test_a_hint_is_taken_where_it_is_free():
     ],
 )
 def test_mmap_errors(arguments, errno):
-    """mmap refuses by name what Linux refuses."""
+    """Mmap refuses by name what Linux refuses."""
     with pytest.raises(SystemCallError) as caught:
         boot().spawn().mmap(**arguments)
     assert caught.value.errno == errno
@@ -253,7 +254,7 @@ def test_noreplace():
 
 @pytest.mark.parametrize("bad", [(1, PAGE), (0, 0), (1 << 48, PAGE)])
 def test_munmap_errors(bad):
-    """munmap wants an aligned address, a length, and both below the top."""
+    """Munmap wants an aligned address, a length, and both below the top."""
     process, base = touched(boot(), 1)
     offset, length = bad
     with pytest.raises(SystemCallError, match="EINVAL"):
