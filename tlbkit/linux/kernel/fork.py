@@ -63,6 +63,7 @@ class Fork:
         child.total_vm = parent.total_vm
         error = 0
         for vma in parent.vmas:
+            kernel.mmap_lock.vma_start_write(vma)
             if vma.flags & VM_DONTCOPY:
                 pages = (vma.end - vma.start) >> kernel.pgtable.page_shift
                 child.total_vm -= pages

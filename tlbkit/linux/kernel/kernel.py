@@ -23,6 +23,7 @@ from tlbkit.linux.kernel.sched import Sched
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.memory import Memory
 from tlbkit.linux.mm.mmap import Mmap
+from tlbkit.linux.mm.mmap_lock import MmapLock
 from tlbkit.linux.mm.mmu_gather import Gather
 from tlbkit.linux.mm.mmu_notifier import MmuNotifier
 from tlbkit.linux.mm.mprotect import Mprotect
@@ -53,6 +54,7 @@ PARTS: Final[Mapping[str, type]] = {
     "swap": Swap,
     "gup": Gup,
     "rmap": Rmap,
+    "mmap_lock": MmapLock,
     "vma": Vma,
     "memory": Memory,
     "mmap": Mmap,
@@ -90,6 +92,7 @@ class Kernel:
     swap: Swap
     gup: Gup
     rmap: Rmap
+    mmap_lock: MmapLock
     vma: Vma
     memory: Memory
     mmap: Mmap

@@ -38,13 +38,15 @@ class SpinLock:
     Args:
         machine: Whose CPUs take it.
         name: For messages and events.
+        address: Where it lies; who takes two takes the lower one first.
     """
 
-    __slots__ = ("holder", "machine", "name")
+    __slots__ = ("address", "holder", "machine", "name")
 
-    def __init__(self, machine: Machine, name: str) -> None:
+    def __init__(self, machine: Machine, name: str, address: int = 0) -> None:
         self.machine = machine
         self.name = name
+        self.address = address
         self.holder: Cpu | None = None
 
     def acquire(self) -> None:
@@ -106,15 +108,19 @@ class RwSemaphore:
     Args:
         machine: Whose CPUs take it.
         name: For messages and events.
+
+    Attributes:
+        sequence: How often it was taken for writing.
     """
 
-    __slots__ = ("machine", "name", "readers", "writer")
+    __slots__ = ("machine", "name", "readers", "sequence", "writer")
 
     def __init__(self, machine: Machine, name: str) -> None:
         self.machine = machine
         self.name = name
         self.readers: list[Cpu] = []
         self.writer: Cpu | None = None
+        self.sequence = 0
 
     def down_read(self) -> None:
         """Take it for reading, waiting for a writer."""
@@ -138,6 +144,7 @@ class RwSemaphore:
         if self.writer is not None or self.readers:
             machine.wait(lambda: self.writer is None and not self.readers, self.name)
         self.writer = cpu
+        self.sequence += 1
         self._say("write")
 
     def down_read_trylock(self) -> bool:

@@ -174,6 +174,8 @@ class Mmap:
         ceiling = (
             mm.vmas[after].start if after < len(mm.vmas) else self._pgtable.task_size
         )
+        for vma in vmas:
+            self._kernel.mmap_lock.vma_start_write(vma)
         del mm.vmas[first:after]
         gather = self._kernel.gather
         tlb = gather.tlb_gather_mmu(mm)

@@ -112,6 +112,7 @@ class Mprotect:
         if isinstance(result, int):
             return result
         vma = result
+        self._kernel.mmap_lock.vma_start_write(vma)
         vma.flags = flags
         how = 0
         if self.vma_wants_manual_pte_write_upgrade(vma):

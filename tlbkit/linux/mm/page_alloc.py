@@ -106,7 +106,9 @@ class PageAlloc:
         folio = self.alloc_zeroed()
         if folio is not None:
             folio.flags |= PG_table
-            folio.mapping = SpinLock(self._machine, f"{name} {folio.pfn:#x}")
+            folio.mapping = SpinLock(
+                self._machine, f"{name} {folio.pfn:#x}", folio.pfn
+            )
         return folio
 
     def free(self, folio: Folio) -> None:

@@ -15,6 +15,7 @@ from tlbkit.linux.include.linux.mm_types import VmArea
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 
 if TYPE_CHECKING:
+    from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -25,9 +26,10 @@ _start = attrgetter("start")
 class Vma:
     """The operations on areas; the mmap lock is held for writing to change any."""
 
-    __slots__ = ("_pgtable",)
+    __slots__ = ("_kernel", "_pgtable")
 
     def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._pgtable = kernel.pgtable
 
     # -- find ------------------------------------------------------------------------
@@ -59,19 +61,25 @@ class Vma:
 
     # -- merge -----------------------------------------------------------------------
 
-    def can_merge(self, left: VmArea, right: VmArea, flags: int) -> bool:
-        """Tell whether *left* could go on into *right* if *right* had *flags*.
+    def can_merge(
+        self, left: VmArea, right: VmArea, flags: int, uffd: UserfaultfdCtx | None
+    ) -> bool:
+        """Tell whether *left* could go on into *right*, given *flags* and *uffd*.
 
         Callers see to it that the one ends where the other begins.
         """
-        return self._alike(left, right) and not (left.flags ^ flags) & ~VM_SOFTDIRTY
+        return self._alike(left, right) and self._has(left, flags, uffd)
+
+    @staticmethod
+    def _has(vma: VmArea, flags: int, uffd: UserfaultfdCtx | None) -> bool:
+        """Tell whether an area has these flags, as far as they matter, and *uffd*."""
+        return vma.uffd is uffd and not (vma.flags ^ flags) & ~VM_SOFTDIRTY
 
     def _alike(self, left: VmArea, right: VmArea) -> bool:
-        """Tell whether two neighbours agree in everything but their flags."""
+        """Tell whether two neighbours agree in all that no caller changes."""
         pages = (left.end - left.start) >> self._pgtable.page_shift
         return (
             left.file is right.file
-            and left.uffd is right.uffd
             and left.pgoff + pages == right.pgoff
             and (
                 left.anon_vma is right.anon_vma
@@ -93,18 +101,23 @@ class Vma:
         place = self.index(vma.mm, vma.start)
         if place + 1 < len(vmas):
             after = vmas[place + 1]
-            if after.start == vma.end and self.can_merge(vma, after, after.flags):
+            if after.start == vma.end and self.can_merge(
+                vma, after, after.flags, after.uffd
+            ):
                 self._absorb(vma, after)
         if place:
             before = vmas[place - 1]
-            if before.end == vma.start and self.can_merge(before, vma, vma.flags):
+            if before.end == vma.start and self.can_merge(
+                before, vma, vma.flags, vma.uffd
+            ):
                 self._absorb(before, vma)
                 return before
         return vma
 
-    @staticmethod
-    def _absorb(left: VmArea, right: VmArea) -> None:
+    def _absorb(self, left: VmArea, right: VmArea) -> None:
         """Let *left* take over all of *right*."""
+        self._kernel.mmap_lock.vma_start_write(left)
+        self._kernel.mmap_lock.vma_start_write(right)
         left.end = right.end
         left.anon_vma = left.anon_vma or right.anon_vma
         left.mm.vmas.remove(right)
@@ -112,26 +125,45 @@ class Vma:
     # -- change a part ---------------------------------------------------------------
 
     def vma_modify(self, vma: VmArea, start: int, end: int, flags: int) -> VmArea | int:
-        """Return an area that holds [start, end) of *vma* and may be given *flags*.
+        """Return an area that holds [start, end) of *vma* and may be given *flags*."""
+        return self.vma_modify_flags_uffd(vma, start, end, flags, vma.uffd)
 
-        A neighbour that has those flags already takes the part over; otherwise the rest
-        of *vma* is split off. ``-ENOMEM`` if there may be no more areas, and then
-        nothing has changed.
+    def vma_modify_flags_uffd(
+        self,
+        vma: VmArea,
+        start: int,
+        end: int,
+        flags: int,
+        uffd: UserfaultfdCtx | None,
+    ) -> VmArea | int:
+        """Return an area that holds [start, end) of *vma* and may be given both.
+
+        A neighbour that has them already takes the part over; otherwise the rest of
+        *vma* is split off. ``-ENOMEM`` if there may be no more areas, and then nothing
+        has changed.
         """
         vmas = vma.mm.vmas
         place = self.index(vma.mm, vma.start)
         before = vmas[place - 1] if place and start == vma.start else None
-        if before and before.end == start and self.can_merge(before, vma, flags):
+        if before and before.end == start and self.can_merge(before, vma, flags, uffd):
             anon_vma = vma.anon_vma
             if end == vma.end:
                 self._absorb(before, vma)
                 return self._merge_right(before, flags)
+            self._kernel.mmap_lock.vma_start_write(before)
             self._cut_front(vma, end)
             before.end = end
             before.anon_vma = before.anon_vma or anon_vma
             return before
         after = vmas[place + 1] if place + 1 < len(vmas) and end == vma.end else None
-        if after and after.start == end and self._joins(vma, after, flags):
+        if (
+            after
+            and after.start == end
+            and self._alike(vma, after)
+            and self._has(after, flags, uffd)
+        ):
+            self._kernel.mmap_lock.vma_start_write(vma)
+            self._kernel.mmap_lock.vma_start_write(after)
             pages = (end - start) >> self._pgtable.page_shift
             after.start = start
             after.pgoff -= pages
@@ -150,27 +182,29 @@ class Vma:
             self.split_vma(vma, end)
         return vma
 
-    def _joins(self, vma: VmArea, after: VmArea, flags: int) -> bool:
-        """Tell whether the end of *vma*, given *flags*, could go on into *after*."""
-        return self._alike(vma, after) and not (after.flags ^ flags) & ~VM_SOFTDIRTY
-
     def _merge_right(self, vma: VmArea, flags: int) -> VmArea:
         """Merge an area that just grew with what now follows it."""
         vmas = vma.mm.vmas
         place = self.index(vma.mm, vma.start)
         if place + 1 < len(vmas):
             after = vmas[place + 1]
-            if after.start == vma.end and self._joins(vma, after, flags):
+            if (
+                after.start == vma.end
+                and self._alike(vma, after)
+                and self._has(after, flags, vma.uffd)
+            ):
                 self._absorb(vma, after)
         return vma
 
     def _cut_front(self, vma: VmArea, addr: int) -> None:
         """Let *vma* begin at *addr*."""
+        self._kernel.mmap_lock.vma_start_write(vma)
         vma.pgoff += (addr - vma.start) >> self._pgtable.page_shift
         vma.start = addr
 
     def split_vma(self, vma: VmArea, addr: int) -> VmArea:
         """Cut *vma* in two at *addr* and return the second."""
+        self._kernel.mmap_lock.vma_start_write(vma)
         pages = (addr - vma.start) >> self._pgtable.page_shift
         right = VmArea(
             vma.mm, addr, vma.end, vma.flags, vma.page_prot, vma.pgoff + pages

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
 PG_locked: Final = 1 << 0
@@ -148,6 +149,9 @@ class VmArea:
         anon_vma: Set once a private page was, or will be, made.
         file: What it maps, or ``None`` for anonymous memory.
         uffd: The userfaultfd context that watches it, or ``None``.
+        vm_lock: Held for reading by who works in it without the mmap lock; made when
+            it is first taken.
+        vm_lock_seq: Which holding of the mmap lock last marked it as being changed.
     """
 
     __slots__ = (
@@ -160,6 +164,8 @@ class VmArea:
         "pgoff",
         "start",
         "uffd",
+        "vm_lock",
+        "vm_lock_seq",
     )
 
     def __init__(
@@ -173,7 +179,9 @@ class VmArea:
         self.pgoff = pgoff
         self.anon_vma: AnonVma | None = None
         self.file: Any = None
-        self.uffd: Any = None
+        self.uffd: UserfaultfdCtx | None = None
+        self.vm_lock: RwSemaphore | None = None
+        self.vm_lock_seq = 0
 
     @property
     def anonymous(self) -> bool:
@@ -217,7 +225,6 @@ class MmStruct:
         "tlb_flush_batched",
         "tlb_flush_pending",
         "total_vm",
-        "uffd_layout_changing",
         "users",
         "vmas",
     )
@@ -242,7 +249,6 @@ class MmStruct:
         self.total_vm = 0
         self.locked_vm = 0
         self.users = 1
-        self.uffd_layout_changing = 0
 
 
 @dataclass(slots=True)
