@@ -1,0 +1,73 @@
+"""What an area's userfaultfd wants of the fault handlers.
+
+Source: include/linux/userfaultfd_k.h, v6.19.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
+from tlbkit.linux.include.linux.mm import (
+    VM_SHARED,
+    VM_UFFD,
+    VM_UFFD_MISSING,
+    VM_UFFD_WP,
+)
+from tlbkit.linux.include.uapi.linux.userfaultfd import (
+    UFFD_FEATURE_WP_ASYNC,
+    UFFD_FEATURE_WP_UNPOPULATED,
+)
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmArea
+
+
+def userfaultfd_missing(vma: VmArea) -> bool:
+    """Tell whether faults on missing pages of *vma* go to user space."""
+    return bool(vma.flags & VM_UFFD_MISSING)
+
+
+def userfaultfd_wp(vma: VmArea) -> bool:
+    """Tell whether pages of *vma* may be write-protected by a userfaultfd."""
+    return bool(vma.flags & VM_UFFD_WP)
+
+
+def userfaultfd_armed(vma: VmArea) -> bool:
+    """Tell whether any fault of *vma* may go to user space."""
+    return bool(vma.flags & VM_UFFD)
+
+
+def userfaultfd_pte_wp(vma: VmArea, pte: int) -> bool:
+    """Tell whether a userfaultfd has write-protected the page that *pte* maps."""
+    return userfaultfd_wp(vma) and pte_uffd_wp(pte)
+
+
+def userfaultfd_wp_async(vma: VmArea) -> bool:
+    """Tell whether writes to protected pages of *vma* are noted and not reported."""
+    return vma.uffd is not None and bool(vma.uffd.features & UFFD_FEATURE_WP_ASYNC)
+
+
+def userfaultfd_wp_use_markers(vma: VmArea) -> bool:
+    """Tell whether a place without a page is protected too, by a marker.
+
+    Files need it, because the page may only be unmapped; for anonymous memory a
+    context asks for it.
+    """
+    if not userfaultfd_wp(vma):
+        return False
+    if not vma.anonymous:
+        return True
+    features = 0 if vma.uffd is None else vma.uffd.features
+    return bool(features & UFFD_FEATURE_WP_UNPOPULATED)
+
+
+def vma_can_userfault(vma: VmArea, vm_flags: int, *, wp_async: bool) -> bool:
+    """Tell whether *vma* can be watched in the ways of *vm_flags*.
+
+    That a write happened can be noted for memory of every kind; the rest needs private
+    anonymous memory.
+    """
+    if wp_async and vm_flags & VM_UFFD == VM_UFFD_WP:
+        return True
+    return vma.anonymous and not vma.flags & VM_SHARED

@@ -1,0 +1,67 @@
+"""The lock of one area: mm/mmap_lock.c and include/linux/mmap_lock.h.
+
+Who only works inside an area takes its read lock and leaves the mmap lock to others.
+Who changes areas holds the mmap lock for writing, marks each area that it touches, and
+waits until its readers are gone. The mark lasts until the mmap lock is released.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.kernel.locking import RwSemaphore
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class MmapLock:
+    """The operations on the locks of areas."""
+
+    __slots__ = ("_kernel", "_machine")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+
+    def lock_vma_under_rcu(self, mm: MmStruct, address: int) -> VmArea | None:
+        """Return the area of *address*, locked for reading.
+
+        ``None`` if there is none, or if somebody is changing it: callers then look
+        again under the mmap lock.
+        """
+        vma = self._kernel.vma.vma_lookup(mm, address)
+        if vma is None or not self.vma_start_read(vma):
+            return None
+        return vma
+
+    def vma_start_read(self, vma: VmArea) -> bool:
+        """Lock *vma* for reading unless it is being changed; tell whether it was."""
+        mmap_lock = vma.mm.mmap_lock
+        if mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence:
+            return False
+        if vma.vm_lock is None:
+            vma.vm_lock = RwSemaphore(self._machine, f"vma lock {vma.start:#x}")
+        vma.vm_lock.down_read()
+        return True
+
+    @staticmethod
+    def vma_end_read(vma: VmArea) -> None:
+        """Release *vma* after reading."""
+        assert vma.vm_lock is not None
+        vma.vm_lock.up_read()
+
+    def vma_start_write(self, vma: VmArea) -> None:
+        """Mark *vma* as being changed, and wait for its readers.
+
+        The mmap lock is held for writing; its release ends the mark.
+        """
+        mmap_lock = vma.mm.mmap_lock
+        mmap_lock.assert_write_held()
+        if vma.vm_lock_seq == mmap_lock.sequence:
+            return
+        vma.vm_lock_seq = mmap_lock.sequence
+        lock = vma.vm_lock
+        if lock is not None and lock.readers:
+            self._machine.wait(lambda: not lock.readers, lock.name)
