@@ -90,6 +90,9 @@ class Memory:
     def pmd_alloc(self, mm: MmStruct, addr: int) -> int | None:
         """Return where the PMD entry for *addr* stands, making tables; or ``None``."""
         pgtable = self._pgtable
+        pmdp = pgtable.find_pmd(mm, addr)
+        if pmdp is not None:
+            return pmdp
         pgdp = pgtable.pgd_offset(mm, addr)
         if not pgtable.folded_pud and not self._table_alloc(mm, pgdp, 1, "PUD table"):
             return None
@@ -446,7 +449,7 @@ class Memory:
                     return self.copy_present_page(child, target, pte, addr, prealloc)
                 child.mm.anonpages += 1
             else:
-                self._kernel.rmap.folio_dup_file_rmap_pte(folio, pfn, child)
+                self._kernel.rmap.folio_dup_file_rmap_ptes(folio, pfn, 1, child)
                 self._kernel.swap.inc_file_counter(child.mm, folio)
         self.copy_present_ptes_(parent, target, source, pte)
         return 0

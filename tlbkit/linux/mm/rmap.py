@@ -1,10 +1,15 @@
-"""Who maps a page: mm/rmap.c and include/linux/rmap.h, for page-level mappings."""
+"""Who maps a page: mm/rmap.c and include/linux/rmap.h.
+
+A large folio is mapped by page entries, by block entries, or by both at a time. What
+its counts mean is told in `tlbkit.linux.include.linux.mm_types.LargeFolio`.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.include.linux.mm_types import (
+    ENTIRELY_MAPPED,
     AnonVma,
     LargeFolio,
     PG_anon_exclusive,
@@ -38,42 +43,101 @@ class Rmap:
             root = parent.anon_vma.root
             child.anon_vma = AnonVma(root.lock, root)
 
-    # -- one page --------------------------------------------------------------------
+    # -- the first mapping -----------------------------------------------------------
 
     def folio_add_new_anon_rmap(self, folio: Folio, vma: VmArea, address: int) -> None:
-        """Map a new page for the first time; it belongs to one process only."""
-        folio.mapcount = 1
-        folio.flags |= PG_swapbacked | PG_anon_exclusive
+        """Map a new folio for the first time; it belongs to one process only.
+
+        A folio as large as a block is mapped by a block entry, any other by its pages'
+        entries. *address* is where its first page goes.
+        """
+        folio.flags |= PG_swapbacked
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
+        if not isinstance(folio, LargeFolio):
+            folio.mapcount = 1
+            folio.flags |= PG_anon_exclusive
+            return
+        nr = folio.nr_pages
+        if folio.order < self._kernel.pgtable.hpage_pmd_order:
+            for page in range(nr):
+                folio.page_mapcount[page] = 1
+                folio.exclusive[page] = 1
+            folio.nr_pages_mapped = nr
+            folio.add_mapcount(nr, vma.mm)
+        else:
+            folio.entire_mapcount = 1
+            folio.exclusive[0] = 1
+            folio.nr_pages_mapped = ENTIRELY_MAPPED
+            folio.add_mapcount(1, vma.mm)
+
+    # -- page entries ----------------------------------------------------------------
 
     def folio_add_anon_rmap_pte(
         self, folio: Folio, pfn: int, vma: VmArea, *, exclusive: bool
     ) -> None:
         """Map page *pfn* of an anonymous folio once more, or again after swap."""
-        folio.mapcount += 1
-        if isinstance(folio, LargeFolio):
-            folio.page_mapcount[pfn - folio.pfn] += 1
-            folio.mm_ids[vma.mm] = folio.mm_ids.get(vma.mm, 0) + 1
+        self.folio_add_anon_rmap_ptes(folio, pfn, 1, vma, exclusive=exclusive)
+
+    def folio_add_anon_rmap_ptes(
+        self, folio: Folio, pfn: int, nr: int, vma: VmArea, *, exclusive: bool
+    ) -> None:
+        """Map the *nr* pages of a folio from *pfn* on once more each."""
+        self._add_rmap_ptes(folio, pfn, nr, vma)
         if exclusive:
-            self.set_page_anon_exclusive(folio, pfn)
+            for page in range(pfn, pfn + nr):
+                self.set_page_anon_exclusive(folio, page)
 
     def folio_add_file_rmap_pte(self, folio: Folio, pfn: int, vma: VmArea) -> None:
         """Map page *pfn* of a file's folio."""
-        self.folio_add_anon_rmap_pte(folio, pfn, vma, exclusive=False)
+        self._add_rmap_ptes(folio, pfn, 1, vma)
+
+    def folio_dup_file_rmap_ptes(
+        self, folio: Folio, pfn: int, nr: int, child: VmArea
+    ) -> None:
+        """Map *nr* pages of a file's folio for a child too."""
+        self._add_rmap_ptes(folio, pfn, nr, child)
+
+    @staticmethod
+    def _add_rmap_ptes(folio: Folio, pfn: int, nr: int, vma: VmArea) -> None:
+        """Count *nr* more page entries: __folio_add_rmap()."""
+        if not isinstance(folio, LargeFolio):
+            folio.mapcount += 1
+            return
+        counts = folio.page_mapcount
+        first = pfn - folio.pfn
+        for page in range(first, first + nr):
+            if not counts[page]:
+                folio.nr_pages_mapped += 1
+            counts[page] += 1
+        folio.add_mapcount(nr, vma.mm)
 
     def folio_remove_rmap_pte(self, folio: Folio, pfn: int, vma: VmArea) -> None:
         """Take one mapping of page *pfn* away."""
-        folio.mapcount -= 1
         if isinstance(folio, LargeFolio):
-            folio.page_mapcount[pfn - folio.pfn] -= 1
-            folio.mm_ids[vma.mm] -= 1
-            if not folio.mm_ids[vma.mm]:
-                del folio.mm_ids[vma.mm]
+            self.folio_remove_rmap_ptes(folio, pfn, 1, vma)
+        else:
+            folio.mapcount -= 1
 
-    def folio_dup_file_rmap_pte(self, folio: Folio, pfn: int, child: VmArea) -> None:
-        """Map page *pfn* of a file's folio for a child too."""
-        self.folio_add_file_rmap_pte(folio, pfn, child)
+    def folio_remove_rmap_ptes(
+        self, folio: LargeFolio, pfn: int, nr: int, vma: VmArea
+    ) -> None:
+        """Take one mapping of each of *nr* pages of a large folio away.
+
+        If pages lost their last mapping and others have not, the folio may be split.
+        """
+        folio.sub_mapcount(nr, vma.mm)
+        counts = folio.page_mapcount
+        first = pfn - folio.pfn
+        unmapped = 0
+        for page in range(first, first + nr):
+            counts[page] -= 1
+            unmapped += not counts[page]
+        folio.nr_pages_mapped -= unmapped
+        if folio.nr_pages_mapped >= ENTIRELY_MAPPED:
+            unmapped = 0  # a block entry still maps them
+        if unmapped and folio.nr_pages_mapped:
+            self._partially_mapped(folio)
 
     def folio_try_dup_anon_rmap_pte(
         self, folio: Folio, pfn: int, child: VmArea, parent: VmArea
@@ -87,8 +151,79 @@ class Rmap:
             return False
         if exclusive:
             self.clear_page_anon_exclusive(folio, pfn)
-        self.folio_add_anon_rmap_pte(folio, pfn, child, exclusive=False)
+        self._add_rmap_ptes(folio, pfn, 1, child)
         return True
+
+    def folio_try_dup_anon_rmap_ptes(
+        self, folio: LargeFolio, pfn: int, nr: int, child: VmArea, parent: VmArea
+    ) -> bool:
+        """Share *nr* pages with a child; false, and nothing done, if one is pinned."""
+        first = pfn - folio.pfn
+        if self._kernel.gup.folio_needs_cow_for_dma(parent, folio) and any(
+            folio.exclusive[first : first + nr]
+        ):
+            return False
+        folio.exclusive[first : first + nr] = bytes(nr)
+        self._add_rmap_ptes(folio, pfn, nr, child)
+        return True
+
+    # -- block entries ---------------------------------------------------------------
+
+    def folio_add_anon_rmap_pmd(
+        self, folio: LargeFolio, vma: VmArea, *, exclusive: bool
+    ) -> None:
+        """Map all of an anonymous folio by one more block entry."""
+        self._add_rmap_pmd(folio, vma)
+        if exclusive:
+            self.set_page_anon_exclusive(folio, folio.pfn)
+
+    @staticmethod
+    def _add_rmap_pmd(folio: LargeFolio, vma: VmArea) -> None:
+        """Count one more block entry: __folio_add_rmap()."""
+        if not folio.entire_mapcount:
+            folio.nr_pages_mapped += ENTIRELY_MAPPED
+        folio.entire_mapcount += 1
+        folio.add_mapcount(1, vma.mm)
+
+    def folio_remove_rmap_pmd(self, folio: LargeFolio, vma: VmArea) -> None:
+        """Take one block entry's mapping of all of a folio away.
+
+        If it was the last of its kind and pages entries map a part, others are free.
+        """
+        folio.sub_mapcount(1, vma.mm)
+        folio.entire_mapcount -= 1
+        if folio.entire_mapcount:
+            return
+        folio.nr_pages_mapped -= ENTIRELY_MAPPED
+        if 0 < folio.nr_pages_mapped < folio.nr_pages:
+            self._partially_mapped(folio)
+
+    def folio_try_dup_anon_rmap_pmd(
+        self, folio: LargeFolio, child: VmArea, parent: VmArea
+    ) -> bool:
+        """Share a block with a child; false, and nothing done, if it may be pinned."""
+        exclusive = folio.page_exclusive(folio.pfn)
+        if exclusive and self._kernel.gup.folio_needs_cow_for_dma(parent, folio):
+            return False
+        self.clear_page_anon_exclusive(folio, folio.pfn)
+        self._add_rmap_pmd(folio, child)
+        return True
+
+    def folio_try_share_anon_rmap(self, folio: Folio, pfn: int) -> bool:
+        """Give up that page *pfn* belongs to one process; false if it may be pinned.
+
+        For a page that is about to be unmapped: its entry, of either kind, is cleared
+        and flushed already. Source: folio_try_share_anon_rmap_pte() and _pmd().
+        """
+        if folio.maybe_dma_pinned():
+            return False
+        self.clear_page_anon_exclusive(folio, pfn)
+        return True
+
+    def _partially_mapped(self, folio: LargeFolio) -> None:
+        """Note that part of an anonymous folio became unused."""
+        if folio.anon and not folio.partially_mapped:
+            self._kernel.huge_memory.deferred_split_folio(folio, partially_mapped=True)
 
     # -- exclusive -------------------------------------------------------------------
 

@@ -42,11 +42,14 @@ class Swap:
             self.folio_put(folio)
 
     def folio_add_lru(self, folio: Folio) -> None:
-        """Queue a folio for the LRU lists; until it gets there the queue holds it."""
+        """Queue a folio for the LRU lists; until it gets there the queue holds it.
+
+        A large folio does not wait, and neither does what was queued before it.
+        """
         folio.refcount += 1
         batch = self._batches[self._machine.running.number]
         batch.append(folio)
-        if len(batch) >= FOLIO_BATCH_SIZE:
+        if len(batch) >= FOLIO_BATCH_SIZE or folio.order:
             self.lru_add_drain()
 
     def lru_add_drain(self) -> None:

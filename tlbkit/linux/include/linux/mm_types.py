@@ -26,6 +26,10 @@ PG_anon_exclusive: Final = 1 << 9
 PG_ksm: Final = 1 << 10
 PG_table: Final = 1 << 11
 
+ENTIRELY_MAPPED: Final = 0x800000
+"""What a folio that a block entry maps has in its count of mapped pages."""
+FOLIO_PAGES_MAPPED: Final = ENTIRELY_MAPPED - 1
+"""The part of that count that is pages."""
 GUP_PIN_COUNTING_BIAS: Final = 1024
 """What one pin adds to the reference count of a small folio."""
 
@@ -101,21 +105,34 @@ class Folio:
 class LargeFolio(Folio):
     """A folio of more than one page.
 
+    Its ``mapcount`` counts entries: a block entry that maps all of it counts once. As
+    there, no count here is biased by one.
+
     Attributes:
         entire_mapcount: Block entries that map all of it.
         page_mapcount: For each page, the page entries that map it.
-        exclusive: For each page, whether it belongs to one process.
+        nr_pages_mapped: Pages with a ``page_mapcount``, and `ENTIRELY_MAPPED` while
+            there is an ``entire_mapcount``.
+        exclusive: For each page, whether it belongs to one process. A folio that is
+            mapped by a block has one such mark, its first page's.
         pincount: Pins, counted apart from references.
-        deferred_split: Whether it waits to be split because part of it is unused.
-        mm_ids: How many address spaces map it, by address space.
+        deferred_split: It is queued to be split should memory become short.
+        partially_mapped: And part of it is mapped no more, so that it is worth it.
+        mm_id: Two of the address spaces that map it; more than two are not told apart.
+        mm_id_mapcount: How many entries each of the two has.
+        maybe_mapped_shared: More than one address space may map it.
     """
 
     __slots__ = (
         "deferred_split",
         "entire_mapcount",
         "exclusive",
-        "mm_ids",
+        "maybe_mapped_shared",
+        "mm_id",
+        "mm_id_mapcount",
+        "nr_pages_mapped",
         "page_mapcount",
+        "partially_mapped",
         "pincount",
     )
 
@@ -123,10 +140,14 @@ class LargeFolio(Folio):
         super().__init__(pfn, order)
         self.entire_mapcount = 0
         self.page_mapcount = array("i", bytes(4 << order))
+        self.nr_pages_mapped = 0
         self.exclusive = bytearray(1 << order)
         self.pincount = 0
         self.deferred_split = False
-        self.mm_ids: dict[MmStruct, int] = {}
+        self.partially_mapped = False
+        self.mm_id: list[MmStruct | None] = [None, None]
+        self.mm_id_mapcount = [0, 0]
+        self.maybe_mapped_shared = False
 
     def maybe_dma_pinned(self) -> bool:
         """Tell whether somebody pinned it."""
@@ -135,6 +156,35 @@ class LargeFolio(Folio):
     def page_exclusive(self, pfn: int) -> bool:
         """Tell whether page *pfn* of it belongs to one process."""
         return bool(self.exclusive[pfn - self.pfn])
+
+    def add_mapcount(self, nr: int, mm: MmStruct) -> None:
+        """Count *nr* more entries, of *mm*: folio_add_large_mapcount()."""
+        total = self.mapcount = self.mapcount + nr
+        ids, counts = self.mm_id, self.mm_id_mapcount
+        if mm in ids:
+            counts[ids.index(mm)] += nr
+        elif None in ids:
+            slot = ids.index(None)
+            ids[slot] = mm
+            counts[slot] = nr
+            if total != nr:
+                self.maybe_mapped_shared = True
+
+    def sub_mapcount(self, nr: int, mm: MmStruct) -> None:
+        """Count *nr* entries of *mm* less: folio_sub_large_mapcount().
+
+        Once one of the two known address spaces has all entries, it is the only one.
+        """
+        self.mapcount -= nr
+        ids, counts = self.mm_id, self.mm_id_mapcount
+        if mm in ids:
+            slot = ids.index(mm)
+            counts[slot] -= nr
+            if counts[slot]:
+                return
+            ids[slot] = None
+        if self.mapcount in counts:
+            self.maybe_mapped_shared = False
 
 
 class VmArea:
@@ -207,12 +257,14 @@ class MmStruct:
         pgtables: Tables in use, by level (1 for PUD to 3 for PTE tables).
         total_vm, locked_vm: Pages mapped and pages locked.
         users: Threads and borrowers that may use the addresses.
+        huge_zero: It holds a reference to the huge zero folio: MMF_HUGE_ZERO_FOLIO.
     """
 
     __slots__ = (
         "anonpages",
         "context",
         "filepages",
+        "huge_zero",
         "locked_vm",
         "mmap_base",
         "mmap_lock",
@@ -249,6 +301,7 @@ class MmStruct:
         self.total_vm = 0
         self.locked_vm = 0
         self.users = 1
+        self.huge_zero = False
 
 
 @dataclass(slots=True)

@@ -160,7 +160,7 @@ class TlbFlush:
         self._machine.running.dsb("nsh")
 
     def local_flush_tlb_contpte(self, vma: VmArea, addr: int) -> None:
-        """Drop a contiguous block's leaf entries from this CPU's TLB and from devices."""
+        """Drop the leaf entries of a block from this CPU's TLB and from devices."""
         size = self._kernel.contpte.cont_pte_size
         addr &= -size
         cpu = self._machine.running
