@@ -40,7 +40,8 @@ class Cost:
         ns: Nanoseconds for each.
         each: The thing that is paid for.
         kind: How sure it is.
-        source: Where it comes from, or on what it was calibrated and how.
+        source: Where it comes from, or how it was calibrated.
+        calibrated_on: Names of the `OBSERVATIONS` that fix it, if any do.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Cost:
     each: str
     kind: Kind
     source: str
+    calibrated_on: tuple[str, ...] = ()
 
     @property
     def unit(self) -> str:
@@ -60,7 +62,7 @@ class Observation:
     """A published figure on which a cost is calibrated.
 
     Attributes:
-        name: As the sources of the costs say it.
+        name: As the costs name it.
         value: In *unit*.
         unit: For example ``"us"`` or ``"%"``.
         what: What was measured, on what.
@@ -156,7 +158,7 @@ def calibrate(
         observed: As `OBSERVATIONS`.
         issue: ns of a flush of one page before its wait: leading DSB, TLBI, notifier.
         visible: ns of what the machine sees of an mprotect of one page without a flush:
-            its locks and stores.
+            its stores. A lock that nobody else has is part of the call.
 
     The four equations: the two mprotect figures differ by one flush on
     `REFERENCE_CPUS` CPUs; the cheaper one is the call itself; the flush on 100 CPUs and
@@ -180,13 +182,12 @@ def calibrate(
 _DSB_STORES = 15.0
 _TLBI = 15.0
 _NOTIFIER = 5.0
-_LOCK = 10.0
 _STORE = 10.0
 
 _FIXED = calibrate(
     OBSERVATIONS,
     issue=_DSB_STORES + _TLBI + _NOTIFIER,
-    visible=2 * _LOCK + 2 * _STORE,
+    visible=2 * _STORE,
 )
 
 COSTS: Final[Mapping[str, Cost]] = MappingProxyType(
@@ -198,8 +199,8 @@ COSTS: Final[Mapping[str, Cost]] = MappingProxyType(
                 _FIXED.system_call,
                 "system call",
                 Kind.CALIBRATED,
-                "mprotect none->rw of one page without a flush takes "
-                '"mprotect after", less its locks and stores',
+                "mprotect none->rw of one page without a flush, less its two stores",
+                ("mprotect after",),
             ),
             Cost(
                 "dsb_stores",
@@ -220,23 +221,26 @@ COSTS: Final[Mapping[str, Cost]] = MappingProxyType(
                 _FIXED.dsb_ish_base,
                 "wait for broadcasts",
                 Kind.CALIBRATED,
-                '"mprotect before" less "mprotect after" is one flush, on '
+                "before and after differ by one flush, on "
                 f"{REFERENCE_CPUS} CPUs (assumed: the machine is not named)",
+                ("mprotect before", "mprotect after"),
             ),
             Cost(
                 "dsb_ish_per_core",
                 _FIXED.dsb_ish_per_core,
                 "other CPU of the machine, in each such wait",
                 Kind.CALIBRATED,
-                'the two "unmap share" figures; two machines, so a rough slope',
+                "a flush over the rest of the work, on two machines: a rough slope",
+                ("unmap share, 8 cores", "unmap share, 100 cores"),
             ),
             Cost(
                 "dvm_contention_per_broadcaster",
                 _FIXED.dvm_contention_per_broadcaster,
                 "other CPU that broadcasts at the same time, in each such wait",
                 Kind.CALIBRATED,
-                '"32 broadcasters" over "32 without broadcast", if an iteration is '
+                "how many times longer it takes with broadcasts, if an iteration is "
                 "calls with one flush each",
+                ("32 broadcasters", "32 without broadcast"),
             ),
             Cost(
                 "local_tlbi",
@@ -272,7 +276,6 @@ COSTS: Final[Mapping[str, Cost]] = MappingProxyType(
             ),
             Cost("walk", 20.0, "table walk", Kind.ASSUMED, "tables are in the caches"),
             Cost("store", _STORE, "descriptor store", Kind.ASSUMED, "one atomic"),
-            Cost("lock", _LOCK, "lock taken", Kind.ASSUMED, "one atomic, no waiting"),
             Cost(
                 "page_alloc",
                 150.0,

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.observe.costs import COSTS
@@ -143,9 +142,9 @@ class Clocks:
         lines = [Line(costs[name], times) for name, times in spent.items() if times]
         lines.sort(key=lambda line: -line.ns)
         return Bill(
-            MappingProxyType(dict(sorted(clock.items()))),
+            dict(sorted(clock.items())),
             tuple(lines),
-            MappingProxyType(dict(waits)),
+            dict(waits),
         )
 
     def handlers(self) -> Mapping[str, Callable[[Event], None]]:
@@ -222,7 +221,6 @@ class Clocks:
         if not shared:
             until = max(until, self._free.get((lock, True), 0.0))
         self._wait(cpu, until, lock.name)
-        self._pay(cpu, "lock")
 
     def _ipi(self, event: Event) -> None:
         if not event.what:

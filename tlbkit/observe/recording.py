@@ -1,0 +1,239 @@
+"""Everything that happens, kept as steps that can be taken forwards and backwards.
+
+A recording is made of values only: it stays what it is whatever the machine does next,
+and may be drawn, sent and replayed. Steps are the events. A group is one activation of
+a kernel function with all steps that happened in it, so a recording can be read
+coarsely, and each coarse step opened.
+
+What the steps reconstruct, by the keys of a state:
+
+- ``("word", pa)``: a 64-bit word of memory, descriptor or data, from when it was first
+  touched; unknown again once its frame is given to a new owner.
+- ``("tlb", cpu, array, va, shift, asid)``: what a TLB (or the walk cache) holds: its
+  `Entry` or `Table`. Contents are exact, the order of their use is not kept.
+- ``("in flight", cpu)``: TLBIs that the CPU issued and did not wait for, as pairs of
+  name and operand.
+- ``("lock", label)``: who has it: pairs of CPU and how.
+- ``("asid", cpu)``: the ASID that it translates under.
+- ``("irqs off", cpu)``: whether it holds interrupts off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+Key = tuple[Any, ...]
+"""Names one thing of a state; see the module."""
+
+_SMALL = 1 << 16
+
+
+class Change(NamedTuple):
+    """One thing that a step changed.
+
+    Attributes:
+        key: What; see the module.
+        before: Its value until then, ``None`` if there was none or it is not known.
+        after: Its value from then on, likewise.
+    """
+
+    key: Key
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One event, and what it changed.
+
+    Attributes:
+        cpu: Who did it.
+        kind: The kind of the event.
+        text: What happened, as one line.
+        why: The reason, if one was given.
+        changes: Everything of the state that is different after it.
+    """
+
+    cpu: int
+    kind: str
+    text: str
+    why: str
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """What happened in one activation of a kernel function.
+
+    Attributes:
+        name: The function.
+        first: Index of its first step.
+        last: Index of its last step.
+        parts: Its own steps, by index, and the groups of the functions that it called,
+            in their order.
+    """
+
+    name: str
+    first: int
+    last: int
+    parts: tuple[int | Group, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What happened in one window.
+
+    Attributes:
+        start: The state before the first step, as far as the steps touch it; the TLBs
+            are known in full.
+        steps: In order.
+        groups: The steps again, as a tree; a step outside the kernel stands by itself.
+    """
+
+    start: Mapping[Key, Any]
+    steps: tuple[Step, ...]
+    groups: tuple[int | Group, ...]
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return len(self.steps)
+
+    def state(self, position: int) -> Mapping[Key, Any]:
+        """Return the state after the first *position* steps."""
+        cursor = self.cursor()
+        cursor.to(position)
+        return cursor.state
+
+    def cursor(self) -> Cursor:
+        """Return a place to stand in this recording, at its start."""
+        return Cursor(self)
+
+    def outline(self, depth: int | None = None) -> str:
+        """Return the recording as indented text.
+
+        Args:
+            depth: How many levels of groups to open; ``None`` opens all of them. A
+                group that stays closed is one line that says how many steps it holds.
+        """
+        return "\n".join(self._lines(self.groups, 0, depth))
+
+    def _lines(
+        self, parts: tuple[int | Group, ...], level: int, depth: int | None
+    ) -> Iterator[str]:
+        indent = "  " * level
+        for part in parts:
+            if isinstance(part, int):
+                step = self.steps[part]
+                yield f"{indent}{part}  CPU {step.cpu}: {step.text}"
+            elif depth is not None and level >= depth:
+                steps = part.last - part.first + 1
+                plural = "s" if steps > 1 else ""
+                yield f"{indent}{part.first}  {part.name}: {steps} step{plural}"
+            else:
+                yield f"{indent}{part.name}"
+                yield from self._lines(part.parts, level + 1, depth)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain lists, dictionaries and strings.
+
+        Numbers that do not fit a JavaScript number (addresses, words) are hex strings.
+        """
+        return {
+            "start": [
+                [_plain(key), _plain(value)] for key, value in self.start.items()
+            ],
+            "steps": [
+                {
+                    "cpu": step.cpu,
+                    "kind": step.kind,
+                    "text": step.text,
+                    "why": step.why,
+                    "changes": [_plain(change) for change in step.changes],
+                }
+                for step in self.steps
+            ],
+            "groups": [_plain(part) for part in self.groups],
+        }
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* as JSON can hold it."""
+    if isinstance(value, Group):
+        return {
+            "name": value.name,
+            "first": value.first,
+            "last": value.last,
+            "parts": [_plain(part) for part in value.parts],
+        }
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value if value < _SMALL else hex(value)
+    if value is None or isinstance(value, str | bool):
+        return value
+    return str(value)
+
+
+class Cursor:
+    """A place in a recording, which moves forwards and backwards.
+
+    Attributes:
+        recording: What it moves in.
+        position: Steps that lie behind it.
+    """
+
+    __slots__ = ("_values", "position", "recording")
+
+    def __init__(self, recording: Recording) -> None:
+        self.recording = recording
+        self.position = 0
+        self._values = dict(recording.start)
+
+    @property
+    def state(self) -> Mapping[Key, Any]:
+        """The state here; a copy that later moves leave alone."""
+        return MappingProxyType(self._values.copy())
+
+    def forward(self) -> Step | None:
+        """Take the next step and return it; at the end, do nothing."""
+        if self.position == len(self.recording):
+            return None
+        step = self.recording.steps[self.position]
+        for change in step.changes:
+            self._set(change.key, change.after)
+        self.position += 1
+        return step
+
+    def back(self) -> Step | None:
+        """Undo the last step and return it; at the start, do nothing."""
+        if not self.position:
+            return None
+        self.position -= 1
+        step = self.recording.steps[self.position]
+        for change in reversed(step.changes):
+            self._set(change.key, change.before)
+        return step
+
+    def to(self, position: int) -> None:
+        """Go to where *position* steps lie behind; `InputError` if there is no such."""
+        if not 0 <= position <= len(self.recording):
+            raise InputError(
+                f"position {position}: this recording has 0 to {len(self.recording)}"
+            )
+        while self.position < position:
+            self.forward()
+        while self.position > position:
+            self.back()
+
+    def _set(self, key: Key, value: Any) -> None:
+        if value is None:
+            self._values.pop(key, None)
+        else:
+            self._values[key] = value

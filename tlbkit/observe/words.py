@@ -1,0 +1,170 @@
+"""Events in words, and whether two machines did the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from tlbkit.arm64 import tlbi
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.tlb import CachedTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from tlbkit.arm64.events import Event
+    from tlbkit.arm64.tlb import Entry
+
+
+def describe(event: Event, *, lpa2: bool = False) -> str:
+    """Return what happened as one line, without number and CPU.
+
+    Args:
+        event: From the stream of a machine.
+        lpa2: Whether the operands of that machine's range TLBIs count 64 KiB units.
+    """
+    if event.kind == "tlbi":
+        return tlbi.describe(event.what, event.new, lpa2=lpa2)
+    in_words = _WORDS.get(event.kind)
+    return in_words(event) if in_words else f"{event.kind} {event.what or ''}".rstrip()
+
+
+def same(one: Event, other: Event) -> bool:
+    """Tell whether two events, of two machines, are the same deed.
+
+    Running numbers do not count, and objects are compared by what they stand for.
+    """
+    return one[1:3] == other[1:3] and _deed(one) == _deed(other)
+
+
+def _deed(event: Event) -> tuple[Any, ...]:
+    """Return the event as values that mean the same on every machine."""
+    if event.kind == "lock":
+        return event.what.name, event.new
+    if event.kind in {"notifier", "notifier range"}:
+        return event.what, event.old, event.why
+    if event.kind == "switch":
+        return event.new.asid, event.new.ttbr0
+    return event[3:]
+
+
+def _call(event: Event) -> str:
+    arguments = (hex(a) if isinstance(a, int) else repr(a) for a in event.new)
+    return f"{event.what}({', '.join(arguments)})"
+
+
+def _read(event: Event) -> str:
+    return f"read {event.what.va:#x}: {event.new:#x}"
+
+
+def _write(event: Event) -> str:
+    return f"write {event.what.va:#x}: {event.old:#x} becomes {event.new:#x}"
+
+
+def _execute(event: Event) -> str:
+    return f"execute {event.what.va:#x}"
+
+
+def _fault(event: Event) -> str:
+    return f"{event.new} at {event.what:#x}"
+
+
+def _walk(event: Event) -> str:
+    start = f" from level {event.old.level}" if event.old else ""
+    found = event.new
+    end = str(found) if isinstance(found, Fault) else f"frame at {found.pa:#x}"
+    return f"walk for {event.what:#x}{start}: {end}"
+
+
+def _store(event: Event) -> str:
+    return f"store at {event.what:#x}: {event.old:#x} becomes {event.new:#x}"
+
+
+def _hardware(event: Event) -> str:
+    return f"hardware update at {event.what:#x}: {event.old:#x} becomes {event.new:#x}"
+
+
+def _switch(event: Event) -> str:
+    return f"switch to asid {event.new.asid:#x}"
+
+
+def _cached(what: Entry | CachedTable) -> str:
+    if isinstance(what, CachedTable):
+        table = what.table
+        size = f"level {table.level} table for {table.va:#x}"
+        return f"{size}, asid {what.asid:#x}"
+    size = f"{1 << what.shift - 10} KiB"
+    return f"{what.va:#x} to {what.pa:#x}, {size}, asid {what.asid:#x}"
+
+
+def _fill(event: Event) -> str:
+    return f"fill {event.new}: {_cached(event.what)}"
+
+
+def _drop(event: Event) -> str:
+    return f"drop from {event.old}: {_cached(event.what)} ({event.why})"
+
+
+def _ipi(event: Event) -> str:
+    targets = ", ".join(map(str, event.what)) or "nobody"
+    return f"ipi to CPU {targets} ({event.why})"
+
+
+_LOCK_VERBS = {
+    "acquired": "take",
+    "read": "take for reading",
+    "write": "take for writing",
+    "released": "release",
+}
+
+
+def _lock(event: Event) -> str:
+    return f"{_LOCK_VERBS[event.new]} {event.what.name}"
+
+
+def _alloc(event: Event) -> str:
+    return f"allocate frame {event.what:#x}{_order(event.new)}"
+
+
+def _free(event: Event) -> str:
+    return f"free frame {event.what:#x}{_order(event.old)}"
+
+
+def _order(order: int) -> str:
+    return f" and the {(1 << order) - 1} after it" if order else ""
+
+
+def _notifier(event: Event) -> str:
+    return f"flush secondary TLBs for {_span(event.what)}"
+
+
+def _notifier_range(event: Event) -> str:
+    return f"{event.old} of change to {_span(event.what)} ({event.why})"
+
+
+def _span(span: tuple[int, int]) -> str:
+    return f"{span[0]:#x} to {span[1]:#x}"
+
+
+_WORDS: Mapping[str, Callable[[Event], str]] = {
+    "call": _call,
+    "read": _read,
+    "write": _write,
+    "execute": _execute,
+    "fault": _fault,
+    "walk": _walk,
+    "store": _store,
+    "hardware": _hardware,
+    "dsb": lambda event: f"dsb {event.what}",
+    "isb": lambda _: "isb",
+    "switch": _switch,
+    "irq": lambda event: f"interrupts {event.what}",
+    "fill": _fill,
+    "drop": _drop,
+    "ipi": _ipi,
+    "lock": _lock,
+    "alloc": _alloc,
+    "free": _free,
+    "notifier": _notifier,
+    "notifier range": _notifier_range,
+    "spurious": lambda event: f"spurious fault at {event.what:#x}",
+}
