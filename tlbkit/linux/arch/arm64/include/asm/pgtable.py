@@ -267,6 +267,7 @@ class Pgtable:
         "_fixed",
         "_kernel",
         "_machine",
+        "_read",
         "cont_ptes",
         "folded_pud",
         "hpage_pmd_nr",
@@ -287,6 +288,7 @@ class Pgtable:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
+        self._read = kernel.machine.memory.read
         shift = self.page_shift = kernel.machine.model.page_shift
         self.page_size = 1 << shift
         self.page_mask = ~(self.page_size - 1)
@@ -336,11 +338,11 @@ class Pgtable:
 
     def read(self, ptep: int) -> int:
         """Return the entry at *ptep*, and of a contiguous block that entry alone."""
-        return self._machine.memory.read(ptep)
+        return self._read(ptep)
 
     def ptep_get(self, ptep: int) -> int:
         """Return the entry at *ptep*; young or dirty if any of its block is."""
-        pte = self._machine.memory.read(ptep)
+        pte = self._read(ptep)
         if pte & PTE_CONT and pte & PTE_VALID:
             return self._kernel.contpte.contpte_ptep_get(ptep, pte)
         return pte
@@ -363,7 +365,7 @@ class Pgtable:
         return self._below(pmdp, addr, self.page_shift)
 
     def _below(self, entry: int, addr: int, shift: int) -> int:
-        table = self._machine.memory.read(entry) & self._addr_mask
+        table = self._read(entry) & self._addr_mask
         return table + (addr >> shift & (self.ptrs_per_pte - 1)) * 8
 
     @staticmethod
@@ -377,11 +379,15 @@ class Pgtable:
 
         Source: mm/rmap.c, mm_find_pmd().
         """
-        pgdp = self.pgd_offset(mm, addr)
-        if not pmd_table(self.read(pgdp)):
+        read, address, last = self._read, self._addr_mask, self.ptrs_per_pte - 1
+        entry = read(self.pgd_offset(mm, addr))
+        if not self.folded_pud:
+            if entry & PMD_TYPE_TABLE != PMD_TYPE_TABLE:
+                return None
+            entry = read((entry & address) + (addr >> self.pud_shift & last) * 8)
+        if entry & PMD_TYPE_TABLE != PMD_TYPE_TABLE:
             return None
-        pudp = self.pud_offset(pgdp, addr)
-        return self.pmd_offset(pudp, addr) if pmd_table(self.read(pudp)) else None
+        return (entry & address) + (addr >> self.pmd_shift & last) * 8
 
     def find_pte(self, mm: MmStruct, addr: int) -> int | None:
         """Return where the PTE for *addr* stands, if there is a table of them."""
@@ -438,7 +444,7 @@ class Pgtable:
 
     def ptep_get_and_clear(self, mm: MmStruct, addr: int, ptep: int) -> int:
         """Take one entry out of its block, if any, and exchange it with zero."""
-        pte = self._machine.memory.read(ptep)
+        pte = self._read(ptep)
         if pte & PTE_CONT:
             self._kernel.contpte.contpte_try_unfold(mm, addr, ptep, pte)
         return self.ptep_get_and_clear_(ptep)
