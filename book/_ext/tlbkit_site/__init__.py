@@ -64,9 +64,10 @@ def _fetch(app: "Sphinx") -> None:
     try:
         pyodide.archive(ROOT / ".cache")
     except pyodide.PyodideUnavailableError as error:
-        raise ExtensionError(
-            f"Pyodide {pyodide.VERSION}, the Python that runs in the pages, is not in"
-            f" .cache and could not be fetched ({error}). Build again with a network,"
+        # An exception would bury the sentence under the tools' own tracebacks.
+        raise SystemExit(
+            f"ERROR: Pyodide {pyodide.VERSION}, the pages' own Python, is not in .cache"
+            f" and could not be fetched: {error}\nBuild again with a network,"
             f" or build a site without live Python: {LIVE}=off"
         ) from error
 

