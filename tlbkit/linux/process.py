@@ -17,9 +17,11 @@ from tlbkit.linux.mm.mmap import (
     MAP_PRIVATE,
     MAP_SHARED,
 )
+from tlbkit.linux.userfaultfd_fd import UserfaultFd, feature_bits
 
 if TYPE_CHECKING:
     from tlbkit.arm64.cpu import Cpu
+    from tlbkit.linux.fs.userfaultfd import Unmapping
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -94,8 +96,8 @@ class Thread:
         self._kernel.sched.run_on(self.mm, core)
         return core
 
-    def _call(self, name: str, *arguments: int | str) -> None:
-        """Enter the kernel for the system call *name*, on the thread's CPU."""
+    def enter_kernel(self, name: str, *arguments: int | str) -> None:
+        """Begin the system call *name*, or a request to a descriptor of that name."""
         core = self._enter()
         events = self._kernel.machine.events
         if "call" in events.heard:
@@ -172,7 +174,7 @@ class Thread:
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
         flags |= MAP_NORESERVE * noreserve
         protection = _protection(prot)
-        self._call("mmap", length, prot)
+        self.enter_kernel("mmap", length, prot)
         mm = self.mm
         mm.mmap_lock.down_write()
         result = self._kernel.mmap.do_mmap(mm, addr, length, protection, flags)
@@ -181,23 +183,37 @@ class Thread:
 
     def munmap(self, address: int, length: int) -> None:
         """Remove every mapping of a range."""
-        self._call("munmap", address, length)
+        self.enter_kernel("munmap", address, length)
         mm = self.mm
+        unmapped: list[Unmapping] = []
         mm.mmap_lock.down_write()
-        result = self._kernel.mmap.do_munmap(mm, address, length)
+        result = self._kernel.mmap.do_munmap(mm, address, length, unmapped)
         mm.mmap_lock.up_write()
+        self._kernel.fs_userfaultfd.userfaultfd_unmap_complete(unmapped)
         self._result("munmap", result)
 
     def mprotect(self, address: int, length: int, prot: str) -> None:
         """Give a range the rights *prot*, a name of `PROT`."""
         protection = _protection(prot)
-        self._call("mprotect", address, length, prot)
+        self.enter_kernel("mprotect", address, length, prot)
         self._result(
             "mprotect",
             self._kernel.mprotect.do_mprotect_pkey(
                 self.mm, address, length, protection
             ),
         )
+
+    def userfaultfd(self, *features: str) -> UserfaultFd:
+        """Return a descriptor through which faults of this process can be answered.
+
+        Args:
+            features: Names of `tlbkit.linux.include.uapi.linux.userfaultfd.FEATURES`,
+                for example ``"WP_ASYNC"``. Moving pages needs none.
+        """
+        bits = feature_bits(features)
+        self.enter_kernel("userfaultfd", *features)
+        ctx = self._kernel.fs_userfaultfd.new_userfaultfd(self.mm, bits)
+        return UserfaultFd(self._kernel, self, ctx)
 
 
 class Process(Thread):
@@ -215,7 +231,7 @@ class Process(Thread):
         Args:
             cpu: Where the child runs; the parent's CPU if not given.
         """
-        self._call("fork")
+        self.enter_kernel("fork")
         kernel = self._kernel
         number = self.cpu if cpu is None else kernel.machine.cpu(cpu).number
         copy = kernel.fork.dup_mm(self.mm)
@@ -227,7 +243,7 @@ class Process(Thread):
 
     def execve(self) -> None:
         """Replace the address space by a new program's, with nothing but a stack."""
-        self._call("execve")
+        self.enter_kernel("execve")
         mm = self._kernel.exec.new_mm()
         if mm is None:
             raise SystemCallError("execve", ENOMEM)
@@ -236,9 +252,16 @@ class Process(Thread):
         self._kernel.sched.run_on(mm, self._kernel.machine.running)
         self._kernel.fork.mmput(old)
 
+    def kill(self) -> None:
+        """Be sent SIGKILL: what the process does in the kernel stops where it may.
+
+        A process that is killed in the midst of a system call must still `exit`.
+        """
+        self._kernel.sched.killed.add(self.mm)
+
     def exit(self) -> None:
         """End the process and give back all that it had."""
-        self._call("exit")
+        self.enter_kernel("exit")
         mm = self.mm
         self._mm = None
         self._kernel.processes.remove(self)

@@ -16,6 +16,7 @@ from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
 from tlbkit.linux.fs.exec import Exec
+from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.fork import Fork
 from tlbkit.linux.kernel.rcu import Rcu
@@ -31,6 +32,7 @@ from tlbkit.linux.mm.page_alloc import PageAlloc
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.linux.mm.swap import Swap
+from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
 from tlbkit.linux.process import Process
 
@@ -59,6 +61,8 @@ PARTS: Final[Mapping[str, type]] = {
     "memory": Memory,
     "mmap": Mmap,
     "mprotect": Mprotect,
+    "userfaultfd": Userfaultfd,
+    "fs_userfaultfd": FsUserfaultfd,
     "fault": ArmFault,
     "fork": Fork,
     "exec": Exec,
@@ -97,6 +101,8 @@ class Kernel:
     memory: Memory
     mmap: Mmap
     mprotect: Mprotect
+    userfaultfd: Userfaultfd
+    fs_userfaultfd: FsUserfaultfd
     fault: ArmFault
     fork: Fork
     exec: Exec

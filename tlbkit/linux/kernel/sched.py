@@ -15,14 +15,20 @@ class Sched:
 
     Attributes:
         current: For each CPU, the address space that runs there, or ``None``.
+        killed: Address spaces whose process was sent SIGKILL and has not ended yet.
     """
 
-    __slots__ = ("_kernel", "_machine", "current")
+    __slots__ = ("_kernel", "_machine", "current", "killed")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
         self.current: list[MmStruct | None] = [None] * len(kernel.machine.cpus)
+        self.killed: set[MmStruct] = set()
+
+    def fatal_signal_pending(self, mm: MmStruct) -> bool:
+        """Tell whether the process of *mm* is to die, so that long work may stop."""
+        return mm in self.killed
 
     def run_on(self, mm: MmStruct, cpu: Cpu) -> None:
         """Let *cpu* be the one that executes from here on, in address space *mm*."""
@@ -39,6 +45,7 @@ class Sched:
 
     def leave(self, mm: MmStruct) -> None:
         """Take *mm* off every CPU, as it goes away."""
+        self.killed.discard(mm)
         for number, running in enumerate(self.current):
             if running is mm:
                 self.current[number] = None

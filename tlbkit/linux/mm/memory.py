@@ -7,16 +7,21 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
+    pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
     pte_mkold,
     pte_mkspecial,
+    pte_mkuffd_wp,
     pte_mkyoung,
     pte_none,
+    pte_present,
     pte_special,
+    pte_uffd_wp,
     pte_write,
     pte_wrprotect,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_VALID
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
     FAULT_FLAG_UNSHARE,
@@ -24,6 +29,8 @@ from tlbkit.linux.include.linux.mm import (
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
     VM_SHARED,
+    VM_UFFD_MISSING,
+    VM_UFFD_WP,
     VM_WRITE,
     is_cow_mapping,
 )
@@ -35,6 +42,13 @@ from tlbkit.linux.include.linux.mm_types import (
     VmFault,
 )
 from tlbkit.linux.include.linux.pgtable import PGTABLE_LEVEL_PTE, PgtableLevel
+from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, pte_marker_get
+from tlbkit.linux.include.linux.userfaultfd_k import (
+    userfaultfd_missing,
+    userfaultfd_pte_wp,
+    userfaultfd_wp,
+    userfaultfd_wp_async,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, ENOMEM
 from tlbkit.linux.kernel.locking import SpinLock
 
@@ -164,6 +178,8 @@ class Memory:
             vmf.orig_pte = pgtable.read(vmf.pte)
             if pte_none(vmf.orig_pte):
                 vmf.pte = None
+            elif not pte_present(vmf.orig_pte):
+                return self.handle_pte_marker(vmf)
         if vmf.pte is None:
             return self.do_anonymous_page(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
@@ -230,17 +246,36 @@ class Memory:
         ptep = pgtable.pte_offset(vmf.pmd, vmf.address)
         ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
         ptl.acquire()
-        if not pte_none(pgtable.read(ptep)):
+        changed = pgtable.read(ptep) != vmf.orig_pte
+        if changed or userfaultfd_missing(vma):
             ptl.release()
             if folio is not None:
                 self._kernel.swap.folio_put(folio)
-            return 0
+            if changed:
+                return 0
+            return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
         if folio is not None:
             vma.mm.anonpages += 1
             self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, vmf.address)
             self._kernel.swap.folio_add_lru(folio)
+        if pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
+            entry = pte_mkuffd_wp(entry)
         pgtable.set_pte(ptep, entry)
         ptl.release()
+        return 0
+
+    def handle_pte_marker(self, vmf: VmFault) -> int:
+        """Handle a fault on a place that has no page but was write-protected.
+
+        The page that is mapped there inherits that; a marker that is out of date goes.
+        """
+        if userfaultfd_wp(vmf.vma):
+            return self.do_anonymous_page(vmf)
+        pgtable = self._pgtable
+        assert vmf.pte is not None
+        with self.pte_lockptr(pgtable.read(vmf.pmd)):
+            if pgtable.read(vmf.pte) == vmf.orig_pte:
+                pgtable.set_pte(vmf.pte, 0)
         return 0
 
     # -- write to a read-only entry --------------------------------------------------
@@ -250,6 +285,16 @@ class Memory:
         vma = vmf.vma
         ptl = vmf.ptl
         assert ptl is not None
+        if not vmf.flags & FAULT_FLAG_UNSHARE:
+            if userfaultfd_pte_wp(vma, vmf.orig_pte):
+                if not userfaultfd_wp_async(vma):
+                    ptl.release()
+                    return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
+                self._clear_uffd_wp(vmf)
+            if userfaultfd_wp(vma) and vma.mm.tlb_flush_pending:
+                # Somebody protects pages and has not flushed yet: others may write to
+                # the page that is about to be copied.
+                self._kernel.tlbflush.flush_tlb_page(vma, vmf.address)
         pfn = self._pgtable.pte_pfn(vmf.orig_pte)
         folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
         if folio is not None and folio.anon:
@@ -267,6 +312,14 @@ class Memory:
         vmf.page = folio
         ptl.release()
         return self.wp_page_copy(vmf)
+
+    def _clear_uffd_wp(self, vmf: VmFault) -> None:
+        """Note that a protected page is written, where nobody wants to be told."""
+        assert vmf.pte is not None
+        pgtable = self._pgtable
+        pte = pte_clear_uffd_wp(pgtable.ptep_get(vmf.pte))
+        pgtable.set_ptes(vmf.vma.mm, vmf.address, vmf.pte, pte, 1)
+        vmf.orig_pte = pte
 
     def wp_can_reuse_anon_folio(self, folio: Folio, vma: VmArea) -> bool:
         """Tell whether nobody else can reach an anonymous folio, and make it *vma*'s.
@@ -331,6 +384,8 @@ class Memory:
                 entry = pte_mkyoung(pgtable.pfn_pte(new.pfn, vma.page_prot))
                 if not vmf.flags & FAULT_FLAG_UNSHARE:
                     entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
+                elif pte_uffd_wp(vmf.orig_pte):
+                    entry = pte_mkuffd_wp(entry)
                 self._kernel.pgtable_generic.ptep_clear_flush(vma, vmf.address, vmf.pte)
                 self._kernel.rmap.folio_add_new_anon_rmap(new, vma, vmf.address)
                 self._kernel.swap.folio_add_lru(new)
@@ -403,6 +458,8 @@ class Memory:
             error = 0
             while addr < end:
                 pte = read(source)
+                if not pte & PTE_VALID and pte_marker_get(pte):
+                    pte = 0  # a child is not watched
                 if pte:
                     error = self.copy_present_pte(
                         child, parent, target, source, pte, addr, prealloc
@@ -479,7 +536,7 @@ class Memory:
             pte = pte_wrprotect(pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
-        self._pgtable.set_pte(target, pte_mkold(pte))
+        self._pgtable.set_pte(target, pte_clear_uffd_wp(pte_mkold(pte)))
 
     # -- zap -------------------------------------------------------------------------
 
@@ -523,8 +580,10 @@ class Memory:
         ptl.acquire()
         while addr < end and not force_flush:
             pte = pgtable.read(ptep)
-            if pte:
+            if pte & PTE_VALID or pte_present(pte):
                 force_flush = self.zap_present_pte(tlb, vma, ptep, pte, addr)
+            elif pte:
+                pgtable.set_pte(ptep, 0)  # a marker: no TLB and no folio knows of it
             ptep += 8
             addr += size
         if force_flush:

@@ -19,6 +19,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EINVAL, ENOMEM
 from tlbkit.linux.mm.vma import DEFAULT_MAX_MAP_COUNT
 
 if TYPE_CHECKING:
+    from tlbkit.linux.fs.userfaultfd import Unmapping
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -141,11 +142,18 @@ class Mmap:
 
     # -- munmap ----------------------------------------------------------------------
 
-    def do_munmap(self, mm: MmStruct, start: int, length: int) -> int:
+    def do_munmap(
+        self,
+        mm: MmStruct,
+        start: int,
+        length: int,
+        uf: list[Unmapping] | None = None,
+    ) -> int:
         """Remove every mapping of a range; 0 or a negative error number.
 
         The lock is held for writing. Areas are cut first, so that an error changes
-        nothing that user space can see.
+        nothing that user space can see. Into *uf* goes whom to tell of it once the lock
+        is released; without it nobody is told.
         """
         pgtable = self._pgtable
         if start & ~pgtable.page_mask or start < 0 or length <= 0:
@@ -163,6 +171,9 @@ class Mmap:
             vmas[0] = self._kernel.vma.split_vma(vmas[0], start)
         if vmas[-1].end > end:
             self._kernel.vma.split_vma(vmas[-1], end)
+        if uf is not None:
+            for vma in vmas:
+                self._kernel.fs_userfaultfd.userfaultfd_unmap_prep(vma, start, end, uf)
         self.unmap_region(mm, vmas)
         return 0
 

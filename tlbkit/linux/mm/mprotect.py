@@ -11,6 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkuffd_wp,
     pte_modify,
     pte_none,
+    pte_present,
     pte_protnone,
     pte_uffd_wp,
     pte_write,
@@ -26,6 +27,12 @@ from tlbkit.linux.include.linux.mm import (
     VM_SHARED,
     VM_WRITE,
 )
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
+    make_pte_marker,
+    pte_marker_get,
+)
+from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp_use_markers
 from tlbkit.linux.include.uapi.asm_generic.errno import EACCES, EINVAL, ENOMEM
 
 if TYPE_CHECKING:
@@ -134,7 +141,7 @@ class Mprotect:
     def change_protection(
         self, tlb: MmuGather, vma: VmArea, start: int, end: int, how: int
     ) -> int:
-        """Rewrite the entries of a range of one area; return how many pages changed.
+        """Rewrite the entries of a range of one area.
 
         Args:
             tlb: Records what must be flushed; the flush happens before this returns.
@@ -142,6 +149,9 @@ class Mprotect:
             start: Page-aligned, within it.
             end: Page-aligned, within it.
             how: The ``MM_CP_`` bits.
+
+        Returns:
+            How many pages changed, or ``-ENOMEM`` if there are no tables for markers.
         """
         prot = PAGE_NONE if how & MM_CP_PROT_NUMA else vma.page_prot
         changed = self.change_protection_range(tlb, vma, start, end, prot, how)
@@ -152,6 +162,10 @@ class Mprotect:
         self, tlb: MmuGather, vma: VmArea, start: int, end: int, prot: int, how: int
     ) -> int:
         """Rewrite entries table by table."""
+        if how & MM_CP_UFFD_WP and userfaultfd_wp_use_markers(vma):
+            error = self.populate(vma.mm, start, end)
+            if error:
+                return error
         notifier = self._kernel.mmu_notifier
         changed = 0
         notified = None
@@ -167,6 +181,17 @@ class Mprotect:
         if notified is not None:
             notifier.invalidate_range_end(*notified)
         return changed
+
+    def populate(self, mm: MmStruct, start: int, end: int) -> int:
+        """Make all tables of a range, for markers; 0 or ``-ENOMEM``."""
+        memory = self._kernel.memory
+        addr = start
+        while addr < end:
+            pmdp = memory.pmd_alloc(mm, addr)
+            if pmdp is None or not memory.pte_alloc(mm, pmdp):
+                return -ENOMEM
+            addr = self._pgtable.addr_end(addr, end, self._pgtable.pmd_shift)
+        return 0
 
     def change_pte_range(
         self,
@@ -187,7 +212,9 @@ class Mprotect:
         ptl = self._kernel.memory.pte_lockptr(pgtable.read(pmdp))
         ptl.acquire()
         while addr < end:
-            if not pte_none(pgtable.read(ptep)):
+            if not pte_present(pgtable.read(ptep)):
+                changed += self.change_nonpresent_pte(vma, ptep, how)
+            else:
                 old = pgtable.ptep_get_and_clear_(ptep)  # modify_prot_start_ptes()
                 new = pte_modify(old, prot)
                 if how & MM_CP_UFFD_WP:
@@ -208,6 +235,22 @@ class Mprotect:
             addr += pgtable.page_size
         ptl.release()
         return changed
+
+    def change_nonpresent_pte(self, vma: VmArea, ptep: int, how: int) -> int:
+        """Protect a place that has no page, or free it again; return if it changed.
+
+        No TLB holds anything of it.
+        """
+        pgtable = self._pgtable
+        pte = pgtable.read(ptep)
+        if pte_none(pte):
+            if how & MM_CP_UFFD_WP and userfaultfd_wp_use_markers(vma):
+                pgtable.set_pte(ptep, make_pte_marker(PTE_MARKER_UFFD_WP))
+                return 1
+        elif pte_marker_get(pte) and how & MM_CP_UFFD_WP_RESOLVE:
+            pgtable.set_pte(ptep, 0)
+            return 1
+        return 0
 
     def can_change_pte_writable(self, vma: VmArea, addr: int, pte: int) -> bool:
         """Tell whether a write to this entry would only be made writable by a fault.

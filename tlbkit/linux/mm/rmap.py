@@ -43,6 +43,34 @@ class Rmap:
             root = parent.anon_vma.root
             child.anon_vma = AnonVma(root.lock, root)
 
+    def folio_get_anon_vma(self, folio: Folio) -> AnonVma | None:
+        """Return the anon_vma of a mapped folio, with a reference, or ``None``."""
+        if not folio.anon or not folio.mapcount:
+            return None
+        anon_vma: AnonVma = folio.mapping
+        anon_vma.refcount += 1
+        return anon_vma
+
+    @staticmethod
+    def put_anon_vma(anon_vma: AnonVma) -> None:
+        """Drop a reference to an anon_vma."""
+        anon_vma.refcount -= 1
+
+    @staticmethod
+    def anon_vma_lock_write(anon_vma: AnonVma) -> None:
+        """Lock all of the tree that *anon_vma* belongs to, waiting if need be."""
+        anon_vma.root.lock.down_write()
+
+    @staticmethod
+    def anon_vma_trylock_write(anon_vma: AnonVma) -> bool:
+        """Lock it if nobody has; tell whether it was locked."""
+        return anon_vma.root.lock.down_write_trylock()
+
+    @staticmethod
+    def anon_vma_unlock_write(anon_vma: AnonVma) -> None:
+        """Release it."""
+        anon_vma.root.lock.up_write()
+
     # -- the first mapping -----------------------------------------------------------
 
     def folio_add_new_anon_rmap(self, folio: Folio, vma: VmArea, address: int) -> None:
