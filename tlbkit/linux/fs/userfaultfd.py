@@ -10,6 +10,7 @@ an `Answer`, which also holds the output field that the kernel writes.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.errors import TlbkitError
@@ -64,7 +65,7 @@ from tlbkit.linux.include.uapi.linux.userfaultfd import (
 from tlbkit.linux.kernel.locking import RwSemaphore
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea, VmFault
     from tlbkit.linux.kernel.kernel import Kernel
@@ -443,12 +444,16 @@ class FsUserfaultfd:
             return -EINVAL
         return 0
 
-    def _mmget_not_zero(self, mm: MmStruct) -> bool:
+    @contextmanager
+    def _mmget_not_zero(self, mm: MmStruct) -> Iterator[bool]:
         """Keep an address space from going away; false if it has gone."""
-        if not mm.users:
-            return False
-        mm.users += 1
-        return True
+        alive = mm.users > 0
+        mm.users += alive
+        try:
+            yield alive
+        finally:
+            if alive:
+                self._kernel.fork.mmput(mm)
 
     def userfaultfd_register(
         self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
@@ -465,17 +470,17 @@ class FsUserfaultfd:
         error = self.validate_range(start, length)
         if error:
             return error
-        mm = ctx.mm
-        if not self._mmget_not_zero(mm):
-            return -ENOMEM
-        mm.mmap_lock.down_write()
-        error = self._check_register(ctx, start, start + length, vm_flags)
-        if not error:
-            error = self._kernel.userfaultfd.userfaultfd_register_range(
-                ctx, vm_flags, start, start + length
-            )
-        mm.mmap_lock.up_write()
-        self._kernel.fork.mmput(mm)
+        end = start + length
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return -ENOMEM
+            ctx.mm.mmap_lock.down_write()
+            error = self._check_register(ctx, start, end, vm_flags)
+            if not error:
+                error = self._kernel.userfaultfd.userfaultfd_register_range(
+                    ctx, vm_flags, start, end
+                )
+            ctx.mm.mmap_lock.up_write()
         return error
 
     def _check_register(
@@ -502,13 +507,12 @@ class FsUserfaultfd:
         error = self.validate_range(start, length)
         if error:
             return error
-        mm = ctx.mm
-        if not self._mmget_not_zero(mm):
-            return -ENOMEM
-        mm.mmap_lock.down_write()
-        error = self._unregister_range(ctx, start, start + length)
-        mm.mmap_lock.up_write()
-        self._kernel.fork.mmput(mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return -ENOMEM
+            ctx.mm.mmap_lock.down_write()
+            error = self._unregister_range(ctx, start, start + length)
+            ctx.mm.mmap_lock.up_write()
         return error
 
     def _unregister_range(self, ctx: UserfaultfdCtx, start: int, end: int) -> int:
@@ -539,10 +543,9 @@ class FsUserfaultfd:
     def userfaultfd_release(self, ctx: UserfaultfdCtx) -> None:
         """Close a context: nothing is watched any more, and all sleepers go on."""
         ctx.released = True
-        mm = ctx.mm
-        if self._mmget_not_zero(mm):
-            self._kernel.userfaultfd.userfaultfd_release_all(ctx)
-            self._kernel.fork.mmput(mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if alive:
+                self._kernel.userfaultfd.userfaultfd_release_all(ctx)
         self.wake_userfault(ctx)
 
     def userfaultfd_wake(self, ctx: UserfaultfdCtx, start: int, length: int) -> int:
@@ -564,12 +567,12 @@ class FsUserfaultfd:
             error = -EINVAL
         if error:
             return Answer(error, None)
-        if not self._mmget_not_zero(ctx.mm):
-            return Answer(-ESRCH, None)
-        done = self._kernel.userfaultfd.mfill_atomic_copy(
-            ctx, dst, src, length, wp=bool(mode & UFFDIO_COPY_MODE_WP)
-        )
-        self._kernel.fork.mmput(ctx.mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return Answer(-ESRCH, None)
+            done = self._kernel.userfaultfd.mfill_atomic_copy(
+                ctx, dst, src, length, wp=bool(mode & UFFDIO_COPY_MODE_WP)
+            )
         return self._finish(ctx, dst, length, done, mode & UFFDIO_COPY_MODE_DONTWAKE)
 
     def userfaultfd_zeropage(
@@ -583,10 +586,10 @@ class FsUserfaultfd:
             error = -EINVAL
         if error:
             return Answer(error, None)
-        if not self._mmget_not_zero(ctx.mm):
-            return Answer(-ESRCH, None)
-        done = self._kernel.userfaultfd.mfill_atomic_zeropage(ctx, start, length)
-        self._kernel.fork.mmput(ctx.mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return Answer(-ESRCH, None)
+            done = self._kernel.userfaultfd.mfill_atomic_zeropage(ctx, start, length)
         return self._finish(
             ctx, start, length, done, mode & UFFDIO_ZEROPAGE_MODE_DONTWAKE
         )
@@ -605,12 +608,12 @@ class FsUserfaultfd:
         dontwake = bool(mode & UFFDIO_WRITEPROTECT_MODE_DONTWAKE)
         if mode & ~known or (protect and dontwake):
             return -EINVAL
-        if not self._mmget_not_zero(ctx.mm):
-            return -ESRCH
-        error = self._kernel.userfaultfd.mwriteprotect_range(
-            ctx, start, length, enable_wp=protect
-        )
-        self._kernel.fork.mmput(ctx.mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return -ESRCH
+            error = self._kernel.userfaultfd.mwriteprotect_range(
+                ctx, start, length, enable_wp=protect
+            )
         if not error and not protect and not dontwake:
             self.wake_userfault(ctx, start, length)
         return error
@@ -644,10 +647,10 @@ class FsUserfaultfd:
             error = -EINVAL
         if error:
             return Answer(error, None)
-        if not self._mmget_not_zero(ctx.mm):
-            return Answer(-ESRCH, None)
-        done = self._kernel.userfaultfd.move_pages(ctx, dst, src, length, mode)
-        self._kernel.fork.mmput(ctx.mm)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return Answer(-ESRCH, None)
+            done = self._kernel.userfaultfd.move_pages(ctx, dst, src, length, mode)
         return self._finish(ctx, dst, length, done, mode & UFFDIO_MOVE_MODE_DONTWAKE)
 
     def _finish(
