@@ -6,6 +6,24 @@ when somebody does is `hardware_update`: both belong to the access and not to th
 walk, because a TLB entry can stand between the two. `translate` puts them together
 for an access with no TLB.
 
+    >>> from tlbkit.arm64.granule import GRANULE_4K
+    >>> from tlbkit.arm64.memory import PhysicalMemory
+    >>> from tlbkit.arm64.registers import MAIR, TCR, TTBR
+    >>> regime = Regime.of(
+    ...     tcr=TCR.of(GRANULE_4K, va_bits=39),
+    ...     mair=MAIR.of(0xFF),
+    ...     ttbr0=TTBR.at(0x1000, asid=5),
+    ...     ttbr1=TTBR.at(0x9000),
+    ... )
+    >>> memory = PhysicalMemory()
+    >>> memory.write(0x1000, 0x2003)  # level 1: a table at 0x2000
+    >>> memory.write(0x2008, 0x4060_0741)  # level 2: a block of 2 MiB
+    >>> found = walk(regime, memory, 0x20_1234)
+    >>> hex(found.va), hex(found.pa), found.leaf.level
+    ('0x200000', '0x40600000', 2)
+    >>> print(walk(regime, memory, 0x40_0000))
+    translation fault, level 2
+
 Source: Arm ARM (DDI 0487) D8.2 "Translation process"; pseudocode AArch64.S1Walk.
 """
 
@@ -124,7 +142,8 @@ def walk(
     for index_shift, index_mask, table_type, step in half.hops[level]:
         descriptor_pa = base + (va >> index_shift & index_mask)
         descriptor = read(descriptor_pa)
-        if descriptor & table_test != table_type:
+        kind = descriptor & table_test
+        if kind != table_type:
             break
         base = descriptor & table_mask
         if moved:
@@ -142,7 +161,7 @@ def walk(
             )
             tables.append(_tuple_new(Table, table))
 
-    if descriptor & table_test != step.leaf_type:
+    if kind != step.leaf_type:
         return step.refusal(descriptor)
     leaf = step.outcomes[descriptor & half.attributes | limits & half.limits]
     if type(leaf) is Fault:

@@ -1,6 +1,7 @@
 """Laws and examples of regimes: what is legal, and what it comes to."""
 
 from dataclasses import replace
+from itertools import product
 from random import Random
 
 import pytest
@@ -59,16 +60,19 @@ def legal_sizes(granule, cpu, ds):
     return range(longest, shortest + 1)
 
 
-@given(granules, st.integers(0, 63), st.booleans(), st.booleans(), st.booleans())
-def test_exactly_the_legal_sizes_are_taken(granule, size, lva, ttst, ds):
+@pytest.mark.parametrize("granule", GRANULES, ids=lambda granule: granule.name)
+def test_exactly_the_legal_sizes_are_taken(granule):
     """A TxSZ makes a regime, or an error that says what is legal."""
-    cpu = Capabilities(lva=lva, ttst=ttst)
-    tcr = with_fields(TCR.of(granule, DS=int(ds)), T0SZ=size)
-    if size in legal_sizes(granule, cpu, ds and granule is not GRANULE_64K):
-        assert regime(tcr, capabilities=cpu).halves[0].input_bits == 64 - size
-    else:
-        with pytest.raises(InputError, match=f"T0SZ is {size}: .* allows 1[26] to"):
-            regime(tcr, capabilities=cpu)
+    for lva, ttst, ds, size in product((0, 1), (0, 1), (0, 1), range(64)):
+        cpu = Capabilities(lva=bool(lva), ttst=bool(ttst))
+        tcr = with_fields(TCR.of(granule, DS=ds), T0SZ=size)
+        if size in legal_sizes(granule, cpu, ds and granule is not GRANULE_64K):
+            assert regime(tcr, capabilities=cpu).halves[0].input_bits == 64 - size
+        else:
+            with pytest.raises(
+                InputError, match=rf"T0SZ is {size}: .* allows 1[26] to"
+            ):
+                regime(tcr, capabilities=cpu)
 
 
 @given(granules, st.integers(0, 6), st.sampled_from(PHYSICAL_SIZES), st.booleans())
