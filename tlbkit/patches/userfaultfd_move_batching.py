@@ -38,14 +38,18 @@ class UserfaultfdBefore(Userfaultfd):
 
     def move_pages_loop(self, move: Move) -> int:
         """Move page by page; every try says anew how it went."""
-        page_size = self._pgtable.page_size
         moved = 0
         error = 0
         while move.src_addr < move.src_end:
             error = self.move_prepare(move)
             if error:
                 break
-            error = self.move_pages_pte(move)
+            if move.huge:
+                error = self.move_block(move)
+                step = self._pgtable.pmd_size
+            else:
+                error = self.move_pages_pte(move)
+                step = self._pgtable.page_size
             if self._kernel.sched.fatal_signal_pending(move.mm):
                 if error in {0, -EAGAIN}:
                     error = -EINTR
@@ -55,8 +59,8 @@ class UserfaultfdBefore(Userfaultfd):
                 continue
             if error:
                 break
-            self.move_on(move, page_size)
-            moved += page_size
+            self.move_on(move, step)
+            moved += step
         return moved or error
 
     def move_pages_pte(self, move: Move) -> int:

@@ -35,11 +35,15 @@ class UserfaultfdBefore(Userfaultfd):
                 error = failed
                 break
             step = 0
-            result = self.move_pages_ptes(move, move.src_end - move.src_addr)
-            if result < 0:
-                error = result
+            if move.huge:
+                error = self.move_block(move)
+                step = self._pgtable.pmd_size
             else:
-                step = result
+                result = self.move_pages_ptes(move, move.src_end - move.src_addr)
+                if result < 0:
+                    error = result
+                else:
+                    step = result
             if self._kernel.sched.fatal_signal_pending(move.mm):
                 if error in {0, -EAGAIN}:
                     error = -EINTR

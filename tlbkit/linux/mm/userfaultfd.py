@@ -17,8 +17,8 @@ from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_READ
 from tlbkit.errors import TlbkitError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_leaf,
     pmd_table,
+    pmd_trans_huge,
     pte_dirty,
     pte_mkdirty,
     pte_mkspecial,
@@ -101,6 +101,8 @@ class Move:
         src_end: Where the source range ends.
         holes: Whether pages that are not there count as moved.
         src_pmd, dst_pmd: Where the PMD entries of the next page stand.
+        dst_pmdval: What the destination's said.
+        huge: Whether the source's is a block, which is locked then.
         tries: How often this page was tried already.
     """
 
@@ -113,6 +115,8 @@ class Move:
     holes: bool
     src_pmd: int = 0
     dst_pmd: int = 0
+    dst_pmdval: int = 0
+    huge: bool = False
     tries: int = 0
 
 
@@ -628,12 +632,16 @@ class Userfaultfd:
                 error = failed
                 break
             step = 0
-            result = self.move_pages_ptes(move, move.src_end - move.src_addr)
-            if result < 0:
-                error = result
+            if move.huge:
+                error = self.move_block(move)
+                step = self._pgtable.pmd_size
             else:
-                error = 0
-                step = result
+                result = self.move_pages_ptes(move, move.src_end - move.src_addr)
+                if result < 0:
+                    error = result
+                else:
+                    error = 0
+                    step = result
             if self._kernel.sched.fatal_signal_pending(move.mm):
                 if error in {0, -EAGAIN}:
                     error = -EINTR
@@ -648,29 +656,86 @@ class Userfaultfd:
         return moved or error
 
     def move_prepare(self, move: Move) -> int:
-        """Find or make the tables of the next page; 0 or a negative error number."""
+        """Find or make the tables of the next page; 0 or a negative error number.
+
+        A block that cannot move as one is split. One that can is locked, and
+        ``move.huge`` says so.
+        """
+        pgtable = self._pgtable
         memory = self._kernel.memory
-        src_pmd = self._pgtable.find_pmd(move.mm, move.src_addr)
-        if src_pmd is None:
-            if not move.holes:
-                return -ENOENT
-            src_pmd = memory.pmd_alloc(move.mm, move.src_addr)
+        while True:
+            src_pmd = pgtable.find_pmd(move.mm, move.src_addr)
             if src_pmd is None:
+                if not move.holes:
+                    return -ENOENT
+                src_pmd = memory.pmd_alloc(move.mm, move.src_addr)
+                if src_pmd is None:
+                    return -ENOMEM
+            dst_pmd = memory.pmd_alloc(move.mm, move.dst_addr)
+            if dst_pmd is None:
                 return -ENOMEM
-        dst_pmd = memory.pmd_alloc(move.mm, move.dst_addr)
-        if dst_pmd is None:
-            return -ENOMEM
-        move.src_pmd, move.dst_pmd = src_pmd, dst_pmd
-        if pmd_leaf(self._pgtable.read(dst_pmd)):
-            return -EEXIST
-        if pte_none(self._pgtable.read(src_pmd)):
+            move.src_pmd, move.dst_pmd = src_pmd, dst_pmd
+            move.dst_pmdval = pgtable.read(dst_pmd)
+            if pmd_trans_huge(move.dst_pmdval):
+                return -EEXIST
+            move.huge = self._lock_block(src_pmd)
+            src_pmdval = pgtable.read(src_pmd)
+            if not move.huge:
+                break
+            if not self.move_splits_huge_pmd(move) and pte_none(move.dst_pmdval):
+                return 0
+            shared = self.block_is_shared(src_pmdval)
+            memory.pmd_lockptr(src_pmd).release()
+            if shared:
+                return -EBUSY
+            self._kernel.huge_memory.split_huge_pmd(
+                move.src_vma, src_pmd, move.src_addr
+            )
+        if pte_none(src_pmdval):
             if not move.holes:
                 return -ENOENT
             if not memory.pte_alloc(move.mm, src_pmd):
                 return -ENOMEM
-        if not memory.pte_alloc(move.mm, dst_pmd):
-            return -ENOMEM
-        return 0
+        return 0 if memory.pte_alloc(move.mm, dst_pmd) else -ENOMEM
+
+    def _lock_block(self, pmdp: int) -> bool:
+        """Lock a PMD entry if it is a block; tell whether: pmd_trans_huge_lock()."""
+        if not pmd_trans_huge(self._pgtable.read(pmdp)):
+            return False
+        ptl = self._kernel.memory.pmd_lockptr(pmdp)
+        ptl.acquire()
+        if pmd_trans_huge(self._pgtable.read(pmdp)):
+            return True
+        ptl.release()
+        return False
+
+    def move_splits_huge_pmd(self, move: Move) -> bool:
+        """Tell whether what is left of a move cannot take a block as one."""
+        size = self._pgtable.pmd_size
+        return bool(
+            (move.src_addr | move.dst_addr) & (size - 1)
+            or move.src_end - move.src_addr < size
+        )
+
+    def block_is_shared(self, pmd: int) -> bool:
+        """Tell whether a block may be another process's too; zeros are nobody's."""
+        if self._kernel.huge_memory.is_huge_zero_pmd(pmd):
+            return False
+        pfn = self._pgtable.pte_pfn(pmd)
+        return not self._kernel.page_alloc.folio_of(pfn).page_exclusive(pfn)
+
+    def move_block(self, move: Move) -> int:
+        """Move the block that `move_prepare` has locked; 0 or an error number."""
+        return self._kernel.huge_memory.move_pages_huge_pmd(
+            move.mm,
+            move.dst_pmd,
+            move.src_pmd,
+            move.dst_pmdval,
+            move.dst_vma,
+            move.src_vma,
+            move.dst_addr,
+            move.src_addr,
+        )
 
     def move_again(self, move: Move) -> None:
         """Prepare to try the same page again.
@@ -787,9 +852,10 @@ class Userfaultfd:
         folio = held.folio
         assert folio is not None
         if folio.order:
-            error = self._kernel.huge_memory.split_folio(folio)
-            if error:
-                return error
+            head = self._kernel.huge_memory.split_folio(folio)
+            if isinstance(head, int):
+                return head
+            held.folio = head
             held.release_folio()
             return None
         if held.anon_vma is not None:
