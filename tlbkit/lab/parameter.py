@@ -1,0 +1,67 @@
+"""One knob: what it is called, and which values it may have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tlbkit.errors import InputError
+
+Value = int | str
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One knob.
+
+    Attributes:
+        name: As in ``--set name=value``.
+        label: For people.
+        unit: Of a number; empty for a name.
+        default: Its value if none is given.
+        choices: Of a name, every value that is allowed; of a number, the values that a
+            slider stops at, the smallest first and the largest last: every number
+            between them is allowed. Without choices it takes text, which whoever has
+            the parameter judges.
+    """
+
+    name: str
+    label: str
+    unit: str
+    default: Value
+    choices: tuple[Value, ...]
+
+    @property
+    def allowed(self) -> str:
+        """What values there are, in words."""
+        if not self.choices:
+            return "text"
+        low, high = self.choices[0], self.choices[-1]
+        if isinstance(low, int):
+            return f"a whole number from {low} to {high}"
+        return "one of " + ", ".join(map(str, self.choices))
+
+    def check(self, value: object) -> Value:
+        """Return *value* if it is allowed; `InputError` says what is.
+
+        >>> Parameter("pages", "Pages", "pages", 64, (1, 64, 4096)).check(65)
+        65
+        """
+        if not self.choices:
+            if isinstance(value, str):
+                return value
+        elif isinstance(self.choices[0], int):
+            low, high = int(self.choices[0]), int(self.choices[-1])
+            # True and False are numbers to Python and to nobody else.
+            if type(value) is int and low <= value <= high:
+                return value
+        elif isinstance(value, str) and value in self.choices:
+            return value
+        raise InputError(f"{self.name}={value}: must be {self.allowed}")
+
+    def parse(self, text: str) -> Value:
+        """Return the value that *text* spells; `InputError` says what is allowed."""
+        if self.choices and isinstance(self.choices[0], int):
+            digits = text.strip()
+            if digits.isascii() and digits.removeprefix("-").isdigit():
+                return self.check(int(digits))
+        return self.check(text)
