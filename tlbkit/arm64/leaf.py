@@ -37,6 +37,11 @@ class Leaf:
 
     Interned: all translations of a regime whose leaves are alike share one.
 
+    What may be written may, by two rules, not be executed (WXN; EL1 where EL0 writes).
+    For a page that hardware would make writable these rules follow AP[2] as it
+    stands, as QEMU does; Arm's pseudocode already counts such a page as writable. It
+    makes no difference to Linux, which sets PXN on user pages and does without WXN.
+
     Attributes:
         level: level of the descriptor.
         shift: log2 of the bytes of the page or block.

@@ -407,6 +407,8 @@ def _half(shape: _Shape, tcr: TCR, cpu: Capabilities, rules: LeafRules) -> Half:
         return Half()
     granule = _granule(shape)
     ds = bool(tcr.DS) and granule is not GRANULE_64K
+    # With FEAT_LPA, descriptors hold 52 bits whatever IPS says; bits beyond IPS are an
+    # address size fault. TTBR is different: it holds 52 bits only if IPS says so.
     lpa = granule is GRANULE_64K and cpu.pa_bits == PHYSICAL_SIZES[-1]
     layout = d.address_format(granule, wide=ds or lpa)
     configured_bits = PHYSICAL_SIZES[tcr.IPS]
