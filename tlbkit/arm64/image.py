@@ -2,16 +2,14 @@
 
 A crash dump or another simulator gives the registers and the table words it has, and
 asks where addresses lead; the answers come from the same walk that the machine uses.
-An image is one JSON object; numbers that can be large are hex strings:
+An image is one JSON object; numbers that can be large are hex strings::
 
-```
-{"regs":   {"TCR": "0x..", "MAIR": "0x..", "TTBR0": "0x..", "TTBR1": "0x..",
-            "SCTLR": "0x.."},
- "cpu":    {"pa_bits": 48, "lpa2": false},
- "memory": [["0xPA", "0xDESCRIPTOR"], ...],
- "probes": [{"va": "0x..", "at": "S1E0R", "pan": 0},
-            {"va": "0x..", "access": "ld", "el": 0, "pan": 0}]}
-```
+    {"regs":   {"TCR": "0x..", "MAIR": "0x..", "TTBR0": "0x..", "TTBR1": "0x..",
+                "SCTLR": "0x.."},
+     "cpu":    {"pa_bits": 48, "lpa2": false},
+     "memory": [["0xPA", "0xDESCRIPTOR"], ...],
+     "probes": [{"va": "0x..", "at": "S1E0R", "pan": 0},
+                {"va": "0x..", "access": "ld", "el": 0, "pan": 0}]}
 
 - ``SCTLR`` may be left out: MMU on, WXN and EPAN clear. ``cpu`` may be left out, and
   so may each of its members: the fields of `Capabilities`, by default everything.
