@@ -11,6 +11,7 @@ from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.lab.scenario import Variant
 from tlbkit.observe.counters import counting
 from tlbkit.observe.timing import timing
+from tlbkit.patches import registry
 from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
@@ -113,6 +114,8 @@ def run(
         InputError: A parameter, a value, a kernel, a commit or a CPU model is unknown.
     """
     variant = variant or Variant()
+    hashes = tuple(registry.find(text).hash for text in variant.without)
+    variant = Variant(variant.kernel, hashes)
     settings = scenario.settings(params or {})
     machine = Machine(int(settings["cpus"]), cpu)
     kernel = Kernel(machine, variant.kernel, variant.without)

@@ -1,0 +1,258 @@
+"""The command line: ``python -m tlbkit``.
+
+Each command prints tables for people, or with ``--json`` one JSON value. What is not
+allowed ends with status 2 and one line on standard error that says what is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from tlbkit import lab
+from tlbkit.arm64 import image
+from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
+from tlbkit.errors import InputError, TlbkitError
+from tlbkit.patches import registry
+from tlbkit.show.text import table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from tlbkit.lab import Result, Scenario, Value
+
+NOT_ALLOWED = 2
+"""Exit status for a name, a value or a file that is not allowed."""
+
+_TAB = " " * 8
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are those of the package, without a usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        """Report *message* as a wrong input."""
+        raise InputError(message)
+
+
+def parser() -> Parser:
+    """Return the parser of the whole command line."""
+    top = Parser(prog="python -m tlbkit", description=__doc__.partition("\n\n")[0])
+    top.set_defaults(do=_no_command)
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
+
+    def command(
+        name: str, summary: str, do: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
+        one = commands.add_parser(name, help=summary, description=summary)
+        one.set_defaults(do=do)
+        return one
+
+    command("list", "Name scenarios, their parameters, kernels and CPU models.", _list)
+
+    one = command("patches", "Name the commits, and how far each is built.", _patches)
+    _add_json(one)
+
+    one = command("run", "Run a scenario on one kernel and count.", _run)
+    one.add_argument("name", metavar="NAME", help="a scenario")
+    one.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="the value of a parameter; may be repeated",
+    )
+    one.add_argument(
+        "--kernel",
+        default=registry.DEFAULT_KERNEL,
+        metavar="NAME",
+        help=f"one of {', '.join(registry.KERNELS)}; default %(default)s",
+    )
+    one.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="leave a commit out besides; may be repeated",
+    )
+    one.add_argument(
+        "--cpu",
+        default=DEFAULT_MODEL,
+        metavar="MODEL",
+        help=f"one of {', '.join(MODELS)}; default %(default)s",
+    )
+    one.add_argument("--cpus", metavar="N", help="short for --set cpus=N")
+    _add_json(one)
+
+    one = command("at", "Answer the probes of a dumped table image.", _at)
+    one.add_argument("image", metavar="IMAGE.json", help="see tlbkit.arm64.image")
+    _add_json(one)
+    return top
+
+
+def _add_json(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what *arguments* say, or those of the process; return the exit status."""
+    try:
+        asked = parser().parse_args(arguments)
+        asked.do(asked)
+        sys.stdout.flush()
+    except InputError as error:
+        return _complain(error, NOT_ALLOWED)
+    except TlbkitError as error:
+        return _complain(error, 1)
+    except BrokenPipeError:
+        # The reader has seen enough; nothing may be flushed to it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _no_command(_: argparse.Namespace) -> None:
+    raise InputError("give a command: list, patches, run or at; --help says more")
+
+
+def _complain(error: TlbkitError, status: int) -> int:
+    print("tlbkit:", " ".join(str(error).split()), file=sys.stderr)
+    return status
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2))
+
+
+def _read(path: str) -> str:
+    """Return the text of a file that the caller named."""
+    try:
+        return Path(path).read_text("utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: this is not a text file in UTF-8") from None
+
+
+# -- list, patches -------------------------------------------------------------------
+
+
+def _list(_: argparse.Namespace) -> None:
+    for scenario in lab.SCENARIOS.values():
+        print(f"{scenario.name}: {scenario.title}\n")
+        for one in scenario.parameters:
+            words = f"--set {one.name}={one.default} by default; {one.allowed}"
+            print(textwrap.fill(words, 88, initial_indent="  ", subsequent_indent=_TAB))
+        print()
+    kernels = [[one.name, one.summary] for one in registry.KERNELS.values()]
+    print(table(["kernel", "what it is"], kernels), end="\n\n")
+    models = [[one.name, one.summary] for one in MODELS.values()]
+    print(table(["cpu", "what it is"], models))
+
+
+def _patches(asked: argparse.Namespace) -> None:
+    if asked.json:
+        _print_json(registry.as_json())
+        return
+    rows = [
+        [one.hash, one.state, one.kind.value, one.release, one.subject]
+        for one in registry.PATCHES
+    ]
+    print(table(["commit", "state", "kind", "since", "what it does"], rows))
+
+
+# -- run -----------------------------------------------------------------------------
+
+
+def _run(asked: argparse.Namespace) -> None:
+    scenario = lab.find(asked.name)
+    result = lab.run(
+        scenario,
+        _settings(scenario, asked),
+        lab.Variant(asked.kernel, tuple(asked.without)),
+        asked.cpu,
+    )
+    if asked.json:
+        _print_json(result.to_json())
+    else:
+        print(_report(scenario, result))
+
+
+def _settings(scenario: Scenario, asked: argparse.Namespace) -> dict[str, Value]:
+    """Return the values of parameters that the command line gives."""
+    given: dict[str, Value] = {}
+    texts = [*asked.set, *([f"cpus={asked.cpus}"] if asked.cpus is not None else [])]
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text}: write NAME=VALUE, as in --set pages=64")
+        parameter = scenario.parameter(name)
+        if name in given:
+            raise InputError(f"{name} is given twice; give it once")
+        given[name] = parameter.parse(value)
+    return given
+
+
+def _report(scenario: Scenario, result: Result) -> str:
+    """Return a run as tables."""
+    counts = result.counts
+    numbers = {
+        **{f"TLBI {name}": times for name, times in counts.tlbi.items()},
+        **{f"DSB {kind}": times for kind, times in counts.dsb.items()},
+        **{f"{kind} faults": times for kind, times in counts.faults.items()},
+        "spurious faults": counts.spurious_faults,
+        "table walks": counts.walks,
+        "calls to secondary TLBs": counts.notifier,
+        "IPI broadcasts": counts.ipi_broadcasts,
+    }
+    paid = [
+        [
+            line.cost.each,
+            f"{line.times:,}",
+            f"{line.ns:,.1f}",
+            line.cost.kind.value,
+        ]
+        for line in result.bill.lines
+    ]
+    settings = [[name, str(value)] for name, value in result.params.items()]
+    parts = [
+        f"{scenario.name}: {scenario.title}",
+        f"kernel {result.variant}, cpu {result.cpu}; ended with {result.outcome}",
+        *result.said,
+        "",
+        table(["parameter", "value"], settings),
+        "",
+        table(["happened", "times"], [[k, f"{v:,}"] for k, v in numbers.items()]),
+        "",
+        table(["paid for each", "times", "ns", "this cost is"], paid),
+        f"modelled time: {result.cost_ns:,.1f} ns",
+    ]
+    return "\n".join(parts)
+
+
+# -- at ------------------------------------------------------------------------------
+
+
+def _at(asked: argparse.Namespace) -> None:
+    answers = image.run(_read(asked.image))
+    if asked.json:
+        _print_json(answers)
+        return
+    rows = [[str(number), _said(one)] for number, one in enumerate(answers)]
+    print(table(["probe", "answer"], rows))
+
+
+def _said(answer: dict[str, Any]) -> str:
+    """Return the answer to one probe in words."""
+    return ", ".join(
+        f"{name} {value if isinstance(value, str | int) else json.dumps(value)}"
+        for name, value in answer.items()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
