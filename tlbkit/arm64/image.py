@@ -69,21 +69,19 @@ AT_ACCESS = {
 PA_BITS = 52
 
 
-class Words:
+class Words(dict[int, int]):
     """Physical memory of which some words are known; the others are zero.
 
-    Args:
-        words: address to word; addresses are multiples of 8.
+    Addresses are multiples of 8.
     """
 
-    __slots__ = ("_words",)
+    __slots__ = ()
 
-    def __init__(self, words: dict[int, int]) -> None:
-        self._words = words
+    read = dict.__getitem__
 
-    def read(self, pa: int, /) -> int:
-        """The 64-bit word at *pa*."""
-        return self._words.get(pa, 0)
+    def __missing__(self, pa: int) -> int:
+        """The word of an address that is not known."""
+        return 0
 
 
 class Probe(NamedTuple):

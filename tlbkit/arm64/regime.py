@@ -158,7 +158,7 @@ class Half:
     moved_up: int = 0
     limits: int = 0
     attributes: int = 0
-    hops: dict[int, tuple[Hop, ...]] = field(default_factory=dict)
+    hops: dict[int, tuple[Hop, ...]] = field(default_factory=lambda: {LAST_LEVEL: ()})
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +203,7 @@ class Regime:
         ttbr1: where walks of the upper half start; may hold the ASID.
         halves: ``controls.halves``, the lower half first.
         bases: physical addresses of the two start tables.
+        starts: for each half, what a walk starts with: the half, its base, its hops.
         asid: the current ASID: TTBR1's with TCR_EL1.A1, else TTBR0's; 16 bits with
             TCR_EL1.AS, else 8.
 
@@ -215,6 +216,9 @@ class Regime:
     ttbr1: TTBR
     halves: tuple[Half, Half] = field(init=False, repr=False, compare=False)
     bases: tuple[int, int] = field(init=False, repr=False, compare=False)
+    starts: tuple[tuple[Half, int, tuple[Hop, ...]], ...] = field(
+        init=False, repr=False, compare=False
+    )
     asid: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -225,9 +229,14 @@ class Regime:
             _base("TTBR0_EL1", self.ttbr0, halves[0]),
             _base("TTBR1_EL1", self.ttbr1, halves[1]),
         )
+        starts = tuple(
+            (half, base, half.hops[half.start_level])
+            for half, base in zip(halves, bases, strict=True)
+        )
         asid = (self.ttbr1 if tcr.A1 else self.ttbr0).ASID
         object.__setattr__(self, "halves", halves)
         object.__setattr__(self, "bases", bases)
+        object.__setattr__(self, "starts", starts)
         object.__setattr__(self, "asid", asid if tcr.AS else asid & 0xFF)
 
     @classmethod

@@ -120,26 +120,22 @@ def walk(
         resume: start at this table, which must be one that translates *va*.
         tables: every table followed is appended to it, in order.
     """
-    upper = va >> 55 & 1
-    half = regime.halves[upper]
+    half, base, hops = regime.starts[va >> 55 & 1]
     if va & half.checked != half.expected:
         return LEVEL_0_TRANSLATION
-    if resume is None:
-        base = regime.bases[upper]
-        if base > half.highest_pa:
-            return LEVEL_0_ADDRESS_SIZE
-        level = half.start_level
-        limits = 0
-    else:
+    limits = 0
+    if resume is not None:
         base = resume.pa
-        level = resume.level
+        hops = half.hops[resume.level]
         limits = resume.restrictions
+    elif base > half.highest_pa:
+        return LEVEL_0_ADDRESS_SIZE
 
     read = memory.read
     table_test = half.table_test
     table_mask = half.table_mask
     moved = half.moved
-    for index_shift, index_mask, table_type, step in half.hops[level]:
+    for index_shift, index_mask, table_type, step in hops:
         descriptor_pa = base + (va >> index_shift & index_mask)
         descriptor = read(descriptor_pa)
         kind = descriptor & table_test
