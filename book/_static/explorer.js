@@ -67,7 +67,8 @@
   function explorer(form, id) {
     const spec = JSON.parse(form.querySelector("script").textContent);
     const part = (name) => form.querySelector(`.tlbkit-${name}`);
-    const documents = []; // the Bokeh document of each figure
+    const panels = [...part("figures").children]; // Bokeh's figures, and boxes of text
+    const documents = []; // the Bokeh document of each panel that is a figure
     let asking = false; // a request is under way
     let again = false; // a control moved meanwhile
     form.id = id;
@@ -76,8 +77,12 @@
       ...parameter,
       input: form.elements[parameter.name],
     }));
-    const settings = () =>
-      Object.fromEntries(controls.map((c) => [c.name, c.choices[c.input.value]]));
+    // A control stands at one of its choices, except a line to write in, which has none.
+    const standsAt = ({ choices, input }) => {
+      if (!choices.length) return input.value;
+      return choices[input.type === "checkbox" ? Number(input.checked) : input.value];
+    };
+    const settings = () => Object.fromEntries(controls.map((c) => [c.name, standsAt(c)]));
 
     function say(state, text) {
       part("state").textContent = state;
@@ -91,10 +96,12 @@
     }
 
     function fillTable({ header, rows }) {
-      const cell = (tag, text, scope) => {
+      const words = header.map((_, i) => !rows.every((row) => /^[+-]?\d/.test(row[i])));
+      const cell = (tag, text, column, scope) => {
         const element = document.createElement(tag);
         element.textContent = text;
         if (scope) element.scope = scope;
+        if (words[column]) element.className = "words";
         return element;
       };
       const line = (cells) => {
@@ -103,16 +110,41 @@
         return row;
       };
       const table = form.querySelector("table");
-      table.tHead.replaceChildren(line(header.map((text) => cell("th", text, "col"))));
+      table.tHead.replaceChildren(
+        line(header.map((text, i) => cell("th", text, i, "col"))),
+      );
       table.tBodies[0].replaceChildren(
         ...rows.map(([first, ...rest]) =>
-          line([cell("th", first, "row"), ...rest.map((text) => cell("td", text))]),
+          line([
+            cell("th", first, 0, "row"),
+            ...rest.map((text, i) => cell("td", text, i + 1)),
+          ]),
         ),
       );
     }
 
+    function fillFields(panel, { fields }) {
+      const boxes = fields.name.map((name, i) => {
+        const box = document.createElement("li");
+        if (fields.chosen[i]) box.className = "chosen";
+        for (const [tag, text] of [
+          ["small", fields.bits[i]],
+          ["span", name],
+          ["code", fields.value[i]],
+        ]) {
+          box.appendChild(document.createElement(tag)).textContent = text;
+        }
+        return box;
+      });
+      panel.querySelector("ol").replaceChildren(...boxes);
+    }
+
     function show(reply) {
       reply.panels.forEach((feed, index) => {
+        if (!documents[index]) {
+          fillFields(panels[index], feed);
+          return;
+        }
         for (const [name, data] of Object.entries(feed)) {
           documents[index].get_model_by_name(name).data = data;
         }
@@ -164,6 +196,10 @@
       if (!query) return;
       for (const [name, value] of new URLSearchParams(query)) {
         const control = controls.find((c) => c.name === name);
+        if (control && !control.choices.length) {
+          control.input.value = value;
+          continue;
+        }
         const index = control ? control.choices.map(String).indexOf(value) : -1;
         if (index < 0) {
           say(
@@ -174,7 +210,8 @@
           );
           return;
         }
-        control.input.value = index;
+        if (control.input.type === "checkbox") control.input.checked = index;
+        else control.input.value = index;
         nameValue(control);
       }
       answer();
@@ -183,7 +220,7 @@
     // Text in figures takes the page's ink; setting it also repaints axes and grid.
     function paint() {
       const ink = getComputedStyle(form).getPropertyValue("--tlbkit-ink");
-      for (const figure of documents) {
+      for (const figure of documents.filter(Boolean)) {
         for (const model of figure.all_models ?? figure._all_models.values()) {
           if (model.tags?.includes(spec.ink)) model.text_color = ink;
         }
@@ -191,18 +228,23 @@
     }
 
     async function draw() {
-      const places = form.querySelectorAll(".tlbkit-figure");
-      const drawn = spec.figures.map((item, i) => Bokeh.embed.embed_item(item, places[i]));
+      const drawn = spec.figures.map(
+        (item, i) => item && Bokeh.embed.embed_item(item, panels[i]),
+      );
       for (const views of await Promise.all(drawn)) {
-        documents.push(views.roots[0].model.document);
+        documents.push(views?.roots[0].model.document);
       }
       paint();
     }
 
     form.addEventListener("submit", (event) => event.preventDefault());
     form.addEventListener("input", ({ target }) => {
+      if (target.type === "text") return; // not at every key: at Enter, or on leaving it
       nameValue(controls.find((c) => c.input === target));
       answer();
+    });
+    form.addEventListener("change", ({ target }) => {
+      if (target.type === "text") answer();
     });
 
     return draw().then(() => {

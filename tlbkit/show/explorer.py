@@ -17,6 +17,9 @@ STATIC_PAGE = "TLBKIT_STATIC_PAGE"
 
 Value = int | str
 
+SWITCH = ("off", "on")
+"""A parameter with just these choices is something to tick."""
+
 
 def setting(parameter: "Parameter", value: Value) -> str:
     """Write a parameter's value with its unit."""
@@ -91,7 +94,9 @@ class Explorer:
 
 
 def _allowed(parameter: "Parameter", value: Value) -> Value:
-    """Return *value* if *parameter* may have it."""
+    """Return *value* if *parameter* may have it; free text its scenario judges."""
+    if not parameter.choices and isinstance(value, str):
+        return value
     if value not in parameter.choices:
         raise InputError(
             f"{parameter.name}={value!r} is not allowed; choose from "

@@ -1,12 +1,13 @@
 """Bokeh figures of an answer: one for each panel.
 
-*Before* is hatched, dashed and open; *after* is solid, drawn through and filled, so
-that no meaning hangs on colour alone. The two colours keep a contrast of at least 3:1
+*Before* is hatched, dashed and open; *after* is solid, drawn through and filled, and
+further lines have a dash and a marker of their own, so that no meaning hangs on colour
+alone. The colours keep a contrast of at least 3:1
 on white and on the dark page; text, axes and grid take theirs from CSS variables that
 follow the page's (or JupyterLab's) theme.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bokeh.models import (
@@ -21,13 +22,17 @@ from bokeh.models.annotations import Legend, LegendItem, Title
 from bokeh.plotting import figure
 from bokeh.transform import dodge
 
-from tlbkit.show.panels import Bars, Columns, Feed, Panel, Sweep
+from tlbkit.errors import TlbkitError
+from tlbkit.show.panels import Bars, Feed, Fields, Lines, Panel, Sweep
 
 if TYPE_CHECKING:
     from bokeh.models.renderers import GlyphRenderer
 
+    from tlbkit.lab import Answer
+
 BEFORE = "#b8590a"
 AFTER = "#1f6fb4"
+THIRD = "#8a5bb0"
 NEUTRAL = "#767676"
 """A grey that can be read on white and on black."""
 
@@ -46,6 +51,9 @@ _THEME = f""":host {{
   --bk-grid-line-color: {_FAINT};
 }}"""
 _THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
+
+_POWERS_OF_FOUR = [4**n for n in range(16)]
+_ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 5)]
 
 _PAIR_HEIGHT = 46
 """Pixels that one pair of bars takes."""
@@ -73,15 +81,13 @@ def _blank(panel: Panel, **layout: Any) -> figure:
     return plot
 
 
-def _legend(
-    plot: figure, before: "GlyphRenderer[Any]", after: "GlyphRenderer[Any]"
-) -> None:
-    """Name the two looks above the plot."""
+def _legend(plot: figure, **drawn: "GlyphRenderer[Any]") -> None:
+    """Name the looks above the plot."""
     plot.add_layout(
         Legend(
             items=[
-                LegendItem(label="before", renderers=[before]),
-                LegendItem(label="after", renderers=[after]),
+                LegendItem(label=name, renderers=[glyphs])
+                for name, glyphs in drawn.items()
             ],
             orientation="horizontal",
             background_fill_color=None,
@@ -98,12 +104,21 @@ def _legend(
     )
 
 
+def _pair(
+    header: Sequence[str],
+    before: "GlyphRenderer[Any]",
+    after: "GlyphRenderer[Any]",
+) -> "dict[str, GlyphRenderer[Any]]":
+    """Name the two looks after the kernels that stand in the table's header."""
+    return {f"before: {header[1]}": before, f"after: {header[2]}": after}
+
+
 def _sources(feed: Feed) -> Mapping[str, ColumnDataSource]:
     """Make one named source for each part of *feed*."""
     return {name: ColumnDataSource(data, name=name) for name, data in feed.items()}
 
 
-def _bars(panel: Bars, feed: Feed) -> figure:
+def _bars(panel: Bars, feed: Feed, header: Sequence[str]) -> figure:
     """Draw pairs of horizontal bars with their values written at the ends."""
     quantities = [str(name) for name in feed["pairs"]["quantity"]]
     source = _sources(feed)["pairs"]
@@ -151,17 +166,17 @@ def _bars(panel: Bars, feed: Feed) -> figure:
     plot.ygrid.visible = False
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     plot.xaxis.ticker = BasicTicker(desired_num_ticks=4, min_interval=1)
-    _legend(plot, *drawn)
+    _legend(plot, **_pair(header, *drawn))
     return plot
 
 
-def _sweep(panel: Sweep, feed: Feed) -> figure:
+def _sweep(panel: Sweep, feed: Feed, header: Sequence[str]) -> figure:
     """Draw two lines over a parameter and mark where the controls stand."""
     sources = _sources(feed)
     plot = _blank(
         panel,
-        x_axis_type="log" if panel.doubling else "linear",
-        y_range=DataRange1d(start=0, range_padding=0.15),
+        x_axis_type="log",
+        y_axis_type="log",
         height=300,
         x_axis_label=panel.x_label,
         y_axis_label=panel.y_label,
@@ -173,45 +188,118 @@ def _sweep(panel: Sweep, feed: Feed) -> figure:
         line_width=2,
         line_dash="dotted",
     )
-    drawn = []
+    # The dashed line lies on top, so that both are seen where they agree.
+    drawn = {}
     for name, colour, dash, marker, fill in (
-        ("before", BEFORE, "dashed", "circle", None),
         ("after", AFTER, "solid", "square", AFTER),
+        ("before", BEFORE, "dashed", "circle", None),
     ):
-        drawn.append(
-            plot.line(
-                "x",
-                name,
-                source=sources["line"],
-                line_color=colour,
-                line_dash=dash,
-                line_width=2,
-            )
+        drawn[name] = plot.line(
+            "x",
+            name,
+            source=sources["line"],
+            line_color=colour,
+            line_dash=dash,
+            line_width=2,
         )
         plot.scatter(
             "x",
             name,
             source=sources["line"],
             marker=marker,
-            size=7,
+            size=8,
             line_color=colour,
             fill_color=fill,
         )
     plot.xgrid.visible = False
-    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
-    plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
-    if panel.doubling:
-        plot.xaxis.ticker = [int(value) for value in feed["line"]["x"]][::2]
+    plot.xaxis.ticker = _POWERS_OF_FOUR
+    plot.yaxis.ticker = _ROUND_NUMBERS
     plot.xaxis.formatter = NumeralTickFormatter(format="0")
-    _legend(plot, *drawn)
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0")
+    _legend(plot, **_pair(header, drawn["before"], drawn["after"]))
     return plot
 
 
-def draw(panel: Panel, columns: Columns) -> figure:
+_LOOKS: tuple[tuple[str, str, str, bool], ...] = (
+    (AFTER, "solid", "square", True),
+    (BEFORE, "dashed", "circle", False),
+    (THIRD, "dotdash", "triangle", True),
+    (NEUTRAL, "dotted", "diamond", False),
+)
+"""Colour, dash and marker of each line, and whether its markers are filled."""
+
+
+def _lines(panel: Lines, feed: Feed) -> figure:
+    """Draw lines over a quantity that grows by factors, and mark places on it."""
+    sources = _sources(feed)
+    plot = _blank(
+        panel,
+        x_axis_type="log",
+        y_range=DataRange1d(start=0, range_padding=0.15),
+        height=320,
+        x_axis_label=panel.x_label,
+        y_axis_label=panel.y_label,
+    )
+    plot.vspan(
+        x="at",
+        source=sources["marks"],
+        line_color=NEUTRAL,
+        line_width=2,
+        line_dash="dotted",
+    )
+    words = plot.text(
+        x="at",
+        y=0,
+        text="label",
+        source=sources["marks"],
+        angle=1.5708,
+        x_offset=-4,
+        y_offset=-6,
+        text_font_size="12px",
+        text_color=NEUTRAL,
+    )
+    words.glyph.tags = [INK_TAG]
+    drawn = {}
+    for (name, label), (colour, dash, marker, filled) in zip(
+        panel.lines, _LOOKS, strict=False
+    ):
+        line: dict[str, Any] = {
+            "x": panel.x,
+            "y": name,
+            "source": sources["lines"],
+        }
+        drawn[label] = plot.line(
+            **line, line_color=colour, line_dash=dash, line_width=2
+        )
+        plot.scatter(
+            **line,
+            marker=marker,
+            size=6,
+            line_color=colour,
+            fill_color=colour if filled else None,
+        )
+    plot.xgrid.visible = False
+    plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
+    plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
+    plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
+    _legend(plot, **drawn)
+    return plot
+
+
+def draw(panel: Panel, answer: "Answer") -> figure:
     """Draw one panel for one answer.
 
     Later answers are shown by replacing the data of the figure's named sources with
-    what ``panel.feed`` makes of their columns.
+    what ``panel.feed`` makes of their columns. Where kernels are compared, the table's
+    header names them. Fields are text, and not drawn here.
     """
-    feed = panel.feed(columns)
-    return _bars(panel, feed) if isinstance(panel, Bars) else _sweep(panel, feed)
+    feed = panel.feed(answer.columns)
+    match panel:
+        case Bars():
+            return _bars(panel, feed, answer.header)
+        case Sweep():
+            return _sweep(panel, feed, answer.header)
+        case Lines():
+            return _lines(panel, feed)
+        case Fields():
+            raise TlbkitError(f"panel {panel.title!r} is text; the page shows it")

@@ -11,28 +11,39 @@ from bokeh.resources import INLINE
 from jupyter_bokeh import BokehModel
 
 from tlbkit.errors import TlbkitError
-from tlbkit.show.explorer import Explorer, Value, setting
+from tlbkit.show.explorer import SWITCH, Explorer, Value, setting
 from tlbkit.show.figures import draw
-from tlbkit.show.page import table_html
-from tlbkit.show.panels import feeds, panels_of
+from tlbkit.show.page import fields_html, table_html
+from tlbkit.show.panels import Fields, panels_of
 
 if TYPE_CHECKING:
-    from bokeh.plotting import figure
+    from collections.abc import Callable
 
     from tlbkit.lab import Answer, Parameter
+    from tlbkit.show.panels import Panel
 
 
 def _control(parameter: "Parameter", value: Value) -> widgets.ValueWidget:
-    """Return a slider for numbers, a menu for names."""
+    """Return a slider for numbers, a menu for names, a line for free text."""
+    look = {
+        "description": parameter.label,
+        "style": {"description_width": "8em"},
+        "layout": {"width": "32em", "max_width": "100%"},
+    }
+    if not parameter.choices:
+        return widgets.Text(value=value, continuous_update=False, **look)
+    if tuple(parameter.choices) == SWITCH:
+        return widgets.Checkbox(value=value == SWITCH[1], **look)
     numbers = all(isinstance(choice, int) for choice in parameter.choices)
     kind = widgets.SelectionSlider if numbers else widgets.Dropdown
-    return kind(
-        options=[(setting(parameter, choice), choice) for choice in parameter.choices],
-        value=value,
-        description=parameter.label,
-        style={"description_width": "8em"},
-        layout={"width": "32em", "max_width": "100%"},
-    )
+    options = [(setting(parameter, choice), choice) for choice in parameter.choices]
+    return kind(options=options, value=value, **look)
+
+
+def _setting_of(control: widgets.ValueWidget) -> Value:
+    """Return what a control stands at, as the scenario calls it."""
+    value: Value = control.value
+    return SWITCH[value] if isinstance(value, bool) else value
 
 
 def _table(answer: "Answer") -> str:
@@ -50,13 +61,40 @@ def _status(text: str) -> str:
     return f'<p role="status">{escape(text)}</p>'
 
 
-def _feed_figures(plots: "list[figure]", name: str, answer: "Answer") -> None:
-    """Put an answer's data into figures that are already drawn."""
-    for plot, feed in zip(plots, feeds(name, answer.columns), strict=True):
-        for source_name, data in feed.items():
-            for source in plot.select({"name": source_name}):
+def _fields(panel: Fields, answer: "Answer") -> str:
+    """Return a panel of fields in the notebook's own look."""
+    return (
+        "<style>.tlbkit-fields ol { display: flex; flex-wrap: wrap; gap: 4px;"
+        " list-style: none; margin: 0; padding: 0 }"
+        " .tlbkit-fields li { display: grid; padding: 2px 8px; line-height: 1.4;"
+        " border: 1px solid var(--jp-border-color2, #bbb) }"
+        " .tlbkit-fields li.chosen { border-width: 2px; font-weight: bold }</style>"
+        f'<div class="tlbkit-fields">{fields_html(panel, answer.columns)}</div>'
+    )
+
+
+def _view(
+    panel: "Panel", answer: "Answer"
+) -> "tuple[widgets.DOMWidget, Callable[[Answer], None]]":
+    """Return what shows a panel, and how to show another answer in it."""
+    if isinstance(panel, Fields):
+        boxes = widgets.HTML(_fields(panel, answer))
+
+        def rewrite(answer: "Answer") -> None:
+            boxes.value = _fields(panel, answer)
+
+        return boxes, rewrite
+
+    plot = draw(panel, answer)
+
+    def feed(answer: "Answer") -> None:
+        for name, data in panel.feed(answer.columns).items():
+            for source in plot.select({"name": name}):
                 if isinstance(source, ColumnDataSource):
                     source.data = data
+
+    layout = {"flex": "1 1 22em", "min_width": "18em"}
+    return widgets.VBox([BokehModel(plot)], layout=layout), feed
 
 
 def widget(explorer: Explorer) -> widgets.VBox:
@@ -71,18 +109,19 @@ def widget(explorer: Explorer) -> widgets.VBox:
         for parameter in scenario.parameters
     }
     answer = scenario.answer(explorer.start)
-    plots = [draw(panel, answer.columns) for panel in panels_of(scenario.name)]
+    views = [_view(panel, answer) for panel in panels_of(scenario.name)]
     status = widgets.HTML(_status(answer.text))
     table = widgets.HTML(_table(answer))
 
     def ask(_: Any) -> None:
-        settings = {name: control.value for name, control in controls.items()}
+        settings = {name: _setting_of(control) for name, control in controls.items()}
         try:
             answer = scenario.answer(settings)
         except TlbkitError as error:
             status.value = _status(str(error))
             return
-        _feed_figures(plots, scenario.name, answer)
+        for _, show in views:
+            show(answer)
         status.value = _status(answer.text)
         table.value = _table(answer)
 
@@ -95,14 +134,7 @@ def widget(explorer: Explorer) -> widgets.VBox:
             *controls.values(),
             status,
             widgets.HBox(
-                [
-                    widgets.VBox(
-                        [BokehModel(plot)],
-                        layout={"flex": "1 1 22em", "min_width": "18em"},
-                    )
-                    for plot in plots
-                ],
-                layout={"flex_flow": "row wrap"},
+                [shown for shown, _ in views], layout={"flex_flow": "row wrap"}
             ),
             table,
         ]

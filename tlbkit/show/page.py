@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from bokeh.embed import json_item
 
-from tlbkit.show.explorer import Explorer, Value, setting
+from tlbkit.show.explorer import SWITCH, Explorer, Value, setting
 from tlbkit.show.figures import INK_TAG, draw
-from tlbkit.show.panels import panels_of
+from tlbkit.show.panels import Fields, panels_of
+from tlbkit.show.text import number_columns
 
 if TYPE_CHECKING:
     from tlbkit.lab import Answer, Parameter
+    from tlbkit.show.panels import Columns, Panel
 
 
 def _slider(parameter: "Parameter", value: Value) -> str:
@@ -47,22 +49,76 @@ def _menu(parameter: "Parameter", value: Value) -> str:
     )
 
 
+def _switch(parameter: "Parameter", value: Value) -> str:
+    """Return a box to tick."""
+    ticked = " checked" if value == SWITCH[1] else ""
+    return (
+        '<label class="tlbkit-control tlbkit-switch"><input type="checkbox"'
+        f' name="{escape(parameter.name)}" autocomplete="off"{ticked}>'
+        f"<span>{escape(parameter.label)}</span></label>"
+    )
+
+
+def _line(parameter: "Parameter", value: Value) -> str:
+    """Return a line to write in."""
+    return (
+        f'<label class="tlbkit-control"><span>{escape(parameter.label)}</span>'
+        f'<input type="text" name="{escape(parameter.name)}" autocomplete="off"'
+        f' spellcheck="false" autocapitalize="off" value="{escape(str(value))}">'
+        "</label>"
+    )
+
+
 def _control(parameter: "Parameter", value: Value) -> str:
-    """Return a slider for numbers, a menu for names."""
+    """Return a slider for numbers, a menu for names, a line for free text."""
+    if not parameter.choices:
+        return _line(parameter, value)
+    if tuple(parameter.choices) == SWITCH:
+        return _switch(parameter, value)
     numbers = all(isinstance(choice, int) for choice in parameter.choices)
     return _slider(parameter, value) if numbers else _menu(parameter, value)
 
 
 def table_html(answer: "Answer") -> str:
     """Return the answer's table; the first cell of a row names the row."""
-    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in answer.header)
+    numbers = number_columns(answer.rows) or [False] * len(answer.header)
+    looks = ["" if number else ' class="words"' for number in numbers]
+    head = "".join(
+        f'<th scope="col"{look}>{escape(cell)}</th>'
+        for cell, look in zip(answer.header, looks, strict=True)
+    )
     body = "".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row"{looks[0]}>{escape(row[0])}</th>'
+        + "".join(
+            f"<td{look}>{escape(cell)}</td>"
+            for cell, look in zip(row[1:], looks[1:], strict=True)
+        )
         + "</tr>"
         for row in answer.rows
     )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def fields_html(panel: Fields, columns: "Columns") -> str:
+    """Return the boxes of a panel of fields, in reading order."""
+    fields = panel.feed(columns)["fields"]
+    looks = ("", ' class="chosen"')
+    boxes = "".join(
+        f"<li{looks[bool(chosen)]}><small>{escape(str(bits))}</small>"
+        f"<span>{escape(str(name))}</span><code>{escape(str(value))}</code></li>"
+        for name, bits, value, chosen in zip(*fields.values(), strict=True)
+    )
+    return f"<p>{escape(panel.title)}</p><ol>{boxes}</ol>"
+
+
+def _place(panel: "Panel", columns: "Columns") -> str:
+    """Return where a panel stands: drawn by the script, or complete as it is."""
+    if isinstance(panel, Fields):
+        return f'<div class="tlbkit-fields">{fields_html(panel, columns)}</div>'
+    return (
+        f'<div class="tlbkit-figure" role="img" aria-label="{escape(panel.title)}; '
+        'the table holds the same numbers"></div>'
+    )
 
 
 def html(explorer: Explorer) -> str:
@@ -74,11 +130,7 @@ def html(explorer: Explorer) -> str:
         _control(parameter, explorer.start[parameter.name])
         for parameter in scenario.parameters
     )
-    figures = "".join(
-        f'<div class="tlbkit-figure" role="img" aria-label="{escape(panel.title)}; '
-        'the table holds the same numbers"></div>'
-        for panel in panels
-    )
+    figures = "".join(_place(panel, answer.columns) for panel in panels)
     spec = json.dumps(
         {
             "scenario": scenario.name,
@@ -91,7 +143,10 @@ def html(explorer: Explorer) -> str:
                 for parameter in scenario.parameters
             ],
             "ink": INK_TAG,
-            "figures": [json_item(draw(panel, answer.columns)) for panel in panels],
+            "figures": [
+                None if isinstance(panel, Fields) else json_item(draw(panel, answer))
+                for panel in panels
+            ],
         },
         separators=(",", ":"),
     ).replace("<", "\\u003c")

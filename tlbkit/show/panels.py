@@ -75,6 +75,9 @@ class Bars:
 class Sweep:
     """Two lines over one parameter, with the current setting marked.
 
+    Both axes are logarithmic: the parameter grows by doubling, and a saving counts in
+    proportion. All values are therefore positive.
+
     Attributes:
         title: Stands over the panel.
         x: Column with the values of the parameter.
@@ -83,7 +86,6 @@ class Sweep:
         at: Column of one value: where the controls stand now.
         x_label: Name and unit of the parameter.
         y_label: Name and unit of what is drawn.
-        doubling: The parameter grows by doubling, so its axis is logarithmic.
     """
 
     title: str
@@ -93,7 +95,6 @@ class Sweep:
     at: str
     x_label: str
     y_label: str
-    doubling: bool = True
 
     def feed(self, columns: Columns) -> Feed:
         """Pick this panel's data out of an answer's columns."""
@@ -108,7 +109,72 @@ class Sweep:
         }
 
 
-Panel = Bars | Sweep
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Several lines over one quantity, with one or more places marked on it.
+
+    Attributes:
+        title: Stands over the panel.
+        x: Column with the values of the quantity.
+        lines: Columns drawn over it, each with its name in the legend; at most four.
+        at: Column with the values of x that are marked; each has a label there ...
+        at_label: ... in this column.
+        x_label: Name and unit of the quantity.
+        y_label: Name and unit of what is drawn.
+    """
+
+    title: str
+    x: str
+    lines: tuple[tuple[str, str], ...]
+    at: str
+    at_label: str
+    x_label: str
+    y_label: str
+
+    def feed(self, columns: Columns) -> Feed:
+        """Pick this panel's data out of an answer's columns."""
+        names = (self.x, *(name for name, _ in self.lines))
+        return {
+            "lines": {name: _column(columns, name, self.title) for name in names},
+            "marks": {
+                "at": _column(columns, self.at, self.title),
+                "label": _column(columns, self.at_label, self.title),
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a word, each a box with its bits, its name and its value.
+
+    They are drawn as text, so that they wrap on a phone and can be read aloud.
+
+    Attributes:
+        title: Stands over the boxes.
+        name: Column with the names of the fields, the highest first.
+        bits: Column with where each stands, such as "63:48".
+        value: Column with what each holds.
+        chosen: Column that is 1 for the fields that stand out, else 0.
+    """
+
+    title: str
+    name: str = "field"
+    bits: str = "bits"
+    value: str = "value"
+    chosen: str = "chosen"
+
+    def feed(self, columns: Columns) -> Feed:
+        """Pick this panel's data out of an answer's columns."""
+        parts = ("name", "bits", "value", "chosen")
+        return {
+            "fields": {
+                part: _column(columns, getattr(self, part), self.title)
+                for part in parts
+            }
+        }
+
+
+Panel = Bars | Sweep | Lines | Fields
 
 PANELS: dict[str, tuple[Panel, ...]] = {
     "mprotect": (
@@ -124,7 +190,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
 }
-"""The panels of each scenario, by the scenario's name."""
+"""The panels of each scenario, by the scenario's name; none if its table says all."""
 
 
 def panels_of(scenario: str) -> tuple[Panel, ...]:

@@ -8,6 +8,15 @@ def _is_number(cell: str) -> bool:
     return cell[:1].isdigit() or (cell[:1] in "+-" and cell[1:2].isdigit())
 
 
+def number_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
+    """Tell for each column whether its cells are numbers, which stand to the right.
+
+    >>> number_columns([["TLBI VALE1IS", "64"], ["DSB", "2"]])
+    [False, True]
+    """
+    return [all(map(_is_number, column)) for column in zip(*rows, strict=True)]
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Lay out *rows* under *header* in columns, numbers to the right.
 
@@ -19,7 +28,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """
     columns = list(zip(header, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
-    right = [bool(rows) and all(map(_is_number, column[1:])) for column in columns]
+    right = number_columns(rows) or [False] * len(widths)
 
     def line(cells: Sequence[str]) -> str:
         padded = (
