@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 NOT_ALLOWED = 2
 """Exit status for a name, a value or a file that is not allowed."""
 
-_TAB = " " * 8
+_WHAT = "The ARM64 MMU and TLB, and the Linux flows that flush it, as a running model."
 
 
 class Parser(argparse.ArgumentParser):
@@ -42,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
 def parser() -> Parser:
     """Return the parser of the whole command line."""
-    top = Parser(prog="python -m tlbkit", description=__doc__.partition("\n\n")[0])
+    top = Parser(prog="python -m tlbkit", description=_WHAT)
     top.set_defaults(do=_no_command)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -146,7 +146,15 @@ def _list(_: argparse.Namespace) -> None:
         print(f"{scenario.name}: {scenario.title}\n")
         for one in scenario.parameters:
             words = f"--set {one.name}={one.default} by default; {one.allowed}"
-            print(textwrap.fill(words, 88, initial_indent="  ", subsequent_indent=_TAB))
+            print(
+                textwrap.fill(
+                    words,
+                    width=88,
+                    initial_indent="  ",
+                    subsequent_indent=" " * 8,
+                    break_on_hyphens=False,
+                )
+            )
         print()
     kernels = [[one.name, one.summary] for one in registry.KERNELS.values()]
     print(table(["kernel", "what it is"], kernels), end="\n\n")

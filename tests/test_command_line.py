@@ -1,0 +1,203 @@
+"""The command line: what it prints, and how it refuses."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tlbkit import lab
+from tlbkit.__main__ import main
+from tlbkit.patches import registry
+
+
+def answer(capsys, *arguments):
+    """Run the command line and return what it printed, as JSON."""
+    assert main([*arguments, "--json"]) == 0
+    out, error = capsys.readouterr()
+    assert not error
+    return json.loads(out)
+
+
+def lines(capsys, *arguments):
+    """Run the command line and return the lines that it printed."""
+    assert main(arguments) == 0
+    out, error = capsys.readouterr()
+    assert not error
+    return out.splitlines()
+
+
+# -- run -------------------------------------------------------------------------------
+
+
+def test_a_run_prints_what_the_package_says(capsys):
+    """The JSON is that of the same run in Python."""
+    printed = answer(
+        capsys,
+        *("run", "mprotect", "--set", "pages=64", "--kernel", "v6.17"),
+        *("--cpu", "neoverse-n1", "--cpus", "4"),
+    )
+    params = {"pages": 64, "cpus": 4}
+    variant = lab.Variant("v6.17")
+    same = lab.run(lab.find("mprotect"), params, variant, "neoverse-n1")
+    assert printed == same.to_json()
+    assert printed["counts"]["tlbi"] == {"VALE1IS": 64}
+    assert printed["counts"]["dsb"] == {"ishst": 1, "ish": 1, "nshst": 0, "nsh": 0}
+
+
+@pytest.mark.parametrize(
+    ("options", "flushes"),
+    [
+        (["--kernel", "v6.17"], 1),
+        (["--kernel", "v6.19"], 0),
+        ([], 0),
+        (["--without", "c320dbb7c80d"], 1),
+        (["--kernel", "pr350"], 0),
+        (["--kernel", "pr350", "--without", "c320dbb7c80d"], 1),
+        (["--set", "change=rw-ro"], 1),
+    ],
+)
+def test_64_pages_on_each_kernel(capsys, options, flushes):
+    """64 pages none->rw flush once without the commit, and never with it."""
+    printed = answer(capsys, "run", "mprotect", "--set", "pages=64", *options)
+    assert printed["counts"]["dsb"]["ish"] == flushes
+    assert sum(printed["counts"]["tlbi"].values()) == flushes
+
+
+def test_a_commit_may_be_left_out_more_than_once(capsys):
+    """`--without` repeats."""
+    options = ["--without", "c320dbb7c80d", "--without", "cb1fa2e99955"]
+    printed = answer(capsys, "run", "mprotect", *options)
+    assert "without c320dbb7c80d, cb1fa2e99955" in printed["text"]
+
+
+def test_a_run_is_a_table_for_people(capsys):
+    """Without --json the same numbers stand in tables, and each cost says its kind."""
+    text = lines(capsys, "run", "mprotect", "--kernel", "v6.17", "--cpu", "neoverse-n1")
+    assert any(line.split() == ["TLBI", "VALE1IS", "64"] for line in text)
+    assert any(line.split()[-1] == "calibrated" for line in text if line)
+    assert text[-1].startswith("modelled time: ")
+
+
+# -- list, patches, at -----------------------------------------------------------------
+
+
+def test_list_names_what_there_is_to_run(capsys):
+    """Scenarios, their parameters, the kernels and the CPU models."""
+    text = "\n".join(lines(capsys, "list"))
+    for scenario in lab.SCENARIOS.values():
+        assert scenario.title in text
+        for parameter in scenario.parameters:
+            assert f"--set {parameter.name}={parameter.default}" in text
+    for name in (*registry.KERNELS, "neoverse-v2", "neoverse-n1"):
+        assert name in text
+
+
+def test_patches_are_the_registry(capsys):
+    """Every commit of the registry, with its state and its chapter."""
+    printed = answer(capsys, "patches")
+    assert [one["hash"] for one in printed] == [p.hash for p in registry.PATCHES]
+    for one in printed:
+        assert one["state"] in {"complete", "registered"}
+        assert {"hash", "subject", "series", "kind", "state", "chapter"} <= one.keys()
+    assert len(lines(capsys, "patches")) == 2 + len(registry.PATCHES)
+
+
+@pytest.fixture
+def image(tmp_path):
+    """A table image with nothing in it, and one probe."""
+    path = tmp_path / "image.json"
+    parts = {
+        "regs": {
+            "TCR": "0x5b5103510",
+            "MAIR": "0xff",
+            "TTBR0": "0x40000000",
+            "TTBR1": "0x40000000",
+        },
+        "memory": [],
+        "probes": [{"va": "0x1000", "at": "S1E0R"}],
+    }
+    path.write_text(json.dumps(parts))
+    return str(path)
+
+
+def test_an_image_is_answered(capsys, image):
+    """One answer for each probe."""
+    assert answer(capsys, "at", image) == [{"fault": "translation", "level": 0}]
+    assert lines(capsys, "at", image)[-1].split()[0] == "0"
+
+
+# -- refusals --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("", "list, patches, run"),
+        ("walk", "list"),
+        ("run", "NAME"),
+        ("run mprotekt", "there are: mprotect"),
+        ("run mprotect --set pages=0", "a whole number from 1 to 4096"),
+        ("run mprotect --set pages=4097", "a whole number from 1 to 4096"),
+        ("run mprotect --set pages=many", "a whole number from 1 to 4096"),
+        ("run mprotect --set pages", "NAME=VALUE"),
+        ("run mprotect --set page=1", "pages, change, cpus, threads"),
+        ("run mprotect --set change=up", "none-rw, none-ro, rw-ro"),
+        ("run mprotect --set pages=1 --set pages=2", "pages is given twice"),
+        ("run mprotect --cpus 0", "a whole number from 1 to 128"),
+        ("run mprotect --cpus 4 --set cpus=4", "cpus is given twice"),
+        ("run mprotect --kernel v5.4", "v6.17, pr350, v6.19, fixed"),
+        ("run mprotect --cpu pentium", "neoverse-v2, neoverse-n1"),
+        ("run mprotect --without beef", "c320dbb7c80d"),
+        ("run mprotect --fast", "--fast"),
+        ("at nowhere.json", "nowhere.json"),
+    ],
+)
+def test_what_is_not_allowed_is_one_line(capsys, arguments, said):
+    """A wrong name or value ends with status 2 and one line that says what is right."""
+    assert main(arguments.split()) == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.count("\n") == 1
+    assert said in error
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"regs": 1}'])
+def test_a_file_that_is_no_image_is_one_line(capsys, tmp_path, content):
+    """Whatever is in a file, it is answered or refused in one line."""
+    path = tmp_path / "image.json"
+    path.write_bytes(content)
+    assert main(["at", str(path)]) == 2
+    out, error = capsys.readouterr()
+    assert not out
+    assert error.count("\n") == 1
+
+
+# -- the process -----------------------------------------------------------------------
+
+
+def python(*arguments):
+    """Run Python as a user would."""
+    command = [sys.executable, "-m", "tlbkit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_process_ends_as_main_does():
+    """`python -m tlbkit` exits with main's status."""
+    good, bad = python("list"), python("run", "mprotekt")
+    assert (good.returncode, good.stderr) == (0, "")
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_a_reader_who_has_seen_enough_is_no_error():
+    """Printing into a closed pipe, as before `| head -1`, is quiet."""
+    command = [sys.executable, "-m", "tlbkit", "patches", "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
