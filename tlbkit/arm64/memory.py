@@ -104,6 +104,11 @@ class PhysicalMemory:
         if chunk is not None:
             chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] = 0
 
+    def is_clear(self, pfn: int) -> bool:
+        """Tell whether every word of frame *pfn* is zero."""
+        frame = self._full.get(pfn)
+        return not (any(frame) if frame else self.read(pfn << self.page_shift))
+
     def copy_frame(self, source: int, target: int) -> None:
         """Make frame *target* hold what frame *source* holds."""
         full = self._full.get(source)

@@ -95,6 +95,7 @@ class Fork:
             return
         kernel = self._kernel
         kernel.mmap.exit_mmap(mm)
+        kernel.huge_memory.mm_put_huge_zero_folio(mm)
         kernel.sched.leave(mm)
         pgd = kernel.page_alloc.folio_of(mm.pgd >> kernel.pgtable.page_shift)
         kernel.page_alloc.free(pgd)

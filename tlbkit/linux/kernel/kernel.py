@@ -22,7 +22,9 @@ from tlbkit.linux.kernel.fork import Fork
 from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
 from tlbkit.linux.mm.gup import Gup
+from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.memory import Memory
+from tlbkit.linux.mm.migrate import Migrate
 from tlbkit.linux.mm.mmap import Mmap
 from tlbkit.linux.mm.mmap_lock import MmapLock
 from tlbkit.linux.mm.mmu_gather import Gather
@@ -59,6 +61,8 @@ PARTS: Final[Mapping[str, type]] = {
     "mmap_lock": MmapLock,
     "vma": Vma,
     "memory": Memory,
+    "huge_memory": HugeMemory,
+    "migrate": Migrate,
     "mmap": Mmap,
     "mprotect": Mprotect,
     "userfaultfd": Userfaultfd,
@@ -99,6 +103,8 @@ class Kernel:
     mmap_lock: MmapLock
     vma: Vma
     memory: Memory
+    huge_memory: HugeMemory
+    migrate: Migrate
     mmap: Mmap
     mprotect: Mprotect
     userfaultfd: Userfaultfd

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
+    pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
@@ -14,18 +15,26 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkspecial,
     pte_mkuffd_wp,
     pte_mkyoung,
+    pte_modify,
     pte_none,
     pte_present,
+    pte_protnone,
     pte_special,
     pte_uffd_wp,
     pte_write,
     pte_wrprotect,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_VALID
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
+    PTE_CONT,
+    PTE_SWP_UFFD_WP,
+    PTE_VALID,
+)
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
     FAULT_FLAG_UNSHARE,
     FAULT_FLAG_WRITE,
+    VM_ACCESS_FLAGS,
+    VM_FAULT_FALLBACK,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
     VM_SHARED,
@@ -36,13 +45,24 @@ from tlbkit.linux.include.linux.mm import (
 )
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
+    LargeFolio,
     PG_ksm,
     PG_locked,
     PG_lru,
     VmFault,
 )
-from tlbkit.linux.include.linux.pgtable import PGTABLE_LEVEL_PTE, PgtableLevel
-from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, pte_marker_get
+from tlbkit.linux.include.linux.pgtable import (
+    PGTABLE_LEVEL_PMD,
+    PGTABLE_LEVEL_PTE,
+    PgtableLevel,
+)
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
+    is_migration_entry,
+    make_readable_migration_pte,
+    pte_marker_get,
+    pte_to_swp_entry,
+)
 from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_missing,
     userfaultfd_pte_wp,
@@ -51,6 +71,12 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, ENOMEM
 from tlbkit.linux.kernel.locking import SpinLock
+from tlbkit.linux.mm.internal import (
+    FPB_MERGE_WRITE,
+    FPB_RESPECT_DIRTY,
+    folio_pte_batch,
+    folio_pte_batch_flags,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -157,6 +183,10 @@ class Memory:
             return None
         return self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pte))
 
+    def vm_normal_folio_pmd(self, vma: VmArea, addr: int, pmd: int) -> Folio | None:
+        """Return the same of a block entry."""
+        return self.vm_normal_folio(vma, addr, pmd)
+
     # -- the fault ----------------------------------------------------------------
 
     def handle_mm_fault(self, vma: VmArea, address: int, flags: int) -> int:
@@ -166,7 +196,41 @@ class Memory:
         if pmdp is None:
             return VM_FAULT_OOM
         vmf.pmd = pmdp
+        vmf.orig_pmd = self._pgtable.read(pmdp)
+        if not pmd_table(vmf.orig_pmd):
+            result = self.handle_pmd_fault(vmf)
+            if not result & VM_FAULT_FALLBACK:
+                return result
         return self.handle_pte_fault(vmf)
+
+    def handle_pmd_fault(self, vmf: VmFault) -> int:
+        """Handle a fault where a block is, or could be.
+
+        Returns:
+            ``VM_FAULT_FALLBACK`` if it must be handled at page level.
+
+        Source: the PMD's part of __handle_mm_fault().
+        """
+        huge = self._kernel.huge_memory
+        vma = vmf.vma
+        if pte_none(vmf.orig_pmd):
+            if huge.thp_vma_allowable_orders(vma, 1 << self._pgtable.hpage_pmd_order):
+                return huge.do_huge_pmd_anonymous_page(vmf)
+            return VM_FAULT_FALLBACK
+        if pte_protnone(vmf.orig_pmd) and vma.flags & VM_ACCESS_FLAGS:
+            return huge.do_huge_pmd_numa_page(vmf)
+        if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and not pte_write(
+            vmf.orig_pmd
+        ):
+            return huge.wp_huge_pmd(vmf)
+        self.handle_pmd_access(vmf)
+        return 0
+
+    def handle_pmd_access(self, vmf: VmFault) -> None:
+        """Handle a fault of an access that the block's entry allows."""
+        with self.pmd_lockptr(vmf.pmd):
+            if not self._kernel.huge_memory.huge_pmd_set_accessed(vmf):
+                self.fix_spurious_fault(vmf, PGTABLE_LEVEL_PMD)
 
     def handle_pte_fault(self, vmf: VmFault) -> int:
         """Handle a fault at page level."""
@@ -175,17 +239,19 @@ class Memory:
         pmd = pgtable.read(vmf.pmd)
         if pmd_table(pmd):
             vmf.pte = pgtable.pte_offset(vmf.pmd, vmf.address)
-            vmf.orig_pte = pgtable.read(vmf.pte)
+            vmf.orig_pte = pgtable.ptep_get(vmf.pte)
             if pte_none(vmf.orig_pte):
                 vmf.pte = None
             elif not pte_present(vmf.orig_pte):
-                return self.handle_pte_marker(vmf)
+                return self.do_swap_page(vmf)
         if vmf.pte is None:
             return self.do_anonymous_page(vmf)
+        if pte_protnone(vmf.orig_pte) and vmf.vma.flags & VM_ACCESS_FLAGS:
+            return self.do_numa_page(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
         entry = vmf.orig_pte
-        if pgtable.read(vmf.pte) != entry:
+        if pgtable.ptep_get(vmf.pte) != entry:
             ptl.release()  # somebody else was faster; the access is simply repeated
             return 0
         if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
@@ -217,6 +283,62 @@ class Memory:
                 cpu = self._machine.running.number
                 self._machine.events.emit(cpu, "spurious", vmf.real_address, new=level)
             self._kernel.fault.flush_tlb_fix_spurious_fault(vmf.vma, vmf.address, level)
+
+    # -- hidden to learn who uses it -------------------------------------------------
+
+    def do_numa_page(self, vmf: VmFault) -> int:
+        """Make a page accessible again that was hidden to learn who uses it.
+
+        There is one node here, so it is where it should be. What was hidden is in no
+        TLB, and nothing is flushed.
+        """
+        vma = vmf.vma
+        pgtable = self._pgtable
+        assert vmf.pte is not None
+        with self.pte_lockptr(pgtable.read(vmf.pmd)):
+            if pgtable.ptep_get(vmf.pte) != vmf.orig_pte:
+                return 0
+            folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
+            if folio is None or not folio.order:
+                self.numa_rebuild_single_mapping(vma, vmf.address, vmf.pte)
+            else:
+                self.numa_rebuild_large_mapping(vmf, folio)
+        return 0
+
+    def numa_rebuild_single_mapping(self, vma: VmArea, addr: int, ptep: int) -> None:
+        """Give one hidden entry its rights back."""
+        pgtable = self._pgtable
+        mprotect = self._kernel.mprotect
+        old = pgtable.ptep_get_and_clear(vma.mm, addr, ptep)
+        pte = pte_mkyoung(pte_modify(old, vma.page_prot))
+        if (
+            not pte_write(pte)
+            and mprotect.vma_wants_manual_pte_write_upgrade(vma)
+            and mprotect.can_change_pte_writable(vma, addr, pte)
+        ):
+            pte = pgtable.pte_mkwrite(pte)
+        pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
+
+    def numa_rebuild_large_mapping(self, vmf: VmFault, folio: Folio) -> None:
+        """Give all hidden entries of a folio in this table their rights back."""
+        pgtable = self._pgtable
+        vma = vmf.vma
+        assert vmf.pte is not None
+        before = pgtable.pte_pfn(vmf.orig_pte) - folio.pfn
+        base = vmf.address - before * pgtable.page_size
+        table = vmf.address & -pgtable.pmd_size
+        start = max(base, table, vma.start)
+        end = min(
+            base + folio.nr_pages * pgtable.page_size,
+            table + pgtable.pmd_size,
+            vma.end,
+        )
+        ptep = vmf.pte + (start - vmf.address) // pgtable.page_size * 8
+        for addr in range(start, end, pgtable.page_size):
+            pte = pgtable.ptep_get(ptep)
+            if pte_protnone(pte) and self.vm_normal_folio(vma, addr, pte) is folio:
+                self.numa_rebuild_single_mapping(vma, addr, ptep)
+            ptep += 8
 
     # -- nothing there ---------------------------------------------------------------
 
@@ -263,6 +385,14 @@ class Memory:
         pgtable.set_pte(ptep, entry)
         ptl.release()
         return 0
+
+    def do_swap_page(self, vmf: VmFault) -> int:
+        """Handle a fault on an entry that maps nothing now, but is not empty."""
+        entry = pte_to_swp_entry(vmf.orig_pte)
+        if is_migration_entry(entry):
+            self._kernel.migrate.migration_entry_wait(entry)
+            return 0
+        return self.handle_pte_marker(vmf)
 
     def handle_pte_marker(self, vmf: VmFault) -> int:
         """Handle a fault on a place that has no page but was write-protected.
@@ -327,11 +457,25 @@ class Memory:
         A reference from a batch on its way to the LRU lists is ours to drop; any other
         means that somebody may look at the page.
         """
+        if isinstance(folio, LargeFolio):
+            return self._wp_can_reuse_large_anon_folio(folio, vma)
         if folio.flags & PG_ksm or folio.refcount > 3:
             return False
         if not folio.flags & PG_lru:
             self._kernel.swap.lru_add_drain()
         if folio.refcount > 1 or folio.flags & PG_locked:
+            return False
+        self._kernel.rmap.folio_move_anon_rmap(folio, vma)
+        return True
+
+    def _wp_can_reuse_large_anon_folio(self, folio: LargeFolio, vma: VmArea) -> bool:
+        """Tell the same of a large folio: only entries of *vma*'s mm may hold it.
+
+        One that only a single page is left of is better copied, and let go.
+        """
+        if folio.mapcount <= 1 or folio.maybe_mapped_shared:
+            return False
+        if folio.mapcount != folio.refcount:
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
@@ -374,7 +518,7 @@ class Memory:
         ):
             ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
             ptl.acquire()
-            if pgtable.read(vmf.pte) == vmf.orig_pte:
+            if pgtable.ptep_get(vmf.pte) == vmf.orig_pte:
                 copied = True
                 if old is None:
                     vma.mm.anonpages += 1
@@ -416,10 +560,22 @@ class Memory:
             notifier.invalidate_range_start(*span)
         error = 0
         for pmdp, addr, end in self.pmd_entries(parent.mm, parent.start, parent.end):
-            if pte_none(self._pgtable.read(pmdp)):
+            pmd = self._pgtable.read(pmdp)
+            if pte_none(pmd):
                 continue
             child_pmdp = self.pmd_alloc(child.mm, addr)
-            if child_pmdp is None or not self.pte_alloc(child.mm, child_pmdp):
+            if child_pmdp is None:
+                error = -ENOMEM
+                break
+            if pmd_trans_huge(pmd):
+                error = self._kernel.huge_memory.copy_huge_pmd(
+                    child, parent, child_pmdp, pmdp, addr
+                )
+                if not error:
+                    continue
+                if error != -EAGAIN:
+                    break
+            if not self.pte_alloc(child.mm, child_pmdp):
                 error = -ENOMEM
                 break
             error = self.copy_pte_range(child, parent, child_pmdp, pmdp, addr, end)
@@ -446,6 +602,7 @@ class Memory:
     ) -> int:
         """Copy the entries of one table; 0 or a negative error number."""
         pgtable = self._pgtable
+        size = pgtable.page_size
         read = self._memory.read
         prealloc: Folio | None = None
         while addr < end:
@@ -458,19 +615,21 @@ class Memory:
             error = 0
             while addr < end:
                 pte = read(source)
-                if not pte & PTE_VALID and pte_marker_get(pte):
-                    pte = 0  # a child is not watched
-                if pte:
-                    error = self.copy_present_pte(
-                        child, parent, target, source, pte, addr, prealloc
+                nr = 1
+                if pte & PTE_VALID or pte_present(pte):
+                    nr = self.copy_present_ptes(
+                        child, parent, target, source, pte, addr, end, prealloc
                     )
-                    if error:
+                    if nr < 0:
+                        error = nr
                         break
                     if prealloc is not None and prealloc.mapcount:
                         prealloc = None  # used up
-                source += 8
-                target += 8
-                addr += pgtable.page_size
+                elif pte:
+                    self.copy_nonpresent_pte(child, target, source, pte)
+                source += nr * 8
+                target += nr * 8
+                addr += nr * size
             ptl.release()
             child_ptl.release()
             if error == -EAGAIN:
@@ -483,7 +642,21 @@ class Memory:
             self._kernel.swap.folio_put(prealloc)
         return 0
 
-    def copy_present_pte(
+    def copy_nonpresent_pte(
+        self, child: VmArea, target: int, source: int, pte: int
+    ) -> None:
+        """Copy an entry that maps nothing now; a child is not watched, has no marker.
+
+        A page that migrates belongs to both from now on.
+        """
+        if not is_migration_entry(pte_to_swp_entry(pte)):
+            return
+        child.mm.anonpages += 1
+        pte = make_readable_migration_pte(pte, exclusive=False)
+        self._pgtable.set_pte(source, pte)
+        self._pgtable.set_pte(target, pte & ~PTE_SWP_UFFD_WP)
+
+    def copy_present_ptes(
         self,
         child: VmArea,
         parent: VmArea,
@@ -491,11 +664,21 @@ class Memory:
         source: int,
         pte: int,
         addr: int,
+        end: int,
         prealloc: Folio | None,
     ) -> int:
-        """Copy one present entry; ``-EAGAIN`` asks for a page to copy a pinned one."""
+        """Copy one present entry, or those of a large folio that follow it as well.
+
+        Returns:
+            How many were copied. ``-EAGAIN`` asks for a page, to copy a pinned one to;
+            once there is one, pages are copied one at a time.
+        """
         folio = self.vm_normal_folio(parent, addr, pte)
         if folio is not None:
+            if isinstance(folio, LargeFolio) and prealloc is None:
+                return self._copy_large(
+                    folio, child, parent, target, source, pte, addr, end
+                )
             pfn = self._pgtable.pte_pfn(pte)
             folio.refcount += 1
             if folio.anon:
@@ -508,13 +691,49 @@ class Memory:
             else:
                 self._kernel.rmap.folio_dup_file_rmap_ptes(folio, pfn, 1, child)
                 self._kernel.swap.inc_file_counter(child.mm, folio)
-        self.copy_present_ptes_(parent, target, source, pte)
-        return 0
+        self.copy_present_ptes_(child, parent, target, source, pte, addr, 1)
+        return 1
+
+    def _copy_large(
+        self,
+        folio: LargeFolio,
+        child: VmArea,
+        parent: VmArea,
+        target: int,
+        source: int,
+        pte: int,
+        addr: int,
+        end: int,
+    ) -> int:
+        """Copy the entries of consecutive pages of one folio: `copy_present_ptes`."""
+        pgtable = self._pgtable
+        rmap = self._kernel.rmap
+        flags = FPB_MERGE_WRITE
+        if parent.flags & VM_SHARED:
+            flags |= FPB_RESPECT_DIRTY
+        most = (end - addr) >> pgtable.page_shift
+        nr, pte = folio_pte_batch_flags(pgtable, folio, source, pte, most, flags)
+        pfn = pgtable.pte_pfn(pte)
+        folio.refcount += nr
+        if folio.anon:
+            if not rmap.folio_try_dup_anon_rmap_ptes(folio, pfn, nr, child, parent):
+                folio.refcount -= nr
+                return -EAGAIN
+            child.mm.anonpages += nr
+        else:
+            rmap.folio_dup_file_rmap_ptes(folio, pfn, nr, child)
+            self._kernel.swap.inc_file_counter(child.mm, folio, nr)
+        self.copy_present_ptes_(child, parent, target, source, pte, addr, nr)
+        return nr
 
     def copy_present_page(
         self, child: VmArea, target: int, pte: int, addr: int, prealloc: Folio | None
     ) -> int:
-        """Give the child its own copy of a pinned page at once; the parent's stays."""
+        """Give the child its own copy of a pinned page at once; the parent's stays.
+
+        Returns:
+            1 for the entry, or ``-EAGAIN`` without a page to copy to.
+        """
         if prealloc is None:
             return -EAGAIN
         pgtable = self._pgtable
@@ -525,18 +744,34 @@ class Memory:
         child.mm.anonpages += 1
         entry = pgtable.pfn_pte(prealloc.pfn, child.page_prot)
         pgtable.set_pte(target, self.maybe_mkwrite(pte_mkdirty(entry), child))
-        return 0
+        return 1
 
     def copy_present_ptes_(
-        self, parent: VmArea, target: int, source: int, pte: int
+        self,
+        child: VmArea,
+        parent: VmArea,
+        target: int,
+        source: int,
+        pte: int,
+        addr: int,
+        nr: int,
     ) -> None:
-        """Write-protect the parent's entry if need be, and store the child's, old."""
+        """Write-protect the parent's entries if need be, and store the child's, old."""
+        pgtable = self._pgtable
+        alone = nr == 1 and not pte & PTE_CONT
         if is_cow_mapping(parent.flags) and pte_write(pte):
-            self._pgtable.ptep_set_wrprotect_(source)
+            if alone:
+                pgtable.ptep_set_wrprotect_(source)
+            else:
+                pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
             pte = pte_wrprotect(pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
-        self._pgtable.set_pte(target, pte_clear_uffd_wp(pte_mkold(pte)))
+        pte = pte_clear_uffd_wp(pte_mkold(pte))
+        if alone:
+            pgtable.set_pte(target, pte)
+        else:
+            pgtable.set_ptes(child.mm, addr, target, pte, nr)
 
     # -- zap -------------------------------------------------------------------------
 
@@ -558,6 +793,13 @@ class Memory:
     ) -> None:
         """Clear the entries of one area within [addr, end)."""
         for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
+            pmd = self._pgtable.read(pmdp)
+            if pmd_trans_huge(pmd):
+                huge = self._kernel.huge_memory
+                if last - first < self._pgtable.pmd_size:
+                    huge.split_huge_pmd_(vma, pmdp, first)
+                elif huge.zap_huge_pmd(tlb, vma, pmdp, first):
+                    continue
             at = first
             while at < last and not pte_none(self._pgtable.read(pmdp)):
                 at = self.zap_pte_range(tlb, vma, pmdp, at, last)
@@ -578,14 +820,17 @@ class Memory:
         ptep = pgtable.pte_offset(pmdp, addr)
         ptl = self.pte_lockptr(pgtable.read(pmdp))
         ptl.acquire()
+        if vma.mm.tlb_flush_batched:
+            self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end and not force_flush:
             pte = pgtable.read(ptep)
+            nr = 1
             if pte & PTE_VALID or pte_present(pte):
-                force_flush = self.zap_present_pte(tlb, vma, ptep, pte, addr)
+                nr, force_flush = self.zap_present_ptes(tlb, vma, ptep, pte, addr, end)
             elif pte:
-                pgtable.set_pte(ptep, 0)  # a marker: no TLB and no folio knows of it
-            ptep += 8
-            addr += size
+                self.zap_nonpresent_pte(vma, ptep, pte)
+            ptep += nr * 8
+            addr += nr * size
         if force_flush:
             gather.tlb_flush_mmu_tlbonly(tlb)
         ptl.release()
@@ -593,22 +838,57 @@ class Memory:
             gather.tlb_flush_mmu(tlb)
         return addr
 
-    def zap_present_pte(
-        self, tlb: MmuGather, vma: VmArea, ptep: int, pte: int, addr: int
-    ) -> bool:
-        """Clear one present entry; true if the gather must be flushed now."""
+    def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
+        """Clear an entry of which no TLB and no folio's count knows."""
+        if is_migration_entry(pte_to_swp_entry(pte)):
+            vma.mm.anonpages -= 1
+        self._pgtable.set_pte(ptep, 0)
+
+    def zap_present_ptes(
+        self, tlb: MmuGather, vma: VmArea, ptep: int, pte: int, addr: int, end: int
+    ) -> tuple[int, bool]:
+        """Clear one present entry, or those of a large folio that follow it as well.
+
+        Returns:
+            How many, and whether the gather must be flushed now.
+        """
         folio = self.vm_normal_folio(vma, addr, pte)
+        if isinstance(folio, LargeFolio):
+            return self._zap_large(tlb, vma, folio, ptep, addr, end)
         self._pgtable.ptep_get_and_clear_(ptep)
         self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
         if folio is None:
-            return False
+            return 1, False
         if folio.anon:
             vma.mm.anonpages -= 1
         else:
             self._kernel.swap.dec_file_counter(vma.mm, folio)
         pfn = self._pgtable.pte_pfn(pte)
         self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
-        return self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
+        return 1, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
+
+    def _zap_large(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: LargeFolio,
+        ptep: int,
+        addr: int,
+        end: int,
+    ) -> tuple[int, bool]:
+        """Clear the entries of consecutive pages of one folio: `zap_present_ptes`."""
+        pgtable = self._pgtable
+        pte = pgtable.ptep_get(ptep)
+        most = (end - addr) >> pgtable.page_shift
+        nr = folio_pte_batch(pgtable, folio, ptep, pte, most)
+        pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
+        if folio.anon:
+            vma.mm.anonpages -= nr
+        else:
+            self._kernel.swap.dec_file_counter(vma.mm, folio, nr)
+        self._kernel.gather.tlb_flush_pte_range(tlb, addr, nr * pgtable.page_size)
+        self._kernel.rmap.folio_remove_rmap_ptes(folio, pgtable.pte_pfn(pte), nr, vma)
+        return nr, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, nr)
 
     def free_pgtables(
         self, tlb: MmuGather, vmas: list[VmArea], floor: int, ceiling: int

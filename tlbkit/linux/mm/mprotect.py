@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     PAGE_NONE,
+    pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_dirty,
     pte_mkuffd_wp,
@@ -16,6 +18,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
     pte_write,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
 from tlbkit.linux.include.linux.mm import (
     MM_CP_PROT_NUMA,
     MM_CP_TRY_CHANGE_WRITABLE,
@@ -26,17 +29,23 @@ from tlbkit.linux.include.linux.mm import (
     VM_NORESERVE,
     VM_SHARED,
     VM_WRITE,
+    is_cow_mapping,
 )
+from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_ksm
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
+    SWP_MIGRATION_WRITE,
     make_pte_marker,
+    make_readable_migration_pte,
     pte_marker_get,
+    pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp_use_markers
 from tlbkit.linux.include.uapi.asm_generic.errno import EACCES, EINVAL, ENOMEM
+from tlbkit.linux.mm.internal import FPB_RESPECT_WRITE, folio_pte_batch_flags
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
     from tlbkit.linux.kernel.kernel import Kernel
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
@@ -169,14 +178,26 @@ class Mprotect:
         notifier = self._kernel.mmu_notifier
         changed = 0
         notified = None
+        huge = self._kernel.huge_memory
         for pmdp, addr, following in self._kernel.memory.pmd_entries(
             vma.mm, start, end
         ):
-            if pte_none(self._pgtable.read(pmdp)):
+            pmd = self._pgtable.read(pmdp)
+            if pte_none(pmd):
                 continue
             if notified is None:
                 notified = (vma.mm, "PROTECTION_VMA", addr, end)
                 notifier.invalidate_range_start(*notified)
+            if pmd_trans_huge(pmd):
+                if following - addr < self._pgtable.pmd_size or (
+                    how & MM_CP_UFFD_WP and not vma.anonymous
+                ):
+                    huge.split_huge_pmd_(vma, pmdp, addr)
+                else:
+                    pages = huge.change_huge_pmd(tlb, vma, pmdp, addr, prot, how)
+                    if pages:
+                        changed += pages if pages > 1 else 0
+                        continue
             changed += self.change_pte_range(tlb, vma, pmdp, addr, following, prot, how)
         if notified is not None:
             notifier.invalidate_range_end(*notified)
@@ -205,35 +226,172 @@ class Mprotect:
     ) -> int:
         """Rewrite the entries of one table, and record those that need a flush."""
         pgtable = self._pgtable
+        memory = self._kernel.memory
         needs_flush = self._kernel.tlbflush.pte_needs_flush
         record = self._kernel.gather.tlb_flush_pte_range
         changed = 0
         ptep = pgtable.pte_offset(pmdp, addr)
-        ptl = self._kernel.memory.pte_lockptr(pgtable.read(pmdp))
+        ptl = memory.pte_lockptr(pgtable.read(pmdp))
         ptl.acquire()
+        if vma.mm.tlb_flush_batched:
+            self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end:
-            if not pte_present(pgtable.read(ptep)):
+            old = pgtable.read(ptep)
+            nr = 1
+            if not pte_present(old):
                 changed += self.change_nonpresent_pte(vma, ptep, how)
             else:
-                old = pgtable.ptep_get_and_clear_(ptep)  # modify_prot_start_ptes()
-                new = pte_modify(old, prot)
-                if how & MM_CP_UFFD_WP:
-                    new = pte_mkuffd_wp(new)
-                elif how & MM_CP_UFFD_WP_RESOLVE:
-                    new = pte_clear_uffd_wp(new)
-                if (
-                    how & MM_CP_TRY_CHANGE_WRITABLE
-                    and not pte_write(new)
-                    and self.can_change_pte_writable(vma, addr, new)
-                ):
-                    new = pgtable.pte_mkwrite(new)
-                pgtable.set_pte(ptep, new)  # modify_prot_commit_ptes()
-                if needs_flush(old, new):
-                    record(tlb, addr, pgtable.page_size)
-                changed += 1
-            ptep += 8
-            addr += pgtable.page_size
+                folio = memory.vm_normal_folio(vma, addr, old)
+                if how & MM_CP_PROT_NUMA and self.prot_numa_skip(vma, folio, old):
+                    pass
+                elif isinstance(folio, LargeFolio):
+                    most = (end - addr) >> pgtable.page_shift
+                    nr = self.change_large(tlb, vma, folio, ptep, addr, most, prot, how)
+                    changed += nr
+                else:
+                    old = pgtable.ptep_get_and_clear_(ptep)
+                    new = self.changed_pte(old, prot, how)
+                    if (
+                        how & MM_CP_TRY_CHANGE_WRITABLE
+                        and not pte_write(new)
+                        and self.can_change_pte_writable(vma, addr, new)
+                    ):
+                        new = pgtable.pte_mkwrite(new)
+                    pgtable.set_pte(ptep, new)
+                    if needs_flush(old, new):
+                        record(tlb, addr, pgtable.page_size)
+                    changed += 1
+            ptep += nr * 8
+            addr += nr * pgtable.page_size
         ptl.release()
+        return changed
+
+    @staticmethod
+    def changed_pte(old: int, prot: int, how: int) -> int:
+        """Return a present entry with the rights *prot* and what else *how* says."""
+        new = pte_modify(old, prot)
+        if how & MM_CP_UFFD_WP:
+            return pte_mkuffd_wp(new)
+        if how & MM_CP_UFFD_WP_RESOLVE:
+            return pte_clear_uffd_wp(new)
+        return new
+
+    def change_large(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: LargeFolio,
+        ptep: int,
+        addr: int,
+        most: int,
+        prot: int,
+        how: int,
+    ) -> int:
+        """Rewrite entries of consecutive pages of one folio; return how many.
+
+        The first entry, and at most *most*. They are cleared and stored together, so a
+        contiguous block stays one, and pages that make a block become one.
+        """
+        pgtable = self._pgtable
+        first = pgtable.ptep_get(ptep)
+        nr, _ = folio_pte_batch_flags(
+            pgtable, folio, ptep, first, most, FPB_RESPECT_WRITE
+        )
+        # modify_prot_start_ptes()
+        old = pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
+        new = self.changed_pte(old, prot, how)
+        if not how & MM_CP_TRY_CHANGE_WRITABLE or pte_write(new):
+            self.prot_commit_flush_ptes(tlb, vma, addr, ptep, old, new, nr)
+        elif vma.flags & VM_SHARED or not folio.anon:
+            if self.can_change_pte_writable(vma, addr, new):
+                new = pgtable.pte_mkwrite(new)
+            self.prot_commit_flush_ptes(tlb, vma, addr, ptep, old, new, nr)
+        else:
+            self.commit_anon_folio_batch(tlb, vma, folio, addr, ptep, old, new, nr)
+        return nr
+
+    def commit_anon_folio_batch(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: LargeFolio,
+        addr: int,
+        ptep: int,
+        old: int,
+        new: int,
+        nr: int,
+    ) -> None:
+        """Store rewritten entries; those whose page is one's own become writable.
+
+        Each run of pages that agree in this is stored, and looked at for a flush, by
+        itself.
+        """
+        pgtable = self._pgtable
+        start = pgtable.pte_pfn(new) - folio.pfn
+        marks = folio.exclusive[start : start + nr]
+        done = 0
+        for mark, run in groupby(marks):
+            count = len(list(run))
+            commit = pgtable.pte_advance_pfn(new, done)
+            if mark and self.can_change_pte_writable(
+                vma, addr + done * pgtable.page_size, commit
+            ):
+                commit = pgtable.pte_mkwrite(commit)
+            self.prot_commit_flush_ptes(
+                tlb,
+                vma,
+                addr + done * pgtable.page_size,
+                ptep + done * 8,
+                pgtable.pte_advance_pfn(old, done),
+                commit,
+                count,
+            )
+            done += count
+
+    def prot_commit_flush_ptes(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        addr: int,
+        ptep: int,
+        old: int,
+        new: int,
+        nr: int,
+    ) -> None:
+        """Store *nr* rewritten entries, and record them if they need a flush."""
+        self._pgtable.set_ptes(vma.mm, addr, ptep, new, nr)
+        if self._kernel.tlbflush.pte_needs_flush(old, new):
+            self._kernel.gather.tlb_flush_pte_range(
+                tlb, addr, nr * self._pgtable.page_size
+            )
+
+    @staticmethod
+    def prot_numa_skip(vma: VmArea, folio: Folio | None, pte: int) -> bool:
+        """Tell whether an entry is not worth hiding to learn who uses its page.
+
+        A page that several processes have, or that is pinned, does not move anyway.
+        """
+        if pte_protnone(pte) or folio is None or folio.flags & PG_ksm:
+            return True
+        if not is_cow_mapping(vma.flags):
+            return False
+        if isinstance(folio, LargeFolio):
+            shared = folio.maybe_mapped_shared
+        else:
+            shared = folio.mapcount > 1
+        return shared or folio.maybe_dma_pinned()
+
+    def change_prot_numa(self, vma: VmArea, start: int, end: int) -> int:
+        """Hide the pages of a range, to learn by their faults who uses them.
+
+        Returns:
+            How many were hidden.
+
+        Source: mm/mempolicy.c; the scheduler calls it from time to time.
+        """
+        tlb = self._kernel.gather.tlb_gather_mmu(vma.mm)
+        changed = self.change_protection(tlb, vma, start, end, MM_CP_PROT_NUMA)
+        self._kernel.gather.tlb_finish_mmu(tlb)
         return changed
 
     def change_nonpresent_pte(self, vma: VmArea, ptep: int, how: int) -> int:
@@ -247,10 +405,30 @@ class Mprotect:
             if how & MM_CP_UFFD_WP and userfaultfd_wp_use_markers(vma):
                 pgtable.set_pte(ptep, make_pte_marker(PTE_MARKER_UFFD_WP))
                 return 1
-        elif pte_marker_get(pte) and how & MM_CP_UFFD_WP_RESOLVE:
-            pgtable.set_pte(ptep, 0)
-            return 1
+        elif pte_marker_get(pte):
+            if how & MM_CP_UFFD_WP_RESOLVE:
+                pgtable.set_pte(ptep, 0)
+                return 1
+        else:
+            new = self._change_swap_pte(pte, how)
+            if new != pte:
+                pgtable.set_pte(ptep, new)
+                return 1
         return 0
+
+    @staticmethod
+    def _change_swap_pte(pte: int, how: int) -> int:
+        """Return what becomes of an entry whose page is swapped out, or migrates.
+
+        A page that migrates comes back without the right to write.
+        """
+        if pte_to_swp_entry(pte).type == SWP_MIGRATION_WRITE:
+            pte = make_readable_migration_pte(pte, exclusive=True)
+        if how & MM_CP_UFFD_WP:
+            return pte | PTE_SWP_UFFD_WP
+        if how & MM_CP_UFFD_WP_RESOLVE:
+            return pte & ~PTE_SWP_UFFD_WP
+        return pte
 
     def can_change_pte_writable(self, vma: VmArea, addr: int, pte: int) -> bool:
         """Tell whether a write to this entry would only be made writable by a fault.

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.linux.include.linux.mm_types import PG_lru, PG_reserved, PG_swapbacked
+from tlbkit.linux.include.linux.mm_types import (
+    LargeFolio,
+    PG_lru,
+    PG_reserved,
+    PG_swapbacked,
+)
 from tlbkit.linux.mm.page_alloc import BadPageError
 
 if TYPE_CHECKING:
@@ -32,6 +37,8 @@ class Swap:
         if not folio.refcount:
             if folio.flags & PG_reserved:
                 raise BadPageError(folio, "the zero page lost its last reference")
+            if isinstance(folio, LargeFolio):
+                self._kernel.huge_memory.folio_unqueue_deferred_split(folio)
             self._kernel.page_alloc.free(folio)
 
     def free_pages_and_swap_cache(self, folios: list[Folio]) -> None:
@@ -69,17 +76,17 @@ class Swap:
                 self.folio_put(folio)
 
     @staticmethod
-    def inc_file_counter(mm: MmStruct, folio: Folio) -> None:
-        """Count one resident page of a file, or of shared memory."""
+    def inc_file_counter(mm: MmStruct, folio: Folio, nr: int = 1) -> None:
+        """Count *nr* resident pages of a file, or of shared memory."""
         if folio.flags & PG_swapbacked:
-            mm.shmempages += 1
+            mm.shmempages += nr
         else:
-            mm.filepages += 1
+            mm.filepages += nr
 
     @staticmethod
-    def dec_file_counter(mm: MmStruct, folio: Folio) -> None:
-        """Count one resident page of a file, or of shared memory, less."""
+    def dec_file_counter(mm: MmStruct, folio: Folio, nr: int = 1) -> None:
+        """Count *nr* resident pages of a file, or of shared memory, less."""
         if folio.flags & PG_swapbacked:
-            mm.shmempages -= 1
+            mm.shmempages -= nr
         else:
-            mm.filepages -= 1
+            mm.filepages -= nr

@@ -151,6 +151,7 @@ class Vma:
                 self._absorb(before, vma)
                 return self._merge_right(before, flags)
             self._kernel.mmap_lock.vma_start_write(before)
+            self._kernel.huge_memory.split_huge_pmd_if_needed(vma, end)
             self._cut_front(vma, end)
             before.end = end
             before.anon_vma = before.anon_vma or anon_vma
@@ -164,6 +165,7 @@ class Vma:
         ):
             self._kernel.mmap_lock.vma_start_write(vma)
             self._kernel.mmap_lock.vma_start_write(after)
+            self._kernel.huge_memory.split_huge_pmd_if_needed(vma, start)
             pages = (end - start) >> self._pgtable.page_shift
             after.start = start
             after.pgoff -= pages
@@ -205,6 +207,7 @@ class Vma:
     def split_vma(self, vma: VmArea, addr: int) -> VmArea:
         """Cut *vma* in two at *addr* and return the second."""
         self._kernel.mmap_lock.vma_start_write(vma)
+        self._kernel.huge_memory.split_huge_pmd_if_needed(vma, addr)
         pages = (addr - vma.start) >> self._pgtable.page_shift
         right = VmArea(
             vma.mm, addr, vma.end, vma.flags, vma.page_prot, vma.pgoff + pages

@@ -11,7 +11,14 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_none, pte_present
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_dirty,
+    pte_none,
+    pte_present,
+    pte_uffd_wp,
+    pte_write,
+    pte_young,
+)
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_SWP_EXCLUSIVE,
     PTE_SWP_UFFD_WP,
@@ -29,6 +36,10 @@ SWP_MIGRATION_READ: Final = 28
 SWP_MIGRATION_READ_EXCLUSIVE: Final = 29
 SWP_MIGRATION_WRITE: Final = 30
 SWP_PTE_MARKER: Final = 31
+
+_MIGRATION_PFN_MASK: Final = (1 << 40) - 1
+_MIGRATION_YOUNG: Final = 1 << 40
+_MIGRATION_DIRTY: Final = 1 << 41
 
 PTE_MARKER_UFFD_WP: Final = 1 << 0
 PTE_MARKER_POISONED: Final = 1 << 1
@@ -77,6 +88,51 @@ def non_swap_entry(entry: SwpEntry) -> bool:
 def is_migration_entry(entry: SwpEntry) -> bool:
     """Tell whether a page is on its way to another frame."""
     return SWP_MIGRATION_READ <= entry.type <= SWP_MIGRATION_WRITE
+
+
+def make_migration_pte(pte: int, pfn: int, *, exclusive: bool) -> int:
+    """Return what stands in place of the present entry *pte* while its page migrates.
+
+    It remembers whether a write was allowed, whether the page was one process's own,
+    and the access flag, the dirty state and the mark of userfaultfd.
+
+    Args:
+        pte: What is replaced; also a PMD entry that is being split.
+        pfn: The frame.
+        exclusive: The page belongs to one process.
+    """
+    kind = SWP_MIGRATION_READ_EXCLUSIVE if exclusive else SWP_MIGRATION_READ
+    if pte_write(pte):
+        kind = SWP_MIGRATION_WRITE
+    offset = pfn
+    if pte_young(pte):
+        offset |= _MIGRATION_YOUNG
+    if pte_dirty(pte):
+        offset |= _MIGRATION_DIRTY
+    entry = swp_entry_to_pte(SwpEntry(kind, offset))
+    return entry | PTE_SWP_UFFD_WP if pte_uffd_wp(pte) else entry
+
+
+def migration_entry_pfn(entry: SwpEntry) -> int:
+    """Return the frame that is on its way: swp_offset_pfn()."""
+    return entry.offset & _MIGRATION_PFN_MASK
+
+
+def is_migration_entry_young(entry: SwpEntry) -> bool:
+    """Tell whether the entry that it stands for was young."""
+    return bool(entry.offset & _MIGRATION_YOUNG)
+
+
+def is_migration_entry_dirty(entry: SwpEntry) -> bool:
+    """Tell whether the entry that it stands for was dirty."""
+    return bool(entry.offset & _MIGRATION_DIRTY)
+
+
+def make_readable_migration_pte(pte: int, *, exclusive: bool) -> int:
+    """Return a migration entry without the right to write, in place of *pte*."""
+    kind = SWP_MIGRATION_READ_EXCLUSIVE if exclusive else SWP_MIGRATION_READ
+    entry = pte_to_swp_entry(pte)._replace(type=kind)
+    return swp_entry_to_pte(entry) | (pte & PTE_SWP_UFFD_WP)
 
 
 def make_pte_marker(marker: int) -> int:

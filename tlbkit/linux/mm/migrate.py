@@ -1,0 +1,130 @@
+"""Entries whose pages are on their way: mm/migrate.c.
+
+While a page must not be touched, every entry that maps it says so instead. Who faults
+on such an entry waits for the page's lock.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pte_mkdirty,
+    pte_mkold,
+    pte_mkspecial,
+    pte_mkuffd_wp,
+    pte_none,
+    pte_present,
+)
+from tlbkit.linux.include.linux.mm import VM_LOCKED
+from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked
+from tlbkit.linux.include.linux.swapops import (
+    SWP_MIGRATION_READ,
+    SWP_MIGRATION_WRITE,
+    is_migration_entry,
+    is_migration_entry_dirty,
+    is_migration_entry_young,
+    migration_entry_pfn,
+    pte_swp_uffd_wp,
+    pte_to_swp_entry,
+)
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import AnonVma, VmArea
+    from tlbkit.linux.include.linux.swapops import SwpEntry
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class Migrate:
+    """Waits for migrating pages, and maps them again."""
+
+    __slots__ = ("_kernel", "_machine", "_pgtable")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self._pgtable = kernel.pgtable
+
+    def migration_entry_wait(self, entry: SwpEntry) -> None:
+        """Wait until the page of *entry* is unlocked; no lock is held."""
+        pfn = migration_entry_pfn(entry)
+        folio = self._kernel.page_alloc.folio_of(pfn)
+        self._machine.wait(
+            lambda: not folio.flags & PG_locked, f"the migration of page {pfn:#x}"
+        )
+
+    def remove_migration_ptes(
+        self,
+        anon_vma: AnonVma,
+        first: int,
+        nr: int,
+        index: int,
+        *,
+        unused_to_zeropage: bool,
+    ) -> None:
+        """Map pages again wherever an entry says that they migrate.
+
+        Args:
+            anon_vma: Of the pages; it is locked.
+            first: The first frame.
+            nr: How many.
+            index: Of the first page in its area, in pages.
+            unused_to_zeropage: Map the zero page in place of a page of zeros.
+        """
+        pgtable = self._pgtable
+        memory = self._kernel.memory
+        for vma, start, end in self._kernel.rmap.rmap_walk_anon(anon_vma, index, nr):
+            for pmdp, addr, until in memory.pmd_entries(vma.mm, start, end):
+                pmd = pgtable.read(pmdp)
+                if not pmd_table(pmd):
+                    continue
+                ptep = pgtable.pte_offset(pmdp, addr)
+                with memory.pte_lockptr(pmd):
+                    for at in range(addr, until, pgtable.page_size):
+                        self._remove_migration_pte(
+                            vma,
+                            at,
+                            ptep,
+                            range(first, first + nr),
+                            zeropage=unused_to_zeropage,
+                        )
+                        ptep += 8
+
+    def _remove_migration_pte(
+        self, vma: VmArea, addr: int, ptep: int, frames: range, *, zeropage: bool
+    ) -> None:
+        """Map one page again, if its entry is for one of *frames*."""
+        pgtable = self._pgtable
+        old = pgtable.read(ptep)
+        if pte_none(old) or pte_present(old):
+            return
+        entry = pte_to_swp_entry(old)
+        pfn = migration_entry_pfn(entry)
+        if not is_migration_entry(entry) or pfn not in frames:
+            return
+        if (
+            zeropage
+            and not vma.flags & VM_LOCKED
+            and self._machine.memory.is_clear(pfn)
+        ):
+            # The page stays out of every table, and goes with its last reference.
+            pte = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
+            pte = pte_mkspecial(pte)
+            vma.mm.anonpages -= 1
+        else:
+            folio = self._kernel.page_alloc.folio_of(pfn)
+            pte = pgtable.pfn_pte(pfn, vma.page_prot)
+            if not is_migration_entry_young(entry):
+                pte = pte_mkold(pte)
+            if folio.flags & PG_dirty and is_migration_entry_dirty(entry):
+                pte = pte_mkdirty(pte)
+            if entry.type == SWP_MIGRATION_WRITE:
+                pte = pgtable.pte_mkwrite(pte)
+            folio.refcount += 1
+            self._kernel.rmap.folio_add_anon_rmap_pte(
+                folio, pfn, vma, exclusive=entry.type != SWP_MIGRATION_READ
+            )
+        if pte_swp_uffd_wp(old):
+            pte = pte_mkuffd_wp(pte)
+        pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
