@@ -1,21 +1,33 @@
-"""Scenarios: parameters, a run, a result."""
+"""Scenarios, which run kernels, and explorations, which ask the machine alone."""
 
 from tlbkit.errors import InputError
 from tlbkit.lab.answer import Answer
+from tlbkit.lab.arena import Arena
 from tlbkit.lab.compare import Comparison, Difference, compare
+from tlbkit.lab.exploration import Exploration
+from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
+from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
 from tlbkit.lab.parameter import Parameter, Value
+from tlbkit.lab.permissions import Permissions
 from tlbkit.lab.run import Result, run
 from tlbkit.lab.scenario import CPUS, Claim, Operation, Scenario, Variant
+from tlbkit.lab.stale import Stale
 from tlbkit.lab.sweep import Sweep, sweep
+from tlbkit.lab.tlb import Lru, Reach
+from tlbkit.lab.tlbi import Tlbi
+from tlbkit.lab.unmap import Unmap
+from tlbkit.lab.walk import Walk
 
 __all__ = [
     "CPUS",
+    "EXPLORATIONS",
     "SCENARIOS",
     "Answer",
     "Claim",
     "Comparison",
     "Difference",
+    "Exploration",
     "Operation",
     "Parameter",
     "Result",
@@ -25,12 +37,29 @@ __all__ = [
     "Variant",
     "compare",
     "find",
+    "find_exploration",
     "run",
     "sweep",
 ]
 
-SCENARIOS: dict[str, Scenario] = {one.name: one for one in (Mprotect(),)}
+SCENARIOS: dict[str, Scenario] = {
+    one.name: one
+    for one in (
+        Mprotect(),
+        ForkReuse(),
+        ForkCopy(),
+        ForkStorm(),
+        Move(),
+        Arena(),
+        Unmap(),
+    )
+}
 """Every scenario, by name."""
+
+EXPLORATIONS: dict[str, Exploration] = {
+    one.name: one for one in (Walk(), Permissions(), Lru(), Reach(), Stale(), Tlbi())
+} | SCENARIOS
+"""Everything that can be shown, by name."""
 
 
 def find(name: str) -> Scenario:
@@ -38,3 +67,12 @@ def find(name: str) -> Scenario:
     if name in SCENARIOS:
         return SCENARIOS[name]
     raise InputError(f"no scenario {name!r}; there are: {', '.join(SCENARIOS)}")
+
+
+def find_exploration(name: str) -> Exploration:
+    """Return what is shown by the name *name*; `InputError` says what there is."""
+    if name in EXPLORATIONS:
+        return EXPLORATIONS[name]
+    raise InputError(
+        f"nothing is called {name!r}; there are: {', '.join(EXPLORATIONS)}"
+    )
