@@ -224,14 +224,14 @@ class Regime:
     def __post_init__(self) -> None:
         """Judge the table bases and pick the ASID."""
         tcr = self.controls.tcr
-        halves = self.controls.halves
-        bases = (
-            _base("TTBR0_EL1", self.ttbr0, halves[0]),
-            _base("TTBR1_EL1", self.ttbr1, halves[1]),
+        halves = lower, upper = self.controls.halves
+        bases = low_base, high_base = (
+            _base("TTBR0_EL1", self.ttbr0, lower),
+            _base("TTBR1_EL1", self.ttbr1, upper),
         )
-        starts = tuple(
-            (half, base, half.hops[half.start_level])
-            for half, base in zip(halves, bases, strict=True)
+        starts = (
+            (lower, low_base, lower.hops[lower.start_level]),
+            (upper, high_base, upper.hops[upper.start_level]),
         )
         asid = (self.ttbr1 if tcr.A1 else self.ttbr0).ASID
         object.__setattr__(self, "halves", halves)
