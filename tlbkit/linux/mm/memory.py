@@ -64,6 +64,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import (
+    userfaultfd_armed,
     userfaultfd_missing,
     userfaultfd_pte_wp,
     userfaultfd_wp,
@@ -353,22 +354,33 @@ class Memory:
         if not self.pte_alloc(vma.mm, vmf.pmd):
             return VM_FAULT_OOM
         pgtable = self._pgtable
+        addr = vmf.address
+        nr = 1
         folio = None
         if not vmf.flags & FAULT_FLAG_WRITE:
             entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
             entry = pte_mkspecial(entry)
         else:
             self._kernel.rmap.anon_vma_prepare(vma)
-            folio = self._kernel.page_alloc.alloc_zeroed()
+            if self._kernel.huge_memory.mthp_orders:
+                folio = self.alloc_anon_folio(vmf)
+            else:
+                folio = self._kernel.page_alloc.alloc_zeroed()
             if folio is None:
                 return VM_FAULT_OOM
+            if folio.order:
+                nr = folio.nr_pages
+                addr &= -nr * pgtable.page_size
             entry = pgtable.pfn_pte(folio.pfn, vma.page_prot)
             if vma.flags & VM_WRITE:
                 entry = pgtable.pte_mkwrite(pte_mkdirty(entry))
-        ptep = pgtable.pte_offset(vmf.pmd, vmf.address)
+        ptep = pgtable.pte_offset(vmf.pmd, addr)
         ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
         ptl.acquire()
-        changed = pgtable.read(ptep) != vmf.orig_pte
+        if nr == 1:
+            changed = pgtable.read(ptep) != vmf.orig_pte
+        else:
+            changed = not self.pte_range_none(ptep, nr)
         if changed or userfaultfd_missing(vma):
             ptl.release()
             if folio is not None:
@@ -377,14 +389,47 @@ class Memory:
                 return 0
             return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
         if folio is not None:
-            vma.mm.anonpages += 1
-            self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, vmf.address)
+            folio.refcount += nr - 1
+            vma.mm.anonpages += nr
+            self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, addr)
             self._kernel.swap.folio_add_lru(folio)
         if pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
             entry = pte_mkuffd_wp(entry)
-        pgtable.set_pte(ptep, entry)
+        if nr == 1:
+            pgtable.set_pte(ptep, entry)
+        else:
+            pgtable.set_ptes(vma.mm, addr, ptep, entry, nr)
         ptl.release()
         return 0
+
+    def alloc_anon_folio(self, vmf: VmFault) -> Folio | None:
+        """Return a folio of zeros, as large as settings, area and tables allow.
+
+        Around the address there must be room for all of it. A watched area gets single
+        pages, because its owner wants to hear of each.
+        """
+        huge = self._kernel.huge_memory
+        pgtable = self._pgtable
+        vma = vmf.vma
+        orders = 0
+        if not userfaultfd_armed(vma):
+            orders = huge.thp_vma_allowable_orders(vma, huge.mthp_orders)
+        for order in range(orders.bit_length() - 1, 0, -1):
+            if not orders & 1 << order or not huge.thp_vma_suitable_order(
+                vma, vmf.address, order
+            ):
+                continue
+            addr = vmf.address & -(pgtable.page_size << order)
+            if not self.pte_range_none(pgtable.pte_offset(vmf.pmd, addr), 1 << order):
+                continue
+            folio = self._kernel.page_alloc.alloc_zeroed(order)
+            if folio is not None:
+                return folio
+        return self._kernel.page_alloc.alloc_zeroed()
+
+    def pte_range_none(self, ptep: int, nr: int) -> bool:
+        """Tell whether *nr* entries are all empty."""
+        return not any(self._memory.read(ptep + n * 8) for n in range(nr))
 
     def do_swap_page(self, vmf: VmFault) -> int:
         """Handle a fault on an entry that maps nothing now, but is not empty."""
