@@ -127,13 +127,44 @@ def test_an_image_is_answered(capsys, image):
     assert lines(capsys, "at", image)[-1].split()[0] == "0"
 
 
+MESSAGE_PASSING = """
+test mp
+  P0: x := 1; flag := 1
+  P1: r := flag; v := x
+  exists P1.r = 1 and P1.v = 0
+  expect allowed allowed
+
+test mp+dmbs
+  P0: x := 1; DMB; flag := 1
+  P1: r := flag; DMB; v := x
+  exists P1.r = 1 and P1.v = 0
+"""
+
+
+@pytest.mark.parametrize("options", [[], ["--ets2"]])
+def test_litmus_tests_are_judged(capsys, tmp_path, options):
+    """One verdict for each test, with an execution for what is allowed."""
+    path = tmp_path / "mp.litmus"
+    path.write_text(MESSAGE_PASSING)
+    loose, ordered = answer(capsys, "litmus", str(path), *options)
+    assert (loose["name"], loose["verdict"]) == ("mp", "allowed")
+    assert (ordered["name"], ordered["verdict"]) == ("mp+dmbs", "forbidden")
+    assert loose["witness"]
+    assert ordered["witness"] is None
+    assert loose["ets2"] == bool(options)
+    text = lines(capsys, "litmus", str(path), *options)
+    assert text[2].split()[:3] == ["mp", "allowed", "allowed"]
+    assert text[3].split()[:3] == ["mp+dmbs", "forbidden", "-"]
+    assert any(line.startswith("  P1: ") for line in text)
+
+
 # -- refusals --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "list, patches, run"),
+        ("", "list, patches, run, at or litmus"),
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),
@@ -151,6 +182,7 @@ def test_an_image_is_answered(capsys, image):
         ("run mprotect --without beef", "c320dbb7c80d"),
         ("run mprotect --fast", "--fast"),
         ("at nowhere.json", "nowhere.json"),
+        ("litmus nowhere.litmus", "nowhere.litmus"),
     ],
 )
 def test_what_is_not_allowed_is_one_line(capsys, arguments, said):

@@ -18,6 +18,7 @@ from tlbkit import lab
 from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
 from tlbkit.errors import InputError, TlbkitError
+from tlbkit.explore import litmus
 from tlbkit.patches import registry
 from tlbkit.show.text import table
 
@@ -92,6 +93,11 @@ def parser() -> Parser:
     one = command("at", "Answer the probes of a dumped table image.", _at)
     one.add_argument("image", metavar="IMAGE.json", help="see tlbkit.arm64.image")
     _add_json(one)
+
+    one = command("litmus", "Judge every litmus test of a file.", _litmus)
+    one.add_argument("file", metavar="FILE", help="see tlbkit.explore.litmus")
+    one.add_argument("--ets2", action="store_true", help="the CPUs have FEAT_ETS2")
+    _add_json(one)
     return top
 
 
@@ -116,7 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _no_command(_: argparse.Namespace) -> None:
-    raise InputError("give a command: list, patches, run or at; --help says more")
+    raise InputError("give a command: list, patches, run, at or litmus")
 
 
 def _complain(error: TlbkitError, status: int) -> int:
@@ -242,7 +248,7 @@ def _report(scenario: Scenario, result: Result) -> str:
     return "\n".join(parts)
 
 
-# -- at ------------------------------------------------------------------------------
+# -- at, litmus ---------------------------------------------------------------------
 
 
 def _at(asked: argparse.Namespace) -> None:
@@ -260,6 +266,22 @@ def _said(answer: dict[str, Any]) -> str:
         f"{name} {value if isinstance(value, str | int) else json.dumps(value)}"
         for name, value in answer.items()
     )
+
+
+def _litmus(asked: argparse.Namespace) -> None:
+    tests = litmus.load(_read(asked.file), asked.file)
+    verdicts = [litmus.judge(test, ets2=asked.ets2) for test in tests]
+    if asked.json:
+        _print_json([verdict.to_json() for verdict in verdicts])
+        return
+    rows = [
+        [one.test, str(one), one.expected or "-", f"{one.states:,}"] for one in verdicts
+    ]
+    print(table(["test", "verdict", "expected", "states"], rows))
+    for one in verdicts:
+        if one.witness is not None:
+            print(f"\n{one.test}: one execution that ends so")
+            print("\n".join(f"  {step}" for step in one.witness))
 
 
 if __name__ == "__main__":
