@@ -56,9 +56,15 @@ SCENARIOS: dict[str, Scenario] = {
 }
 """Every scenario, by name."""
 
-EXPLORATIONS: dict[str, Exploration] = {
-    one.name: one for one in (Walk(), Permissions(), Lru(), Reach(), Stale(), Tlbi())
-} | SCENARIOS
+_OF_THE_MACHINE: tuple[Exploration, ...] = (
+    Walk(),
+    Permissions(),
+    Lru(),
+    Reach(),
+    Stale(),
+    Tlbi(),
+)
+EXPLORATIONS = {one.name: one for one in _OF_THE_MACHINE} | SCENARIOS
 """Everything that can be shown, by name."""
 
 

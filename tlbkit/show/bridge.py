@@ -23,7 +23,7 @@ def reply(request: str) -> str:
     """
     try:
         asked = json.loads(request)
-        answer = lab.find(asked["scenario"]).answer(asked["params"])
+        answer = lab.find_exploration(asked["scenario"]).answer(asked["params"])
         return json.dumps(
             {
                 "text": answer.text,

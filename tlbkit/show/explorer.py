@@ -10,7 +10,7 @@ from tlbkit.show.text import table
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.lab import Parameter, Scenario
+    from tlbkit.lab import Exploration, Parameter
 
 STATIC_PAGE = "TLBKIT_STATIC_PAGE"
 """Environment variable that the site build sets for the kernels that run chapters."""
@@ -38,13 +38,15 @@ class Explorer:
         start: The value of every parameter at first.
     """
 
-    def __init__(self, scenario: "str | Scenario", **start: Value) -> None:
+    def __init__(self, scenario: "str | Exploration", **start: Value) -> None:
         """Take a scenario, by name or as an object, and the settings to start from.
 
         Raises:
             InputError: No such scenario or parameter, or a value it does not allow.
         """
-        self.scenario = lab.find(scenario) if isinstance(scenario, str) else scenario
+        self.scenario = (
+            lab.find_exploration(scenario) if isinstance(scenario, str) else scenario
+        )
         known = {parameter.name for parameter in self.scenario.parameters}
         for name in start.keys() - known:
             raise InputError(

@@ -189,6 +189,33 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             y_label="ns per call (modelled)",
         ),
     ),
+    "walk": (
+        Fields("The address"),
+        Fields(
+            "The last word that was read",
+            "word_field",
+            "word_bits",
+            "word_value",
+            "word_chosen",
+        ),
+    ),
+    "permissions": (Fields("The descriptor, as far as it is about rights"),),
+    "lru": (),
+    "tlb": (
+        Lines(
+            "What a TLB of another size would miss",
+            x="size",
+            lines=tuple(
+                (way, way) for way in ("4 KiB pages", "64 KiB groups", "2 MiB blocks")
+            ),
+            at="at",
+            at_label="at_label",
+            x_label="entries",
+            y_label="misses, % of accesses",
+        ),
+    ),
+    "stale": (),
+    "tlbi": (Fields("The operand"),),
 }
 """The panels of each scenario, by the scenario's name; none if its table says all."""
 

@@ -22,8 +22,8 @@ JSON = st.recursive(
 def test_a_reply_is_the_scenarios_own_answer():
     """The page gets the text, the rows and the data of the same run."""
     for name in PANELS:
-        scenario = lab.find(name)
-        params = {p.name: p.choices[0] for p in scenario.parameters}
+        scenario = lab.find_exploration(name)
+        params = {p.name: p.default for p in scenario.parameters}
         answer = scenario.answer(params)
         assert json.loads(reply(json.dumps({"scenario": name, "params": params}))) == {
             "text": answer.text,

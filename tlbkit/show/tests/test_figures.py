@@ -4,8 +4,8 @@ import pytest
 from bokeh.models import HBar, Line, Scatter
 
 from tlbkit import lab
-from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, draw
-from tlbkit.show.panels import PANELS, Bars
+from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, THIRD, draw
+from tlbkit.show.panels import PANELS, Bars, Fields, Lines
 
 PAPERS = {"white": 0xFFFFFF, "explorer": 0xF8F9FB, "dark": 0x121212, "night": 0x1B2028}
 
@@ -20,7 +20,7 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("paper", PAPERS)
-@pytest.mark.parametrize("colour", [BEFORE, AFTER, NEUTRAL])
+@pytest.mark.parametrize("colour", [BEFORE, AFTER, THIRD, NEUTRAL])
 def test_marks_stand_out_on_every_paper(colour, paper):
     """Every mark has a contrast of at least 3:1 by day and by night."""
     pair = sorted([luminance(int(colour[1:], 16)), luminance(PAPERS[paper])])
@@ -33,15 +33,22 @@ def glyphs(plot, kind):
 
 
 @pytest.mark.parametrize(
-    ("name", "panel"), [(name, p) for name in PANELS for p in PANELS[name]]
+    ("name", "panel"),
+    [
+        (name, panel)
+        for name, panels in PANELS.items()
+        for panel in panels
+        if not isinstance(panel, Fields)
+    ],
 )
 def test_before_and_after_differ_without_colour(name, panel):
     """Bars differ by hatch, lines by dash and marker, so print and eyes can tell."""
-    plot = draw(panel, lab.find(name).answer({}))
+    plot = draw(panel, lab.find_exploration(name).answer({}))
     if isinstance(panel, Bars):
         before, after = glyphs(plot, HBar)
         assert before.hatch_pattern
         assert not after.hatch_pattern
     else:
-        assert len({str(line.line_dash) for line in glyphs(plot, Line)}) == 2
-        assert len({dots.marker for dots in glyphs(plot, Scatter)}) == 2
+        number = len(panel.lines) if isinstance(panel, Lines) else 2
+        assert len({str(line.line_dash) for line in glyphs(plot, Line)}) == number
+        assert len({dots.marker for dots in glyphs(plot, Scatter)}) == number
