@@ -274,7 +274,6 @@ class FsUserfaultfd:
         try:
             if ctx.handler is not None and not ctx.serving:
                 self._serve(ctx, waiting)
-                self._kernel.sched.run_on(mm, cpu)
             elif self._machine.waiter is not None:
                 self._machine.wait(
                     lambda: waiting.waken or ctx.released,
@@ -282,6 +281,7 @@ class FsUserfaultfd:
                 )
         finally:
             self._leave(waiting, *queues)
+        self._kernel.sched.run_on(mm, cpu)
         if waiting.waken or ctx.released:
             return
         problem = "nobody serves this userfaultfd"

@@ -1,0 +1,1065 @@
+"""mm/userfaultfd.c: what moves, what is flushed, what is refused, and in what order."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlbkit.arm64.events import Event
+from tlbkit.arm64.machine import StuckError
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_dirty,
+    pte_none,
+    pte_uffd_wp,
+    pte_write,
+    pte_young,
+)
+from tlbkit.linux.include.linux.mm import VM_LOCKED, VM_PFNMAP
+from tlbkit.linux.include.linux.mm_types import PG_locked
+from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
+from tlbkit.linux.kernel.locking import SpinLock
+from tlbkit.linux.mm.userfaultfd import MoveLivelockError
+from tlbkit.linux.tests.support import PAGE, issued, stale, total
+from tlbkit.linux.tests.test_tlbflush import closed_form
+from tlbkit.linux.tests.watched import Scene, check_counts, check_end, check_tlbs
+
+BEFORE, AFTER, FIXED = "v6.17", "v6.19", "fixed"
+VERSIONS = pytest.mark.parametrize("version", [BEFORE, AFTER, FIXED])
+
+
+def answer(request):
+    """Make a request; return its errno, empty on success, and what was done."""
+    try:
+        return "", request()
+    except SystemCallError as error:
+        return error.errno, error.detail
+
+
+def refused(request):
+    """Make a request that must fail; return its errno and its output field."""
+    errno, detail = answer(request)
+    assert errno
+    return errno, detail
+
+
+def hear(kernel, kinds, listener):
+    """Let *listener* be another CPU that acts at each event of these kinds."""
+    kernel.machine.events.listen(listener, kinds)
+
+
+# -- whole runs ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("holes", [False, True])
+@settings(max_examples=60, deadline=None)
+@given(
+    source=st.text("pppcz.sPWwu", min_size=1, max_size=12),
+    target=st.text("....p", max_size=12),
+    gap=st.integers(0, 3),
+    order=st.lists(st.tuples(st.integers(0, 11), st.integers(1, 12)), max_size=3),
+)
+def test_both_ways_move_the_same(source, target, gap, order, holes):
+    """Kernels old and new move the same bytes, answer the same, leave the same.
+
+    TLBs agree with the tables after each call, every count is exact, and nothing is
+    lost or left at the end.
+    """
+    outcomes = []
+    for version in (BEFORE, AFTER):
+        scene = Scene(version, source, target[: len(source)], gap=gap)
+        scene.read_all()
+        answers = []
+        for first, pages in [*order, (0, len(source))]:
+            at = min(first, len(source) - 1) * PAGE
+            length = min(pages * PAGE, scene.length - at)
+            request = scene.dst + at, scene.src + at, length
+            answers.append(
+                answer(
+                    lambda scene=scene, request=request: scene.fd.move(
+                        *request, allow_src_holes=holes
+                    )
+                )
+            )
+            check_tlbs(scene.kernel)
+            check_counts(scene.kernel)
+        outcomes.append((answers, scene.memory()))
+        scene.unpin()
+        check_end(scene.kernel)
+    assert outcomes[0] == outcomes[1]
+
+
+@VERSIONS
+def test_t3_1_a_run_is_flushed_once(version):
+    """T3.1: pages of one table on either side: before a flush each, after one."""
+    pages = 64
+    scene = Scene(version, "p" * pages)
+    scene.read_all()
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    flushes = pages if version == BEFORE else 1
+    assert counts.dsb == {"ishst": flushes, "ish": flushes}
+    assert counts.notifier == flushes
+    assert counts.notifier_ranges == flushes
+    name = "VALE1IS" if version == BEFORE else "RVAE1IS"
+    assert counts.tlbi == {name: flushes}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    pages=st.integers(1, 70),
+    version=st.sampled_from([BEFORE, AFTER]),
+    ranges=st.booleans(),
+    kpti=st.booleans(),
+)
+def test_a_run_s_flush_arithmetic(pages, version, ranges, kpti):
+    """Operations follow from the pages: n before; R(n) with ranges and n without after.
+
+    Each of them twice where the kernel has an ASID of its own; two barriers a flush.
+    """
+    model = "neoverse-v2" if ranges else "neoverse-n1"
+    scene = Scene(version, "p" * pages, model=model, kpti=kpti)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    expected = closed_form(pages) if ranges and version == AFTER else pages
+    assert total(counts) == (1 + kpti) * expected
+    flushes = 1 if version == AFTER else pages
+    assert counts.dsb == {"ishst": flushes, "ish": flushes}
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "tlbi"),
+    [
+        ("neoverse-v2", BEFORE, {"VALE1IS": 512}),
+        ("neoverse-v2", AFTER, {"RVAE1IS": 1}),
+        ("neoverse-n1", BEFORE, {"VALE1IS": 512}),
+        ("neoverse-n1", AFTER, {"ASIDE1IS": 1}),
+    ],
+)
+def test_a_whole_table_without_ranges_is_an_asid_flush(model, version, tlbi):
+    """512 pages are a full table: without range operations the batch flushes it all."""
+    scene = Scene(version, "p" * 512, model=model)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.tlbi == tlbi
+
+
+@pytest.mark.parametrize(
+    ("gap", "runs"), [(0, [512]), (100, [412, 100]), (511, [1, 511])]
+)
+def test_runs_are_cut_at_tables_of_both_addresses(gap, runs):
+    """A run ends where a table does, on the side where one ends first."""
+    scene = Scene(AFTER, "p" * 512, gap=gap)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.dsb["ish"] == len(runs)
+    assert total(counts) == sum(closed_form(run) for run in runs)
+
+
+def test_a_run_drops_tables_from_walk_caches_and_a_page_did_not():
+    """One flush for all is of tables too; the flush of one page left them alone."""
+    held = []
+    for version in (BEFORE, AFTER):
+        scene = Scene(version, "pp", cpus=1)
+        scene.read_all()
+        scene.fd.move(scene.dst, scene.src, scene.length)
+        asid = scene.kernel.context.asid(scene.process.mm)
+        walk_cache = scene.kernel.machine.cpus[0].tlb.walk
+        held.append(
+            [
+                table.shift
+                for tag, table in walk_cache.items()
+                if tag == asid and table.va >> table.shift == scene.src >> table.shift
+            ]
+        )
+    assert held[0]
+    assert not held[1]
+
+
+@VERSIONS
+def test_a_run_need_not_be_contiguous_in_memory(version):
+    """Only virtual addresses must follow each other: frames may lie anywhere."""
+    scene = Scene(version, "........")
+    pages = list(range(8))
+    for page in (5, 2, 7, 0, 3, 6, 1, 4):
+        scene.process.write(scene.src + page * PAGE, page)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.dsb["ish"] == (8 if version == BEFORE else 1)
+    assert [scene.peek(scene.dst + page * PAGE) for page in pages] == pages
+
+
+# -- what ends a run -------------------------------------------------------------------
+
+
+@VERSIONS
+def test_t3_2_a_hole_between_two_pages(version):
+    """T3.2: with ALLOW_SRC_HOLES a hole counts as moved; without, the call ends."""
+    scene = Scene(version, "p.p")
+    counts = issued(
+        scene.kernel,
+        lambda: scene.fd.move(scene.dst, scene.src, 3 * PAGE, allow_src_holes=True),
+    )
+    assert counts.dsb["ish"] == 2
+    assert scene.peek(scene.dst + 2 * PAGE) == 3
+    assert pte_none(scene.pte(scene.dst + PAGE))
+    scene = Scene(version, "p.p")
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, 3 * PAGE)) == (
+        "EAGAIN",
+        PAGE,
+    )
+    rest = scene.dst + PAGE, scene.src + PAGE, 2 * PAGE
+    assert refused(lambda: scene.fd.move(*rest)) == ("ENOENT", -2)
+
+
+@VERSIONS
+@pytest.mark.parametrize("index", [0, 1, 3])
+def test_t3_3_an_occupied_destination(version, index):
+    """T3.3: what comes before it moves; asked first, it is EEXIST, hole or not."""
+    scene = Scene(version, "pppp", "." * index + "p")
+    if index:
+        request = scene.fd.move, (scene.dst, scene.src, scene.length)
+        assert refused(lambda: request[0](*request[1])) == ("EAGAIN", index * PAGE)
+    at = index * PAGE
+    rest = scene.dst + at, scene.src + at, PAGE
+    assert refused(lambda: scene.fd.move(*rest)) == ("EEXIST", -17)
+    scene.process.munmap(scene.src + at, PAGE)
+    scene.process.mmap(PAGE, addr=scene.src + at, fixed=True)
+    assert refused(lambda: scene.fd.move(*rest)) == ("EEXIST", -17)
+    assert scene.peek(scene.dst + at) == 1001 + index
+
+
+@VERSIONS
+def test_t3_4_pages_in_swap_are_moved_without_a_flush(version):
+    """T3.4: no TLB holds an entry of a page in swap, so none is told."""
+    scene = Scene(version, "wwww")
+    entries = [scene.pte(scene.src + page * PAGE) for page in range(4)]
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.tlbi == {}
+    assert [scene.pte(scene.dst + page * PAGE) for page in range(4)] == entries
+    assert not any(scene.pte(scene.src + page * PAGE) for page in range(4))
+
+
+@VERSIONS
+def test_t3_5_zero_pages_are_flushed_one_by_one(version):
+    """T3.5: the zero page is moved alone, with a flush of one page, old and new."""
+    scene = Scene(version, "zzz")
+    scene.read_all()
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.tlbi == {"VALE1IS": 3}
+    assert scene.process.read(scene.dst) == 0
+    check_tlbs(scene.kernel)
+    zero = scene.kernel.page_alloc.folio_of(scene.kernel.zero_pfn)
+    assert (zero.refcount, zero.mapcount) == (1, 0)
+
+
+@VERSIONS
+@pytest.mark.parametrize("index", [1, 3])
+def test_t3_6_a_pinned_page_ends_the_call(version, index):
+    """T3.6: those before it move, its entry stays as it is; asked first, EBUSY."""
+    scene = Scene(version, "p" * index + "Pp")
+    at = index * PAGE
+    pinned = scene.pte(scene.src + at)
+    answers = []
+    counts = issued(
+        scene.kernel,
+        lambda: answers.append(
+            refused(lambda: scene.fd.move(scene.dst, scene.src, scene.length))
+        ),
+    )
+    assert answers == [("EAGAIN", at)]
+    assert counts.dsb["ish"] == (index if version == BEFORE else 1)
+    assert scene.pte(scene.src + at) == pinned
+    rest = scene.dst + at, scene.src + at, PAGE
+    counts = issued(
+        scene.kernel, lambda: answers.append(refused(lambda: scene.fd.move(*rest)))
+    )
+    assert answers[1] == ("EBUSY", -16)
+    assert counts.tlbi == {}
+
+
+@pytest.mark.parametrize(
+    ("letter", "seen_next"),
+    [
+        (".", ("ENOENT", -2)),
+        ("W", ("EBUSY", -16)),
+        ("m", ("EFAULT", -14)),
+        ("s", ("EBUSY", -16)),
+        ("P", ("EBUSY", -16)),
+    ],
+)
+@VERSIONS
+def test_what_ends_a_run_and_cannot_move(version, letter, seen_next):
+    """A page that cannot move lets those before it go; its own reason comes next."""
+    scene = Scene(version, f"pp{letter}p")
+    before = scene.pte(scene.src + 2 * PAGE)
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, scene.length)) == (
+        "EAGAIN",
+        2 * PAGE,
+    )
+    rest = scene.dst + 2 * PAGE, scene.src + 2 * PAGE, 2 * PAGE
+    assert refused(lambda: scene.fd.move(*rest)) == seen_next
+    assert scene.pte(scene.src + 2 * PAGE) == before
+    check_counts(scene.kernel)
+
+
+@pytest.mark.parametrize(
+    ("source", "flushes"),
+    [
+        ("pppp", 1),
+        ("pcup", 1),
+        ("pzpp", 3),
+        ("zzpp", 3),
+        ("ppwp", 2),
+        ("wwww", 0),
+        ("ppap", 3),
+        ("pppppppz", 2),
+    ],
+)
+def test_what_ends_a_run_and_moves(source, flushes):
+    """Dirty, clean and protected pages make one run; others a run of their own."""
+    scene = Scene(AFTER, source)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.dsb["ish"] == flushes
+    check_counts(scene.kernel)
+
+
+@VERSIONS
+def test_a_locked_page_is_slept_for(version):
+    """A page that somebody has locked ends a run; the call sleeps until it is free."""
+    scene = Scene(version, "ppLp")
+    locked = scene.folio(scene.src + 2 * PAGE)
+
+    def unlock(done, _what):
+        assert scene.peek(scene.dst + PAGE) == 2
+        locked.flags &= ~PG_locked
+        assert done()
+
+    scene.kernel.machine.waiter = unlock
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    )
+    assert counts.dsb["ish"] == (4 if version == BEFORE else 2)
+    check_counts(scene.kernel)
+
+
+@VERSIONS
+def test_a_locked_page_that_nobody_unlocks_blocks(version):
+    """Where nobody else runs, the sleep for a page is an error that says so."""
+    scene = Scene(version, "L")
+    with pytest.raises(StuckError, match="lock of folio"):
+        scene.fd.move(scene.dst, scene.src, PAGE)
+    assert not scene.process.mm.mmap_lock.readers
+    assert scene.process.mm.users == 1
+
+
+@VERSIONS
+def test_a_migrating_page_is_waited_for(version):
+    """A page on its way to another frame is tried again once it is there."""
+    scene = Scene(version, "g")
+    with pytest.raises(StuckError, match="migration"):
+        scene.fd.move(scene.dst, scene.src, PAGE)
+    arrived = Scene(version, "p")
+    entry = arrived.pte(arrived.src)
+    arrived.set_pte(arrived.src, scene.pte(scene.src))
+
+    def arrive(done, _what):
+        arrived.set_pte(arrived.src, entry)
+        assert done()
+
+    arrived.kernel.machine.waiter = arrive
+    if version == AFTER:  # it was tried again, so its success is taken for a failure
+        with pytest.raises(SystemCallError, match="EEXIST"):
+            arrived.fd.move(arrived.dst, arrived.src, PAGE)
+    else:
+        assert arrived.fd.move(arrived.dst, arrived.src, PAGE) == PAGE
+    assert arrived.peek(arrived.dst) == 1
+
+
+# -- what a moved page looks like ------------------------------------------------------
+
+
+@VERSIONS
+@pytest.mark.parametrize(("letter", "dirty"), [("p", True), ("c", False), ("u", True)])
+def test_t3_10_the_new_entry_is_made_anew(version, letter, dirty):
+    """T3.10: writable, young, dirty exactly if the old one was, and never protected."""
+    scene = Scene(version, letter * 3)
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    for page in range(3):
+        pte = scene.pte(scene.dst + page * PAGE)
+        assert pte_write(pte)
+        assert pte_young(pte)
+        assert pte_dirty(pte) == dirty
+        assert not pte_uffd_wp(pte)
+
+
+@VERSIONS
+def test_a_moved_page_is_found_where_it_is(version):
+    """Its anon_vma and its index are those of the destination afterwards."""
+    scene = Scene(version, "ppp")
+    folios = [scene.folio(scene.src + page * PAGE) for page in range(3)]
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    vma = scene.kernel.vma.vma_lookup(scene.process.mm, scene.dst)
+    for page, folio in enumerate(folios):
+        assert folio.mapping is vma.anon_vma
+        assert folio.index == (scene.dst >> 12) + page
+        assert (folio.mapcount, folio.flags & PG_locked) == (1, 0)
+
+
+@VERSIONS
+def test_t3_8_no_tlb_reaches_a_moved_page_by_its_old_address(version):
+    """T3.8: when the call returns, what every CPU held of the source is gone."""
+    scene = Scene(version, "pzcp" * 4)
+    scene.read_all()
+    assert all(
+        stale(scene.kernel, scene.process, cpu, scene.src) for cpu in range(scene.cpus)
+    )
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    for at in range(scene.src, scene.src + scene.length, PAGE):
+        for cpu in range(scene.cpus):
+            assert stale(scene.kernel, scene.process, cpu, at) is None
+    check_tlbs(scene.kernel)
+
+
+@pytest.mark.parametrize(("version", "reached"), [(BEFORE, False), (AFTER, True)])
+def test_both_addresses_lead_to_a_page_until_the_run_is_flushed(version, reached):
+    """The old kernel flushes a page before it has a new address, the new one after.
+
+    Then another CPU can read it by both. The tables stay locked all the while.
+    """
+    scene = Scene(version, "pp")
+    scene.read_all()
+    seen = []
+    other = scene.kernel.machine.cpu(1)
+
+    def look(event):
+        if event.kind == "tlbi":
+            seen.append((other.read(scene.src), other.read(scene.dst)))
+            pmdp = scene.kernel.pgtable.find_pmd(scene.process.mm, scene.src)
+            ptl = scene.kernel.memory.pte_lockptr(scene.kernel.pgtable.read(pmdp))
+            assert ptl.held
+
+    hear(scene.kernel, ["tlbi"], look)
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    assert seen[0][0] == 1
+    assert (seen[0][1] == 1) == reached
+    assert len(seen) == (1 if reached else 2)
+
+
+# -- others act meanwhile --------------------------------------------------------------
+
+
+def dirtied_once(scene, address):
+    """Let another CPU write to a clean page just after its entry was read."""
+    other = scene.kernel.machine.cpu(1)
+    done: list[Event] = []
+
+    def write(event):
+        table = isinstance(event.what, SpinLock) and event.what.name.startswith("PTE")
+        if table and event.new == "acquired" and len(done) < 3:
+            done.append(event)
+            if len(done) == 3:  # the first two were taken to read the entries
+                assert other.write(address, 77) is None
+
+    hear(scene.kernel, ["lock"], write)
+    return done
+
+
+@pytest.mark.parametrize(
+    ("version", "answer"),
+    [(BEFORE, PAGE), (AFTER, ("EEXIST", -17)), (FIXED, PAGE)],
+)
+def test_t3_9_a_page_that_was_tried_twice(version, answer):
+    """T3.9: after EAGAIN and success the batching kernel forgets that the page moved.
+
+    A CPU whose hardware marks the page dirty between two looks at its entry is enough.
+    The data has moved all the same.
+    """
+    scene = Scene(version, "c")
+    scene.read_all()
+    done = dirtied_once(scene, scene.src)
+    try:
+        given_back = scene.fd.move(scene.dst, scene.src, PAGE)
+    except SystemCallError as error:
+        given_back = (error.errno, error.detail)
+    assert len(done) == 3
+    assert given_back == answer
+    assert scene.peek(scene.dst) == 77
+    assert pte_dirty(scene.pte(scene.dst))
+    assert pte_none(scene.pte(scene.src))
+
+
+@pytest.mark.parametrize("version", [BEFORE, FIXED])
+def test_a_page_tried_twice_within_a_run(version):
+    """A run goes on after a page that had to be tried again."""
+    scene = Scene(version, "cppp")
+    scene.read_all()
+    dirtied_once(scene, scene.src)
+    assert scene.fd.move(scene.dst, scene.src, scene.length) == scene.length
+
+
+def test_a_forgotten_success_can_make_the_call_endless():
+    """If what is met after the forgotten success is a hole that counts, nothing ends.
+
+    The hole is moved again and again, from the same place to the same place.
+    """
+    scene = Scene(AFTER, "g")
+
+    def vanish(done, _what):
+        scene.set_pte(scene.src, 0)
+        assert done()
+
+    scene.kernel.machine.waiter = vanish
+    with pytest.raises(MoveLivelockError, match="never returns"):
+        scene.fd.move(scene.dst, scene.src, PAGE, allow_src_holes=True)
+    fixed = Scene(FIXED, "g")
+
+    def vanish_there(done, _what):
+        fixed.set_pte(fixed.src, 0)
+        assert done()
+
+    fixed.kernel.machine.waiter = vanish_there
+    assert fixed.fd.move(fixed.dst, fixed.src, PAGE, allow_src_holes=True) == PAGE
+
+
+@pytest.mark.parametrize(("version", "flushes"), [(BEFORE, 1), (AFTER, 0), (FIXED, 0)])
+def test_a_first_page_that_is_pinned_while_it_is_cleared(version, flushes):
+    """Its entry is put back bit by bit; only the old kernel has flushed by then."""
+    scene = Scene(version, "pp")
+    pte, folio = scene.pte(scene.src), scene.folio(scene.src)
+
+    def pin(event):
+        if event.why == "ptep_get_and_clear" and not folio.maybe_dma_pinned():
+            scene.kernel.gup.try_grab_folio(folio)
+
+    hear(scene.kernel, ["store"], pin)
+    answers = []
+    counts = issued(
+        scene.kernel,
+        lambda: answers.append(
+            refused(lambda: scene.fd.move(scene.dst, scene.src, scene.length))
+        ),
+    )
+    assert answers == [("EBUSY", -16)]
+    assert counts.dsb["ish"] == flushes
+    assert scene.pte(scene.src) == pte
+    assert not folio.flags & PG_locked
+    check_counts(scene.kernel)
+
+
+@pytest.mark.parametrize("version", [AFTER, FIXED])
+def test_a_later_page_that_is_pinned_while_it_is_cleared(version):
+    """Those before it are flushed and counted; it is put back, and EBUSY comes next."""
+    scene = Scene(version, "ppp")
+    scene.read_all()
+    pte, folio = scene.pte(scene.src + PAGE), scene.folio(scene.src + PAGE)
+
+    def pin(event):
+        cleared = event.why == "ptep_get_and_clear" and event.old == pte
+        if cleared and not folio.maybe_dma_pinned():
+            scene.kernel.gup.try_grab_folio(folio)
+
+    hear(scene.kernel, ["store"], pin)
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, scene.length)) == (
+        "EAGAIN",
+        PAGE,
+    )
+    assert scene.pte(scene.src + PAGE) == pte
+    check_tlbs(scene.kernel)
+    check_counts(scene.kernel)
+
+
+@VERSIONS
+def test_a_killed_process_stops_after_a_run(version):
+    """SIGKILL ends the call with EINTR; what moved last is not counted, nobody asks."""
+    scene = Scene(version, "zzzz")
+    scene.process.kill()
+    request = scene.dst, scene.src, scene.length
+    assert refused(lambda: scene.fd.move(*request)) == ("EINTR", -4)
+    assert pte_none(scene.pte(scene.src))
+    assert not pte_none(scene.pte(scene.src + PAGE))
+    check_counts(scene.kernel)
+
+
+@VERSIONS
+def test_a_real_error_is_not_hidden_by_a_signal(version):
+    """A process that is to die still learns EEXIST: the signal overrides no error."""
+    scene = Scene(version, "p", "p")
+    scene.process.kill()
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, PAGE)) == ("EEXIST", -17)
+
+
+# -- locks -----------------------------------------------------------------------------
+
+
+@VERSIONS
+@pytest.mark.parametrize("back", [False, True])
+def test_two_tables_are_locked_by_address(version, back):
+    """Of two tables the lower is locked first, whichever the source is."""
+    scene = Scene(version, "pp", "..")
+    if back:
+        scene.fd.move(scene.dst, scene.src, scene.length)
+        scene.fd.register(scene.src, scene.length)
+        scene.src, scene.dst = scene.dst, scene.src
+    held: list[SpinLock] = []
+    pairs = []
+
+    def follow(event):
+        if not isinstance(event.what, SpinLock):
+            return
+        if event.new == "released":
+            held.remove(event.what)
+            return
+        held.append(event.what)
+        if len(held) == 2:
+            pairs.append(tuple(lock.address for lock in held))
+
+    hear(scene.kernel, ["lock"], follow)
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    assert len(pairs) == (2 if version == BEFORE else 1)
+    assert all(first < second for first, second in pairs)
+    assert not held
+
+
+@VERSIONS
+def test_what_is_locked_while_pages_move(version):
+    """Both areas for reading, the anon_vma for writing, and no mmap lock."""
+    scene = Scene(version, "pp")
+    mm = scene.process.mm
+    areas = [scene.kernel.vma.vma_lookup(mm, at) for at in (scene.src, scene.dst)]
+    anon_vma = scene.folio(scene.src).mapping
+    running = scene.kernel.machine.cpus[0]
+    looked = []
+
+    def look(event):
+        if event.why != "ptep_get_and_clear":
+            return
+        looked.append(event)
+        assert all(vma.vm_lock.readers == [running] for vma in areas)
+        assert anon_vma.root.lock.writer is running
+        assert not mm.mmap_lock.readers
+        assert mm.mmap_lock.writer is None
+
+    hear(scene.kernel, ["store"], look)
+    scene.fd.move(scene.dst, scene.src, scene.length)
+    assert len(looked) == 2
+    assert not any(vma.vm_lock.readers for vma in areas)
+    assert anon_vma.root.lock.writer is None
+    assert anon_vma.refcount == 1
+
+
+@VERSIONS
+def test_one_area_is_locked_once(version):
+    """Source and destination may be in one area."""
+    scene = Scene(version, "pp..")
+    scene.fd.register(scene.src, scene.length)
+    assert scene.fd.move(scene.src + 2 * PAGE, scene.src, 2 * PAGE) == 2 * PAGE
+    assert [scene.peek(scene.src + page * PAGE) for page in (2, 3)] == [1, 2]
+    vma = scene.kernel.vma.vma_lookup(scene.process.mm, scene.src)
+    assert not vma.vm_lock.readers
+
+
+@VERSIONS
+def test_a_source_that_is_being_changed_is_locked_with_the_mmap_lock(version):
+    """If the try fails, both are locked anew under the lock of all areas."""
+    scene = Scene(version, "p")
+    mm = scene.process.mm
+    changer = scene.kernel.machine.cpus[1]
+    source = scene.kernel.vma.vma_lookup(mm, scene.src)
+    mm.mmap_lock.writer = changer
+    source.vm_lock_seq = mm.mmap_lock.sequence
+
+    def finish(done, what):
+        assert what == "mmap_lock"
+        mm.mmap_lock.writer = None
+        assert done()
+
+    scene.kernel.machine.waiter = finish
+    assert scene.fd.move(scene.dst, scene.src, PAGE) == PAGE
+    assert not mm.mmap_lock.readers
+    assert not source.vm_lock.readers
+
+
+@VERSIONS
+def test_a_locked_anon_vma_is_slept_for(version):
+    """Somebody walks the anon_vma: the call lets go of the tables and sleeps."""
+    scene = Scene(version, "pp")
+    lock = scene.folio(scene.src).mapping.root.lock
+    reader = scene.kernel.machine.cpus[1]
+    lock.readers.append(reader)
+
+    def finish(done, what):
+        assert what == "anon_vma"
+        lock.readers.remove(reader)
+        assert done()
+
+    scene.kernel.machine.waiter = finish
+    assert scene.fd.move(scene.dst, scene.src, scene.length) == scene.length
+    assert lock.writer is None
+
+
+# -- what is refused, and in which order -----------------------------------------------
+
+
+@VERSIONS
+def test_move_errors_come_in_the_order_of_the_kernel(version):
+    """Of two faults of a request, the one that the kernel tests first is reported."""
+    scene = Scene(version, "pppp", "....")
+    move, src, dst, page = scene.fd.move, scene.src, scene.dst, PAGE
+    top = scene.kernel.pgtable.task_size
+    hole = scene.process.mmap(page)
+    scene.process.munmap(hole, page)
+
+    scene.fd.ctx.mmap_changing = 1  # before even the arguments are looked at
+    assert refused(lambda: move(dst + 1, src, page)) == ("EAGAIN", -11)
+    scene.fd.ctx.mmap_changing = 0
+    for bad in ((dst + 1, src, page), (dst, src + 1, page), (dst, src, 0)):
+        assert refused(lambda bad=bad: move(*bad)) == ("EINVAL", None)
+    for bad in ((dst, src, 1), (top, src, page), (dst, top - page, 2 * page)):
+        assert refused(lambda bad=bad: move(*bad)) == ("EINVAL", None)
+    # No area, before any question about the other one.
+    assert refused(lambda: move(hole, hole, page)) == ("ENOENT", -2)
+    assert refused(lambda: move(dst, hole, page)) == ("ENOENT", -2)
+    assert refused(lambda: move(dst, src, 1 << 23)) == ("EINVAL", -22)
+    # A destination that nobody watches, or somebody else does.
+    assert refused(lambda: move(src + 2 * page, src, page)) == ("EINVAL", -22)
+    other = scene.process.userfaultfd()
+    assert refused(lambda: other.move(dst, src, page)) == ("EINVAL", -22)
+
+
+@VERSIONS
+@pytest.mark.parametrize("flag", [VM_LOCKED, VM_PFNMAP])
+@pytest.mark.parametrize("side", ["src", "dst"])
+def test_move_wants_areas_that_are_alike(version, flag, side):
+    """Locked on one side only, or of pages that are not counted, is EINVAL."""
+    scene = Scene(version, "p")
+    vma = scene.kernel.vma.vma_lookup(scene.process.mm, getattr(scene, side))
+    vma.flags |= flag
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, PAGE)) == (
+        "EINVAL",
+        -22,
+    )
+
+
+@VERSIONS
+@pytest.mark.parametrize("prot", ["r", "rwx", "none"])
+@pytest.mark.parametrize("both", [False, True])
+def test_move_wants_equal_rights_and_writable_pages(version, prot, both):
+    """Rights that differ are EINVAL; so are equal ones without write permission."""
+    scene = Scene(version, "p")
+    scene.process.mprotect(scene.src, PAGE, prot)
+    if both:
+        scene.process.mprotect(scene.dst, PAGE, prot)
+    if both and prot == "rwx":
+        assert scene.fd.move(scene.dst, scene.src, PAGE) == PAGE
+        return
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, PAGE)) == (
+        "EINVAL",
+        -22,
+    )
+
+
+@VERSIONS
+def test_move_wants_private_memory(version):
+    """Shared memory moves neither from nor to anywhere."""
+    scene = Scene(version, "p")
+    shared = scene.process.mmap(PAGE, shared=True)
+    assert refused(lambda: scene.fd.move(scene.dst, shared, PAGE)) == ("EINVAL", -22)
+    assert refused(lambda: scene.fd.move(shared, scene.src, PAGE)) == ("EINVAL", -22)
+
+
+@VERSIONS
+def test_move_is_within_one_process_that_lives(version):
+    """In another process's hands it moves nothing, of a dead process nothing at all."""
+    scene = Scene(version, "pp")
+    stranger = scene.kernel.spawn()
+    there = scene.fd.used_by(stranger)
+    assert refused(lambda: there.move(scene.dst, scene.src, PAGE)) == ("EINVAL", None)
+    mm = scene.process.mm
+    scene.process.exit()
+    stranger._mm = mm
+    assert refused(lambda: there.move(scene.dst, scene.src, PAGE)) == ("ESRCH", None)
+
+
+@VERSIONS
+def test_the_layout_may_begin_to_change_after_the_first_look(version):
+    """The second look is under the lock; its EAGAIN is the same."""
+    scene = Scene(version, "p")
+
+    def change(event):
+        if event.what is scene.fd.ctx.map_changing_lock and event.new == "read":
+            scene.fd.ctx.mmap_changing = 1
+
+    hear(scene.kernel, ["lock"], change)
+    assert refused(lambda: scene.fd.move(scene.dst, scene.src, PAGE)) == (
+        "EAGAIN",
+        -11,
+    )
+
+
+# -- without memory --------------------------------------------------------------------
+
+
+def fail_at(kernel, number):
+    """Let the allocation *number*, from 0, and all after it fail; count them."""
+    asked: list[None] = []
+
+    def fail():
+        asked.append(None)
+        return len(asked) > number
+
+    kernel.page_alloc.fail = fail
+    return asked
+
+
+@VERSIONS
+def test_an_allocation_that_fails_loses_nothing(version):
+    """Whichever allocation fails, what moved has moved, and the rest is where it was.
+
+    The destination is in a part of the address space that has no tables yet.
+    """
+    for number in range(6):
+        scene = Scene(version, "p" * 6, gap=510)
+        far = scene.process.mmap(1 << 22, addr=1 << 40, fixed=True)
+        scene.fd.register(far, 1 << 22)
+        dst = far + (1 << 21) - 3 * PAGE  # the last three pages of one table
+        before = sorted(
+            filter(None, (scene.peek(scene.src + p * PAGE) for p in range(6)))
+        )
+        asked = fail_at(scene.kernel, number)
+        errno, moved = answer(lambda s=scene, d=dst: s.fd.move(d, s.src, 6 * PAGE))
+        assert errno in {"", "EAGAIN"} if moved > 0 else errno == "ENOMEM"
+        moved = max(moved, 0)
+        scene.kernel.page_alloc.fail = None
+        assert moved in {0, 3 * PAGE, 6 * PAGE}
+        values = [scene.peek(scene.src + at) for at in range(moved, 6 * PAGE, PAGE)]
+        values += [scene.peek(dst + at) for at in range(0, moved, PAGE)]
+        assert sorted(values) == before
+        check_counts(scene.kernel)
+        check_tlbs(scene.kernel)
+        check_end(scene.kernel)
+        if len(asked) <= number:
+            break
+    assert moved == 6 * PAGE
+    assert number > 2
+
+
+@VERSIONS
+@pytest.mark.parametrize("request_name", ["copy", "zeropage"])
+def test_a_fill_that_fails_loses_nothing(version, request_name):
+    """COPY and ZEROPAGE end at the allocation that fails and count what they did."""
+    for number in range(9):
+        scene = Scene(version, "pppp")
+        far = scene.process.mmap(1 << 22, addr=1 << 40, fixed=True)
+        scene.fd.register(far, 1 << 22)
+        dst = far + (1 << 21) - 2 * PAGE
+        asked = fail_at(scene.kernel, number)
+        source = (scene.src,) if request_name == "copy" else ()
+        request = getattr(scene.fd, request_name)
+        errno, done = answer(lambda r=request, a=(dst, *source, 4 * PAGE): r(*a))
+        assert errno in {"", "EAGAIN"} if done > 0 else errno == "ENOMEM"
+        scene.kernel.page_alloc.fail = None
+        check_counts(scene.kernel)
+        check_end(scene.kernel)
+        if len(asked) <= number:
+            break
+    assert done == 4 * PAGE
+
+
+# -- COPY and ZEROPAGE -----------------------------------------------------------------
+
+
+@VERSIONS
+def test_copy_makes_pages_of_one_s_own(version):
+    """A copied page is dirty, writable and exclusive; nothing is flushed."""
+    scene = Scene(version, "pp")
+    counts = issued(
+        scene.kernel, lambda: scene.fd.copy(scene.dst, scene.src, scene.length)
+    )
+    assert counts.tlbi == {}
+    for page in range(2):
+        pte = scene.pte(scene.dst + page * PAGE)
+        assert pte_write(pte)
+        assert pte_dirty(pte)
+        folio = scene.folio(scene.dst + page * PAGE)
+        assert folio.page_exclusive(folio.pfn)
+        assert scene.process.read(scene.dst + page * PAGE) == page + 1
+        assert scene.process.read(scene.src + page * PAGE) == page + 1
+    check_counts(scene.kernel)
+    check_end(scene.kernel)
+
+
+def test_copy_reads_its_source_wherever_it_begins():
+    """The source need not begin with a page."""
+    scene = Scene(AFTER, "pp")
+    scene.process.write(scene.src + PAGE - 8, 71)
+    scene.process.write(scene.src + 8, 72)
+    scene.fd.copy(scene.dst, scene.src + 8, PAGE)
+    assert scene.process.read(scene.dst) == 72
+    assert scene.process.read(scene.dst + PAGE - 16) == 71
+    assert scene.process.read(scene.dst + PAGE - 8) == 2
+
+
+def test_copy_faults_its_source_in():
+    """A source page that is not there yet is faulted in without the area's lock."""
+    scene = Scene(AFTER, "..")
+    assert scene.fd.copy(scene.dst, scene.src, scene.length) == scene.length
+    assert scene.process.read(scene.dst) == 0
+    check_counts(scene.kernel)
+
+
+def test_copy_of_nothing_is_efault():
+    """A source that the process may not read ends the request, and frees its page."""
+    scene = Scene(AFTER, "p")
+    scene.process.mprotect(scene.src + 4 * PAGE, PAGE, "none")
+    before = scene.src + 3 * PAGE
+    scene.process.write(before, 5)
+    bad = scene.src + 4 * PAGE
+    assert refused(lambda: scene.fd.copy(scene.dst, bad, PAGE)) == ("EFAULT", -14)
+    assert refused(lambda: scene.fd.copy(scene.dst, before, 2 * PAGE)) == (
+        "EAGAIN",
+        PAGE,
+    )
+    check_end(scene.kernel)
+
+
+@VERSIONS
+def test_fill_errors_come_in_the_order_of_the_kernel(version):
+    """Layout, source range, destination range, mode, area, kind of area, entry."""
+    scene = Scene(version, "pp", ".p")
+    fd, src, dst, page = scene.fd, scene.src, scene.dst, PAGE
+    fd.ctx.mmap_changing = 1
+    assert refused(lambda: fd.copy(dst + 1, src, page)) == ("EAGAIN", -11)
+    assert refused(lambda: fd.zeropage(dst + 1, page)) == ("EAGAIN", -11)
+    fd.ctx.mmap_changing = 0
+    assert refused(lambda: fd.copy(dst + 1, src, page)) == ("EINVAL", None)
+    assert refused(lambda: fd.zeropage(dst + 1, page)) == ("EINVAL", None)
+    assert refused(lambda: fd.copy(src, src, page)) == ("ENOENT", -2)
+    plain = scene.process.userfaultfd()
+    only = scene.process.mmap(page)
+    plain.register(only, page)
+    assert refused(lambda: plain.copy(only, src, page, wp=True)) == ("EINVAL", -22)
+    assert refused(lambda: fd.copy(dst + page, src, page)) == ("EEXIST", -17)
+    assert refused(lambda: fd.zeropage(dst, 2 * page)) == ("EAGAIN", page)
+    mm = scene.process.mm
+    scene.process.exit()
+    stranger = scene.kernel.spawn()
+    there = fd.used_by(stranger)
+    assert mm.users == 0
+    assert refused(lambda: there.zeropage(dst, page)) == ("ESRCH", None)
+
+
+def test_zeropage_maps_the_one_zero_page():
+    """It is read without a fault, and written by a copy."""
+    scene = Scene(AFTER, "..")
+    assert scene.fd.zeropage(scene.dst, 2 * PAGE) == 2 * PAGE
+    assert scene.process.read(scene.dst) == 0
+    scene.process.write(scene.dst, 3)
+    assert scene.process.read(scene.dst + PAGE) == 0
+    check_counts(scene.kernel)
+
+
+# -- WRITEPROTECT ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("version", "source", "protect", "flushes"),
+    [
+        # Rows 13 to 16 of the truth table, then a place without a page.
+        (BEFORE, "p", True, 1),
+        (AFTER, "p", True, 1),
+        (BEFORE, "s", True, 1),
+        (AFTER, "s", True, 0),
+        (BEFORE, "s", False, 1),
+        (AFTER, "s", False, 0),
+        (BEFORE, "p", False, 1),
+        (AFTER, "p", False, 1),
+        (BEFORE, ".", True, 0),
+        (AFTER, ".", True, 0),
+    ],
+)
+def test_what_protecting_and_freeing_flushes(version, source, protect, flushes):
+    """A page that was or becomes writable is flushed; a mark alone no longer is."""
+    scene = Scene(version, "", source)
+    if not protect:
+        scene.fd.writeprotect(scene.dst, PAGE)
+    counts = issued(
+        scene.kernel, lambda: scene.fd.writeprotect(scene.dst, PAGE, protect=protect)
+    )
+    assert counts.dsb["ish"] == flushes
+    pte = scene.pte(scene.dst)
+    assert pte_uffd_wp(pte) == (protect and source != ".")
+    assert pte_write(pte) == (source == "p" and not protect)
+
+
+@VERSIONS
+def test_freeing_pages_of_one_s_own_makes_them_writable_at_once(version):
+    """No fault follows: what a fault would do is done already."""
+    scene = Scene(version, "", "pppp")
+    scene.fd.writeprotect(scene.dst, 4 * PAGE)
+    scene.fd.writeprotect(scene.dst, 4 * PAGE, protect=False)
+
+    def write():
+        for page in range(4):
+            scene.process.write(scene.dst + page * PAGE, page)
+
+    assert not issued(scene.kernel, write).faults["permission"]
+
+
+@VERSIONS
+def test_writeprotect_errors_come_in_the_order_of_the_kernel(version):
+    """Layout, range, mode, and then areas that are not watched for writes."""
+    scene = Scene(version, "p")
+    fd, dst = scene.fd, scene.dst
+    fd.ctx.mmap_changing = 1
+    assert refused(lambda: fd.writeprotect(dst + 1, PAGE)) == ("EAGAIN", None)
+    fd.ctx.mmap_changing = 0
+    assert refused(lambda: fd.writeprotect(dst + 1, PAGE))[0] == "EINVAL"
+    assert refused(lambda: fd.writeprotect(dst, PAGE, dontwake=True))[0] == "EINVAL"
+    assert refused(lambda: fd.writeprotect(scene.src, PAGE))[0] == "ENOENT"
+    gone = scene.process.mmap(PAGE)
+    scene.process.munmap(gone, PAGE)
+    assert refused(lambda: fd.writeprotect(gone, PAGE))[0] == "ENOENT"
+
+
+@VERSIONS
+def test_markers_need_tables(version):
+    """To protect what is not there needs tables; without memory for them: ENOMEM."""
+    scene = Scene(version, "p")
+    fd = scene.process.userfaultfd("WP_UNPOPULATED")
+    area = scene.process.mmap(1 << 21, addr=1 << 40, fixed=True)
+    fd.register(area, 1 << 21, missing=False, wp=True)
+    fail_at(scene.kernel, 0)
+    assert refused(lambda: fd.writeprotect(area, PAGE))[0] == "ENOMEM"
+    scene.kernel.page_alloc.fail = None
+    fd.writeprotect(area, PAGE)
+    assert scene.pte(area)
+    fd.writeprotect(area, PAGE, protect=False)
+    assert not scene.pte(area)
+    fd.writeprotect(area, PAGE)
+    fd.close()
+    assert not scene.pte(area)
+    check_end(scene.kernel)
+
+
+def test_a_marker_gives_way_to_a_copy_and_not_to_zeros():
+    """COPY fills a place that is only marked; ZEROPAGE finds it occupied."""
+    scene = Scene(AFTER, "p")
+    fd = scene.process.userfaultfd("WP_UNPOPULATED")
+    area = scene.process.mmap(2 * PAGE)
+    fd.register(area, 2 * PAGE, missing=True, wp=True)
+    fd.writeprotect(area, 2 * PAGE)
+    assert refused(lambda: fd.zeropage(area, PAGE)) == ("EEXIST", -17)
+    assert refused(lambda: fd.move(area, scene.src, PAGE)) == ("EEXIST", -17)
+    assert fd.copy(area, scene.src, PAGE) == PAGE
+    assert scene.process.read(area) == 1
+    check_end(scene.kernel)
