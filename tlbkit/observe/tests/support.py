@@ -1,8 +1,11 @@
 """Programs at random, played on a small machine."""
 
+from dataclasses import replace
+
 from hypothesis import strategies as st
 
 from tlbkit import Kernel, Machine
+from tlbkit.arm64.models import NEOVERSE_N1, TlbGeometry
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 
 PAGE = 4096
@@ -17,7 +20,14 @@ STEP = st.tuples(
     st.integers(0, CPUS - 1),
 )
 STEPS = st.lists(STEP, max_size=12)
-MODELS = st.sampled_from(["neoverse-v2", "neoverse-n1", "cortex-a75", "cortex-a72"])
+TINY = replace(
+    NEOVERSE_N1,
+    l1d=TlbGeometry(1, 1, frozenset({12})),
+    l2=TlbGeometry(2, 1, frozenset({12})),
+    walk_cache=2,
+)
+"""A CPU whose caches are always full."""
+MODELS = st.sampled_from(["neoverse-v2", "cortex-a75", "cortex-a72", TINY])
 
 
 class Program:

@@ -215,6 +215,22 @@ def test_a_lock_that_was_held_before_is_known_to_have_been():
     assert tape.state(1) == tape.state(len(tape))
 
 
+def test_a_frame_with_a_new_owner_is_unknown():
+    """What a frame held is not said of it once it was handed out again."""
+    program = Program()
+    with recording(program.machine) as recorder:
+        program.play([("write", page, 0) for page in range(6)])
+        program.parent.munmap(program.base, 6 * PAGE)
+        other = program.kernel.spawn()
+        other.write(other.mmap(PAGE), 1)
+    tape = recorder.finish()
+    reused = {step.text for step in tape.steps if step.kind == "alloc"}
+    assert len(reused) < sum(step.kind == "alloc" for step in tape.steps)
+    for key, value in tape.state(len(tape)).items():
+        if key[0] == "word":
+            assert program.machine.memory.read(key[1]) == value
+
+
 def test_locks_of_one_name_are_told_apart():
     """Two processes hold two locks at once."""
     program = Program()

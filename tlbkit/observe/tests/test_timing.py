@@ -54,7 +54,7 @@ def test_nothing_takes_no_time():
 
 @pytest.mark.parametrize(("kernel", "published"), [("v6.17", 3200), ("v6.19", 2850)])
 def test_the_calibrated_figures_come_out(kernel, published):
-    """Calling mprotect none->rw on a page takes what its changelog says, before and after."""
+    """One page none->rw takes what the changelog says, before and after."""
     machine = Machine(8)
     process = Kernel(machine, kernel).spawn()
     address = process.mmap(PAGE)
