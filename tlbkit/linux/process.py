@@ -203,6 +203,14 @@ class Thread:
             ),
         )
 
+    def madvise(self, address: int, length: int, advice: str) -> None:
+        """Say something of a range, for example ``"hugepage"`` or ``"collapse"``."""
+        self.enter_kernel("madvise", address, length, advice)
+        self._result(
+            "madvise",
+            self._kernel.madvise.do_madvise(self.mm, address, length, advice),
+        )
+
     def userfaultfd(self, *features: str) -> UserfaultFd:
         """Return a descriptor through which faults of this process can be answered.
 

@@ -23,6 +23,8 @@ from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.khugepaged import Khugepaged
+from tlbkit.linux.mm.madvise import Madvise
 from tlbkit.linux.mm.memory import Memory
 from tlbkit.linux.mm.migrate import Migrate
 from tlbkit.linux.mm.mmap import Mmap
@@ -63,6 +65,8 @@ PARTS: Final[Mapping[str, type]] = {
     "memory": Memory,
     "huge_memory": HugeMemory,
     "migrate": Migrate,
+    "khugepaged": Khugepaged,
+    "madvise": Madvise,
     "mmap": Mmap,
     "mprotect": Mprotect,
     "userfaultfd": Userfaultfd,
@@ -105,6 +109,8 @@ class Kernel:
     memory: Memory
     huge_memory: HugeMemory
     migrate: Migrate
+    khugepaged: Khugepaged
+    madvise: Madvise
     mmap: Mmap
     mprotect: Mprotect
     userfaultfd: Userfaultfd

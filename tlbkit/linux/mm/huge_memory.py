@@ -317,8 +317,7 @@ class HugeMemory:
         if pte_none(self._pgtable.read(vmf.pmd)):
             if not userfaultfd_missing(vma):
                 self._deposit(vma.mm, vmf.pmd, table)
-                self.map_anon_folio_pmd(folio, vmf.pmd, vma, haddr)
-                self.deferred_split_folio(folio, partially_mapped=False)
+                self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
                 ptl.release()
                 return 0
             result = VM_UFFD_MISSING
@@ -336,7 +335,14 @@ class HugeMemory:
         assert folio is None or isinstance(folio, LargeFolio)
         return folio
 
-    def map_anon_folio_pmd(
+    def map_anon_folio_pmd_pf(
+        self, folio: LargeFolio, pmdp: int, vma: VmArea, haddr: int
+    ) -> None:
+        """Map a new block for a fault, where no page was before; the lock is held."""
+        self.map_anon_folio_pmd_nopf(folio, pmdp, vma, haddr)
+        vma.mm.anonpages += folio.nr_pages
+
+    def map_anon_folio_pmd_nopf(
         self, folio: LargeFolio, pmdp: int, vma: VmArea, haddr: int
     ) -> None:
         """Map a new block, dirty, and writable if *vma* is; the lock is held."""
@@ -345,7 +351,7 @@ class HugeMemory:
         self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, haddr)
         self._kernel.swap.folio_add_lru(folio)
         self._pgtable.set_pte(pmdp, entry)
-        vma.mm.anonpages += folio.nr_pages
+        self.deferred_split_folio(folio, partially_mapped=False)
 
     def _deposit(self, mm: MmStruct, pmdp: int, table: Folio) -> None:
         """Store a new table for the block that is about to be mapped, and count it."""
@@ -411,7 +417,7 @@ class HugeMemory:
             same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
             if same:
                 self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, vmf.pmd)
-                self.map_anon_folio_pmd(folio, vmf.pmd, vma, haddr)
+                self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
             ptl.release()
         if not same:
             self._kernel.swap.folio_put(folio)
