@@ -27,7 +27,8 @@ TINY = replace(
     walk_cache=2,
 )
 """A CPU whose caches are always full."""
-MODELS = st.sampled_from(["neoverse-v2", "cortex-a75", "cortex-a72", TINY])
+CORES = ("neoverse-v2", "cortex-a75", "cortex-a72", TINY)
+MODELS = st.sampled_from(CORES)
 
 
 class Program:
