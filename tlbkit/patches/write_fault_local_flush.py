@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
 from tlbkit.linux.include.linux.pgtable import PGTABLE_LEVEL_PTE
 from tlbkit.patches import series
@@ -37,6 +38,26 @@ class ArmFaultBefore(ArmFault):
     ) -> None:
         """Do nothing: the CPU that made the change has told all others."""
         del vma, address, level
+
+
+class ContpteBefore(Contpte):
+    """A contiguous block that was relaxed is broadcast as well.
+
+    Source: arch/arm64/mm/contpte.c, v6.17.
+    """
+
+    __slots__ = ()
+
+    def flush_relaxed_block(self, vma: VmArea, addr: int) -> None:
+        """Drop the strict entries of a block from every CPU's TLB."""
+        self._kernel.tlbflush.flush_tlb_range_(
+            vma,
+            addr,
+            addr + self.cont_pte_size,
+            self._pgtable.page_size,
+            last_level=True,
+            level=3,
+        )
 
 
 PATCH = Patch(
@@ -92,7 +113,7 @@ PATCH = Patch(
             qualifier="about",
         ),
     ),
-    reverts={"fault": ArmFaultBefore},
+    reverts={"fault": ArmFaultBefore, "contpte": ContpteBefore},
     needs={
         "79301c7d605a": (
             "a CPU that still holds a huge page read-only could otherwise fault on it "
