@@ -23,12 +23,13 @@ def test_fingerprints_are_equal_only_for_equal_contents(a, b):
 
 
 def test_the_bundle_is_the_package():
-    """The archive holds every module with its exact text, and no test."""
+    """The archive holds every module and its data, their exact text, and no test."""
     with zipfile.ZipFile(io.BytesIO(bundle(PACKAGE))) as archive:
         held = {name: archive.read(name) for name in archive.namelist()}
     assert held == {
         path.relative_to(ROOT).as_posix(): path.read_bytes()
-        for path in PACKAGE.rglob("*.py")
+        for kind in ("*.py", "*.litmus")
+        for path in PACKAGE.rglob(kind)
         if "tests" not in path.parts[len(PACKAGE.parts) :]
     }
 

@@ -5,7 +5,9 @@ from tlbkit.lab.answer import Answer
 from tlbkit.lab.arena import Arena
 from tlbkit.lab.compare import Comparison, Difference, compare
 from tlbkit.lab.exploration import Exploration
+from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
+from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
 from tlbkit.lab.parameter import Parameter, Value
@@ -63,6 +65,9 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     Reach(),
     Stale(),
     Tlbi(),
+    Litmus(),
+    OwnLitmus(),
+    Flush(),
 )
 EXPLORATIONS = {one.name: one for one in _OF_THE_MACHINE} | SCENARIOS
 """Everything that can be shown, by name."""

@@ -235,7 +235,8 @@ def _lines(panel: Lines, feed: Feed) -> figure:
     plot = _blank(
         panel,
         x_axis_type="log",
-        y_range=DataRange1d(start=0, range_padding=0.15),
+        y_axis_type="log" if panel.log else "linear",
+        y_range=DataRange1d(range_padding=0.15),
         height=320,
         x_axis_label=panel.x_label,
         y_axis_label=panel.y_label,
@@ -249,7 +250,7 @@ def _lines(panel: Lines, feed: Feed) -> figure:
     )
     words = plot.text(
         x="at",
-        y=0,
+        y="foot",
         text="label",
         source=sources["marks"],
         angle=1.5708,
@@ -280,7 +281,9 @@ def _lines(panel: Lines, feed: Feed) -> figure:
         )
     plot.xgrid.visible = False
     plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
-    plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
+    if not panel.log:
+        plot.y_range.start = 0
+        plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     _legend(plot, **drawn)
     return plot

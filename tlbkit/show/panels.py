@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tlbkit.errors import InputError
+from tlbkit.lab.flush import WAYS
+from tlbkit.lab.tlb import MAPPED
 
 Cell = float | int | str
 Columns = Mapping[str, Sequence[Cell]]
@@ -121,6 +123,7 @@ class Lines:
         at_label: ... in this column.
         x_label: Name and unit of the quantity.
         y_label: Name and unit of what is drawn.
+        log: What is drawn spans magnitudes; its axis is logarithmic then.
     """
 
     title: str
@@ -130,15 +133,21 @@ class Lines:
     at_label: str
     x_label: str
     y_label: str
+    log: bool = False
 
     def feed(self, columns: Columns) -> Feed:
         """Pick this panel's data out of an answer's columns."""
         names = (self.x, *(name for name, _ in self.lines))
+        lines = {name: _column(columns, name, self.title) for name in names}
+        marks = _column(columns, self.at, self.title)
+        drawn = [float(v) for name in names[1:] for v in lines[name]]
         return {
-            "lines": {name: _column(columns, name, self.title) for name in names},
+            "lines": lines,
             "marks": {
-                "at": _column(columns, self.at, self.title),
+                "at": marks,
                 "label": _column(columns, self.at_label, self.title),
+                # Where the labels begin: the bottom, which a logarithm has none of.
+                "foot": [min(drawn) if self.log else 0 for _ in marks],
             },
         }
 
@@ -176,19 +185,31 @@ class Fields:
 
 Panel = Bars | Sweep | Lines | Fields
 
-PANELS: dict[str, tuple[Panel, ...]] = {
-    "mprotect": (
-        Bars("What the call issues"),
+
+def _flow(what: str) -> tuple[Panel, ...]:
+    """Return the panels of a scenario that compares two kernels by one operation."""
+    return (
+        Bars(f"What {what} issues"),
         Sweep(
-            "What the call costs",
+            f"What {what} costs",
             x="sweep_pages",
             before="sweep_before",
             after="sweep_after",
             at="at",
             x_label="pages",
-            y_label="ns per call (modelled)",
+            y_label="ns (modelled)",
         ),
-    ),
+    )
+
+
+PANELS: dict[str, tuple[Panel, ...]] = {
+    "mprotect": _flow("the call"),
+    "fork-reuse": _flow("rewriting"),
+    "fork-copy": _flow("writing"),
+    "fork-storm": _flow("the storm"),
+    "move": _flow("the request"),
+    "arena": _flow("growing"),
+    "unmap": _flow("the call"),
     "walk": (
         Fields("The address"),
         Fields(
@@ -205,9 +226,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         Lines(
             "What a TLB of another size would miss",
             x="size",
-            lines=tuple(
-                (way, way) for way in ("4 KiB pages", "64 KiB groups", "2 MiB blocks")
-            ),
+            lines=tuple((way, way) for way in MAPPED),
             at="at",
             at_label="at_label",
             x_label="entries",
@@ -216,6 +235,20 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
     "stale": (),
     "tlbi": (Fields("The operand"),),
+    "litmus": (Fields("The program, and the question"),),
+    "own-litmus": (Fields("The program, and the question"),),
+    "flush": (
+        Lines(
+            "The same flush on machines of other sizes",
+            x="cpus",
+            lines=tuple((way, way) for way in WAYS),
+            at="at",
+            at_label="at_label",
+            x_label="CPUs of the machine",
+            y_label="ns (modelled)",
+            log=True,
+        ),
+    ),
 }
 """The panels of each scenario, by the scenario's name; none if its table says all."""
 

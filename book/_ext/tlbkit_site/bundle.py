@@ -10,10 +10,11 @@ _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def sources(package: Path) -> list[Path]:
-    """Return the modules of *package* that run in a page, in a fixed order."""
+    """Return what of *package* runs in a page, or is read there, in a fixed order."""
     return sorted(
         path
-        for path in package.rglob("*.py")
+        for kind in ("*.py", "*.litmus")
+        for path in package.rglob(kind)
         if "tests" not in path.relative_to(package).parts
     )
 
