@@ -75,19 +75,32 @@ class Visit:
         return not self.complaints and not self.foreign
 
 
-def built(source: Path, target: Path) -> Path:
-    """Build the book at *source* strictly and return the folder of its site."""
-    tool = Path(sys.executable).parent / "jupyter-book"
-    options = ["-W", "--keep-going", "-n", "--path-output", str(target)]
-    done = subprocess.run(
-        [str(tool), "build", str(source), *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "TLBKIT_SITE_LIVE": "on"},
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
-    return target / "_build" / "html"
+@dataclass(frozen=True)
+class Build:
+    """A strict build of a book, under way."""
+
+    target: Path
+    process: subprocess.Popen[bytes]
+
+    @classmethod
+    def of(cls, source: Path, target: Path) -> "Build":
+        """Begin to build the book at *source*; the site goes below *target*."""
+        tool = Path(sys.executable).parent / "jupyter-book"
+        options = ["-W", "--keep-going", "-n", "--path-output", str(target)]
+        with (target / "build.log").open("wb") as log:
+            process = subprocess.Popen(
+                [str(tool), "build", str(source), *options],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TLBKIT_SITE_LIVE": "on"},
+            )
+        return cls(target, process)
+
+    def site(self) -> Path:
+        """Wait for the end and return the folder of the site."""
+        failed = self.process.wait()
+        assert not failed, (self.target / "build.log").read_text("utf-8")[-8000:]
+        return self.target / "_build" / "html"
 
 
 def serving(folder: Path) -> Iterator[Site]:
@@ -120,21 +133,34 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def site(tmp_path_factory, browser) -> Iterator[Site]:  # noqa: ARG001 - skips first
-    """Return the book's own site."""
-    yield from serving(built(ROOT, tmp_path_factory.mktemp("book")))
-
-
-@pytest.fixture(scope="session")
-def sample(tmp_path_factory, browser) -> Iterator[Site]:  # noqa: ARG001 - the same
-    """Return a small site with the book's own settings, style and scripts."""
+def builds(tmp_path_factory, browser) -> Iterator[dict[str, Build]]:  # noqa: ARG001 - skips first
+    """Begin both builds at once: the book, and a sample with its settings and style."""
     source = tmp_path_factory.mktemp("sample")
     shutil.copytree(SAMPLE, source / "book")
     (source / "_toc.yml").write_text("format: jb-book\nroot: book/sample\n", "utf-8")
     shutil.copy(ROOT / "_config.yml", source)
     for own in ("_ext", "_static"):
         (source / "book" / own).symlink_to(ROOT / "book" / own)
-    yield from serving(built(source, source))
+    builds = {
+        "sample": Build.of(source, source),
+        "book": Build.of(ROOT, tmp_path_factory.mktemp("book")),
+    }
+    yield builds
+    for build in builds.values():
+        build.process.kill()
+        build.process.wait()
+
+
+@pytest.fixture(scope="session")
+def site(builds) -> Iterator[Site]:
+    """Return the book's own site."""
+    yield from serving(builds["book"].site())
+
+
+@pytest.fixture(scope="session")
+def sample(builds) -> Iterator[Site]:
+    """Return the sample's site."""
+    yield from serving(builds["sample"].site())
 
 
 @pytest.fixture

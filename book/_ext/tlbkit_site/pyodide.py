@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 VERSION = "314.0.7"
 INTEGRITY = (
@@ -68,6 +69,25 @@ def _complaint(error: subprocess.CalledProcessError) -> str:
     )
 
 
+def _fetch(workplace: Path) -> Path:
+    """Return the archive, fetched into *workplace* and verified."""
+    npm, environment = _npm(workplace)
+    subprocess.run(
+        [*npm, "pack", f"pyodide@{VERSION}", "--fetch-retries=1"],
+        cwd=workplace,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (fetched,) = workplace.glob("*.tgz")
+    if (found := _integrity(fetched)) != INTEGRITY:
+        raise PyodideUnavailableError(
+            f"the archive that arrived has the checksum {found}, not {INTEGRITY}"
+        )
+    return fetched
+
+
 def archive(cache: Path) -> Path:
     """Return the verified archive, fetching it if *cache* does not hold it.
 
@@ -77,31 +97,14 @@ def archive(cache: Path) -> Path:
     kept = cache / f"pyodide-{VERSION}.tgz"
     if kept.is_file() and _integrity(kept) == INTEGRITY:
         return kept
-    arriving = cache / "arriving"
-    shutil.rmtree(arriving, ignore_errors=True)
-    arriving.mkdir(parents=True)
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        npm, environment = _npm(arriving)
-        subprocess.run(
-            [*npm, "pack", f"pyodide@{VERSION}", "--fetch-retries=1"],
-            cwd=arriving,
-            env=environment,
-            check=True,
-            capture_output=True,
-            text=True,
-        )
-        (fetched,) = arriving.glob("*.tgz")
-        if (found := _integrity(fetched)) != INTEGRITY:
-            raise PyodideUnavailableError(
-                f"the archive that arrived has the checksum {found}, not {INTEGRITY}"
-            )
-        fetched.replace(kept)
+        with TemporaryDirectory(dir=cache, prefix="arriving-") as arriving:
+            _fetch(Path(arriving)).replace(kept)
     except subprocess.CalledProcessError as error:
         raise PyodideUnavailableError(_complaint(error)) from error
     except OSError as error:
         raise PyodideUnavailableError(str(error)) from error
-    finally:
-        shutil.rmtree(arriving, ignore_errors=True)
     return kept
 
 
