@@ -232,11 +232,14 @@ _LOOKS: tuple[tuple[str, str, str, bool], ...] = (
 def _lines(panel: Lines, feed: Feed) -> figure:
     """Draw lines over a quantity that grows by factors, and mark places on it."""
     sources = _sources(feed)
+    heights = DataRange1d(range_padding=0.15)
+    if not panel.log:
+        heights.start = 0
     plot = _blank(
         panel,
         x_axis_type="log",
         y_axis_type="log" if panel.log else "linear",
-        y_range=DataRange1d(range_padding=0.15),
+        y_range=heights,
         height=320,
         x_axis_label=panel.x_label,
         y_axis_label=panel.y_label,
@@ -282,7 +285,6 @@ def _lines(panel: Lines, feed: Feed) -> figure:
     plot.xgrid.visible = False
     plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     if not panel.log:
-        plot.y_range.start = 0
         plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     _legend(plot, **drawn)
