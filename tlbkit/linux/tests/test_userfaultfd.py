@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from tlbkit.arm64.events import Event
 from tlbkit.arm64.machine import StuckError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pmd_trans_huge,
     pte_dirty,
     pte_none,
     pte_uffd_wp,
@@ -18,7 +20,7 @@ from tlbkit.linux.include.linux.mm_types import PG_locked
 from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.userfaultfd import MoveLivelockError
-from tlbkit.linux.tests.support import PAGE, issued, stale, total
+from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total
 from tlbkit.linux.tests.test_tlbflush import closed_form
 from tlbkit.linux.tests.watched import Scene, check_counts, check_end, check_tlbs
 
@@ -1063,3 +1065,217 @@ def test_a_marker_gives_way_to_a_copy_and_not_to_zeros():
     assert fd.copy(area, scene.src, PAGE) == PAGE
     assert scene.process.read(area) == 1
     check_end(scene.kernel)
+
+
+# -- blocks and other large folios -------------------------------------------------------
+
+
+BLOCK = 1 << 21
+
+
+class Blocks:
+    """A process with two blocks written, and room for three that is watched.
+
+    Args:
+        version: Name of the kernel.
+        kib: Size of the folios that a write makes.
+        written: Pages of the source that are written, each with its number and one.
+    """
+
+    def __init__(self, version, *, kib=2048, written=range(1024)):
+        self.kernel = boot(version)
+        self.huge = self.kernel.huge_memory
+        self.huge.set_hugepages_enabled(kib, "always")
+        self.process = self.kernel.spawn()
+        self.src = self.process.mmap(2 * BLOCK)
+        self.dst = self.process.mmap(3 * BLOCK)
+        for page in written:
+            self.process.write(self.src + page * PAGE, page + 1, cpu=page % 4)
+        self.fd = self.process.userfaultfd()
+        self.fd.register(self.dst, 3 * BLOCK)
+
+    def pmd(self, address):
+        """The PMD entry of an address."""
+        pgtable = self.kernel.pgtable
+        return pgtable.read(pgtable.find_pmd(self.process.mm, address))
+
+    def folio(self, address):
+        """The folio that a block or page entry maps at an address."""
+        pgtable = self.kernel.pgtable
+        entry = self.pmd(address)
+        if pmd_table(entry):
+            entry = pgtable.read(pgtable.find_pte(self.process.mm, address))
+        return self.kernel.page_alloc.folio_of(pgtable.pte_pfn(entry))
+
+    def values(self, base, pages):
+        """What the first words of *pages* pages are, as read by the process."""
+        return [self.process.read(base + page * PAGE) for page in range(pages)]
+
+
+@VERSIONS
+def test_t3_7_an_aligned_block_moves_whole(version):
+    """T3.7: both aligned and all of it asked for: one flush for the block, no split."""
+    blocks = Blocks(version)
+    folio = blocks.folio(blocks.src)
+    answers = []
+    counts = issued(
+        blocks.kernel,
+        lambda: answers.append(blocks.fd.move(blocks.dst, blocks.src, 2 * BLOCK)),
+    )
+    assert answers == [2 * BLOCK]
+    assert counts.tlbi == {"RVAE1IS": 2}
+    assert counts.dsb == {"ishst": 2, "ish": 2}
+    assert pmd_trans_huge(blocks.pmd(blocks.dst))
+    assert blocks.folio(blocks.dst) is folio
+    assert blocks.values(blocks.dst, 1024) == list(range(1, 1025))
+    check_tlbs(blocks.kernel)
+    check_counts(blocks.kernel)
+    check_end(blocks.kernel)
+
+
+@VERSIONS
+@pytest.mark.parametrize(
+    ("to", "at", "pages"), [(1, 0, 512), (0, 1, 511), (0, 0, 16), (3, 5, 700)]
+)
+def test_t3_7_a_block_that_cannot_move_whole_is_split(version, to, at, pages):
+    """T3.7: a misaligned or partial block is split, page by page; never an error."""
+    blocks = Blocks(version)
+    request = blocks.dst + to * PAGE, blocks.src + at * PAGE, pages * PAGE
+    assert blocks.fd.move(*request) == pages * PAGE
+    assert not pmd_trans_huge(blocks.pmd(blocks.src))
+    assert blocks.folio(blocks.dst + to * PAGE).order == 0
+    expected = list(range(at + 1, at + pages + 1))
+    assert blocks.values(blocks.dst + to * PAGE, pages) == expected
+    left = blocks.values(blocks.src, 1024)
+    expected = [0 if at <= page < at + pages else page + 1 for page in range(1024)]
+    assert left == expected
+    check_tlbs(blocks.kernel)
+    check_counts(blocks.kernel)
+    check_end(blocks.kernel)
+
+
+@VERSIONS
+def test_a_block_is_split_if_there_is_a_table_already(version):
+    """A destination that once had a page keeps its table, so a block cannot go there."""
+    blocks = Blocks(version)
+    blocks.fd.zeropage(blocks.dst + PAGE, PAGE)
+    request = blocks.dst, blocks.src, BLOCK
+    assert refused(lambda: blocks.fd.move(*request)) == ("EAGAIN", PAGE)
+    assert not pmd_trans_huge(blocks.pmd(blocks.src))
+    check_counts(blocks.kernel)
+
+
+@VERSIONS
+@pytest.mark.parametrize("to", [0, 1])
+@pytest.mark.parametrize("why", ["shared", "occupied"])
+def test_a_block_that_must_not_move(version, to, why):
+    """Shared with a child it is EBUSY, split or not; a block in the way is EEXIST."""
+    blocks = Blocks(version)
+    if why == "shared":
+        child = blocks.process.fork()
+        assert child.read(blocks.src) == 1
+    else:
+        blocks.fd.move(blocks.dst, blocks.src + BLOCK, BLOCK)
+    before = blocks.pmd(blocks.src)
+    expected = ("EBUSY", -16) if why == "shared" else ("EEXIST", -17)
+    request = blocks.dst + to * PAGE, blocks.src, BLOCK
+    assert refused(lambda: blocks.fd.move(*request)) == expected
+    assert blocks.pmd(blocks.src) == before
+    check_counts(blocks.kernel)
+
+
+@VERSIONS
+def test_a_pinned_block(version):
+    """Whole it is EBUSY. To be moved in parts it is split first, and cannot be: the
+    call tries until somebody lets go of the pin or kills the process.
+    """
+    blocks = Blocks(version)
+    folio = blocks.folio(blocks.src)
+    blocks.kernel.gup.try_grab_folio(folio)
+    assert refused(lambda: blocks.fd.move(blocks.dst, blocks.src, BLOCK)) == (
+        "EBUSY",
+        -16,
+    )
+    with pytest.raises(MoveLivelockError):
+        blocks.fd.move(blocks.dst, blocks.src, PAGE)
+    blocks.process.kill()
+    assert refused(lambda: blocks.fd.move(blocks.dst, blocks.src, PAGE)) == (
+        "EINTR",
+        -4,
+    )
+    check_counts(blocks.kernel)
+    blocks.kernel.gup.unpin_user_page(folio)
+    check_end(blocks.kernel)
+
+
+@VERSIONS
+def test_a_block_of_zeros_moves_whole_and_in_parts(version):
+    """Zeros belong to nobody: they move as a block, and split into zero pages."""
+    blocks = Blocks(version, written=())
+    assert [blocks.process.read(blocks.src + at) for at in (0, BLOCK)] == [0, 0]
+    assert blocks.huge.is_huge_zero_pmd(blocks.pmd(blocks.src))
+    assert blocks.fd.move(blocks.dst, blocks.src, BLOCK) == BLOCK
+    assert blocks.huge.is_huge_zero_pmd(blocks.pmd(blocks.dst))
+    to, at = blocks.dst + BLOCK, blocks.src + BLOCK
+    assert blocks.fd.move(to + PAGE, at, 3 * PAGE) == 3 * PAGE
+    assert blocks.values(to + PAGE, 3) == [0, 0, 0]
+    assert not pmd_trans_huge(blocks.pmd(at))
+    check_tlbs(blocks.kernel)
+
+
+@VERSIONS
+def test_a_locked_large_folio_is_waited_for_without_a_reference(version):
+    """A reference would keep its owner from splitting it; the kernel tries again."""
+    blocks = Blocks(version, kib=64)
+    folio = blocks.folio(blocks.src)
+    assert folio.order == 4
+    folio.flags |= PG_locked
+    references = folio.refcount
+
+    def unlock(done, _what):
+        assert folio.refcount == references
+        folio.flags &= ~PG_locked
+        assert done()
+
+    blocks.kernel.machine.waiter = unlock
+    if version == AFTER:  # tried again: its success is taken for a failure
+        assert refused(lambda: blocks.fd.move(blocks.dst, blocks.src, PAGE)) == (
+            "EEXIST",
+            -17,
+        )
+    else:
+        assert blocks.fd.move(blocks.dst, blocks.src, PAGE) == PAGE
+    check_counts(blocks.kernel)
+
+
+@pytest.mark.parametrize("kib", [64, 2048])
+@settings(max_examples=6, deadline=None)
+@given(
+    moves=st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, 16, 512, 513, 700]),
+            st.sampled_from([0, 3, 16, 512, 600]),
+            st.sampled_from([1, 16, 40, 512, 530]),
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_both_ways_move_large_folios_the_same(kib, moves):
+    """Also of large folios old and new kernel move the same, whole or in parts."""
+    outcomes = []
+    for version in (BEFORE, AFTER):
+        blocks = Blocks(version, kib=kib, written=range(0, 1024, 2))
+        answers = []
+        for to, at, pages in moves:
+            request = blocks.dst + to * PAGE, blocks.src + at * PAGE, pages * PAGE
+            answers.append(
+                answer(lambda blocks=blocks, request=request: blocks.fd.move(*request))
+            )
+            check_tlbs(blocks.kernel)
+            check_counts(blocks.kernel)
+        blocks.fd.close()
+        values = blocks.values(blocks.src, 1024) + blocks.values(blocks.dst, 1536)
+        outcomes.append((answers, values))
+        check_end(blocks.kernel)
+    assert outcomes[0] == outcomes[1]
