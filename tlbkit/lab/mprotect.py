@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
-from tlbkit.lab.answer import Answer
-from tlbkit.lab.compare import compare
+from tlbkit.lab.flow import PAGES, THREADS, Flow, compared
 from tlbkit.lab.parameter import Parameter
-from tlbkit.lab.run import issued
-from tlbkit.lab.scenario import CPUS, Claim, Scenario
+from tlbkit.lab.scenario import CPUS, Claim
 from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
 from tlbkit.observe.costs import REFERENCE_CPUS
 from tlbkit.patches.mprotect_pte_needs_flush import PATCH
@@ -20,7 +17,6 @@ if TYPE_CHECKING:
 
     from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.run import Result
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel
     from tlbkit.patches.patch import Figure
@@ -150,24 +146,7 @@ CHANGES: Final[Mapping[str, Change]] = {
 }
 """Every change of private anonymous memory, by name; a chapter computes its table."""
 
-PAGES = Parameter(
-    "pages",
-    "Pages",
-    "pages",
-    64,
-    (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024, 2048, 4096),
-)
 CHANGE = Parameter("change", "Rights before and after", "", "none-rw", tuple(CHANGES))
-THREADS = Parameter(
-    "threads",
-    "Threads that touched the pages",
-    "threads",
-    4,
-    (1, 2, 4, 8, 16, 32, 64, 128),
-)
-
-_CURVE = (1, 8, 64, 512)
-"""Numbers of pages at which the cost is drawn, besides the one that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,20 +214,17 @@ def _nobody_interrupted(both: Comparison) -> bool:
     return not both.before.counts.ipi_cpus and not both.after.counts.ipi_cpus
 
 
-class Mprotect(Scenario):
+class Mprotect(Flow):
     """One mprotect of touched pages.
 
-    Columns of its answers:
-
-    - ``quantity``, ``before``, ``after``: what the call issues;
-    - ``sweep_pages``, ``sweep_before``, ``sweep_after``: its cost in ns over the number
-      of pages, and ``at``, the number that was asked for;
-    - ``published``, ``published_us``, ``ours_us``, ``how``: the published times of a
-      none->rw of one page, ours beside them, and whether ours was calibrated.
+    Columns of its answers besides those of every flow: ``published``, ``published_us``,
+    ``ours_us``, ``how``, the published times of a none->rw of one page, ours beside
+    them, and whether ours was calibrated.
     """
 
     name = "mprotect"
     title = "Does mprotect have to flush?"
+    operation = "one mprotect call"
     parameters = (PAGES, CHANGE, CPUS, THREADS)
     claims = (
         Claim("each kernel flushes as the truth table says", _flushes_as_told),
@@ -282,16 +258,24 @@ class Mprotect(Scenario):
                 process.read(address + page * size, cpu=cpu)
         return Call(process, address, count * size, change.end, cpus)
 
-    def answer(self, params: Mapping[str, Value]) -> Answer:
-        """Make the call on both kernels; see the class for the columns."""
-        settings = self.settings(params)
-        both = _compared(self, tuple(settings.items()))
-        return Answer(
-            self._columns(both),
-            ["one mprotect call", str(self.before), str(self.after)],
-            _rows(both) + self._published_rows(both),
-            _text(both),
-        )
+    def reason(self, settings: Mapping[str, Value]) -> str:
+        """Say what the hardware would see of the change."""
+        return CHANGES[str(settings[CHANGE.name])].why
+
+    def columns(self, both: Comparison) -> dict[str, list[Value | float]]:
+        """Return what the figure draws, and the published times beside ours."""
+        published = self.published()
+        return {
+            **super().columns(both),
+            "published": [one.figure.name for one in published],
+            "published_us": [one.figure.value for one in published],
+            "ours_us": [one.ours for one in published],
+            "how": [one.how for one in published],
+        }
+
+    def rows(self, both: Comparison) -> list[list[str]]:
+        """Return the table, and published times where they are about this change."""
+        return super().rows(both) + self._published_rows(both)
 
     def published(self) -> tuple[Published, ...]:
         """Return the published times of one call beside ours.
@@ -305,7 +289,7 @@ class Mprotect(Scenario):
             (CPUS.name, REFERENCE_CPUS),
             (THREADS.name, 1),
         )
-        both = _compared(self, setting)
+        both = compared(self, setting)
         before = round(both.before.cost_ns / 1000, 3)
         after = round(both.after.cost_ns / 1000, 3)
         return (
@@ -328,69 +312,3 @@ class Mprotect(Scenario):
                 (after.how, before.ours, after.ours),
             )
         ]
-
-    def _columns(self, both: Comparison) -> dict[str, list[Value | float]]:
-        settings = both.before.params
-        at = settings[PAGES.name]
-        curve = {
-            pages: _compared(self, tuple({**settings, PAGES.name: pages}.items()))
-            for pages in sorted({*_CURVE, int(at)})
-        }
-        before, after = _quantities(both.before), _quantities(both.after)
-        published = self.published()
-        return {
-            "quantity": list(before),
-            "before": list(before.values()),
-            "after": list(after.values()),
-            "sweep_pages": list(curve),
-            "sweep_before": [point.before.cost_ns for point in curve.values()],
-            "sweep_after": [point.after.cost_ns for point in curve.values()],
-            "at": [at],
-            "published": [one.figure.name for one in published],
-            "published_us": [one.figure.value for one in published],
-            "ours_us": [one.ours for one in published],
-            "how": [one.how for one in published],
-        }
-
-
-@lru_cache(maxsize=1024)
-def _compared(
-    scenario: Mprotect, settings: tuple[tuple[str, Value], ...]
-) -> Comparison:
-    """Compare at one setting; a slider comes back to the same ones."""
-    return compare(scenario, dict(settings))
-
-
-def _quantities(result: Result) -> dict[str, Value | float]:
-    """Return what the bars of a figure show."""
-    return {
-        "TLBI": result.counts.tlbi.total(),
-        "DSB": result.counts.dsb.total(),
-        "secondary TLB": result.counts.notifier,
-    }
-
-
-def _rows(both: Comparison) -> list[list[str]]:
-    """Return the table of an answer."""
-    results = (both.before, both.after)
-    names = dict.fromkeys(name for one in results for name in one.counts.tlbi)
-    kinds = dict.fromkeys(kind for one in results for kind in one.counts.dsb)
-    numbers = [
-        *((f"TLBI {name}", [r.counts.tlbi[name] for r in results]) for name in names),
-        *((f"DSB {kind}", [r.counts.dsb[kind] for r in results]) for kind in kinds),
-        ("calls to secondary TLBs", [r.counts.notifier for r in results]),
-        ("interrupts of other CPUs", [r.counts.ipi_cpus for r in results]),
-        ("modelled cost (ns)", [round(r.cost_ns) for r in results]),
-    ]
-    return [[name, *(f"{value:,}" for value in values)] for name, values in numbers]
-
-
-def _text(both: Comparison) -> str:
-    """Return the reading of an answer."""
-    before, after = both.before, both.after
-    why = CHANGES[str(before.params[CHANGE.name])].why
-    return (
-        f"{before.variant} issues {issued(before.counts)}; "
-        f"{after.variant} issues {issued(after.counts)}. "
-        f"{why[0].upper()}{why[1:]}. {both.parting}"
-    )

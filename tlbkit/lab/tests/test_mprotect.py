@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from tlbkit import Kernel, Machine, counting, lab
 from tlbkit.arm64.events import Event
-from tlbkit.lab.mprotect import CHANGES, PAGES, Mprotect
+from tlbkit.lab.flow import PAGES
+from tlbkit.lab.mprotect import CHANGES, Mprotect
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal
 from tlbkit.linux.process import PROT
 

@@ -219,7 +219,6 @@ class Vma:
         vma.mm.vmas.insert(self.index(vma.mm, addr), right)
         return right
 
-    @staticmethod
-    def vma_set_page_prot(vma: VmArea) -> None:
+    def vma_set_page_prot(self, vma: VmArea) -> None:
         """Work out anew what entries of *vma* start from."""
-        vma.page_prot = vm_get_page_prot(vma.flags)
+        vma.page_prot = vm_get_page_prot(vma.flags, epan=self._pgtable.epan)

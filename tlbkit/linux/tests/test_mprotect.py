@@ -91,11 +91,19 @@ def test_dirty_state_table():
     assert not pte_hw_dirty(protected)
 
 
-def test_execute_only_is_not_for_the_user_to_read():
-    """PROT_EXEC alone gives EL0 no data access, and EL1 no fetch."""
-    pte = vm_get_page_prot(VM_EXEC)
-    assert pte_valid(pte)
-    assert not pte & PTE_UXN
+@pytest.mark.parametrize("epan", [False, True])
+def test_execute_only_needs_epan(epan):
+    """PROT_EXEC alone keeps EL0 from reading only where the CPU has FEAT_PAN3."""
+    kernel = boot(epan=epan)
+    process, base = touched(kernel, 1)
+    process.mprotect(base, PAGE, "x")
+    process.execute(base)
+    if epan:
+        with pytest.raises(Signal, match="SEGV_ACCERR"):
+            process.read(base)
+    else:
+        assert process.read(base) == 0
+    assert not vm_get_page_prot(VM_EXEC, epan=epan) & PTE_UXN
     assert vm_get_page_prot(VM_READ) & PTE_UXN
 
 

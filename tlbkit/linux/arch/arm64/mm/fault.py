@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_WRITE, EL1_WRITE, EL1_WRITE_PAN
 from tlbkit.errors import TlbkitError
-from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pte_mknoncont,
-    pte_valid_cont,
-)
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_valid_cont
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_AF,
+    PTE_CONT,
     PTE_DIRTY,
     PTE_RDONLY,
     PTE_WRITE,
@@ -89,7 +87,9 @@ class ArmFault:
             wanted = VM_WRITE
         else:
             # Write implies read, and without EPAN so does execute.
-            wanted = VM_READ | VM_WRITE | VM_EXEC
+            wanted = VM_READ | VM_WRITE
+            if not self._machine.model.epan:
+                wanted |= VM_EXEC
         self.do_page_fault(mm, address, wanted, flags)
 
     def do_page_fault(
@@ -126,13 +126,16 @@ class ArmFault:
     ) -> bool:
         """Give a page entry, or its contiguous block, more rights; tell if it changed.
 
+        *entry* is what the entry said, with more rights.
+
         Source: arch/arm64/include/asm/pgtable.h.
         """
-        entry = pte_mknoncont(entry)
-        if pte_valid_cont(self._kernel.pgtable.read(ptep)):
-            return self._kernel.contpte.contpte_ptep_set_access_flags(
-                vma, address, ptep, entry, dirty=dirty
-            )
+        if entry & PTE_CONT:
+            entry &= ~PTE_CONT
+            if pte_valid_cont(self._kernel.pgtable.read(ptep)):
+                return self._kernel.contpte.contpte_ptep_set_access_flags(
+                    vma, address, ptep, entry, dirty=dirty
+                )
         return self.ptep_set_access_flags_(vma, address, ptep, entry, dirty=dirty)
 
     def pmdp_set_access_flags(

@@ -75,16 +75,17 @@ _CONT_PTE_SHIFT: Final = {12: 4, 14: 7, 16: 5}
 """log2 of the entries of a contiguous block, by log2 of the page size."""
 
 
-def vm_get_page_prot(vm_flags: int) -> int:
+def vm_get_page_prot(vm_flags: int, *, epan: bool = False) -> int:
     """Return the entry bits that a mapping with these flags starts from.
 
-    A private mapping never starts writable: its write bit comes page by page.
+    A private mapping never starts writable: its write bit comes page by page. Memory
+    that may only be executed is readable too, unless the CPU has FEAT_PAN3 (*epan*).
     Source: arch/arm64/mm/mmap.c, protection_map.
     """
     write = vm_flags & VM_WRITE and vm_flags & VM_SHARED
     if vm_flags & VM_EXEC:
         if not vm_flags & (VM_READ | VM_WRITE):
-            return PAGE_EXECONLY
+            return PAGE_EXECONLY if epan else PAGE_READONLY_EXEC
         return PAGE_SHARED_EXEC if write else PAGE_READONLY_EXEC
     if not vm_flags & (VM_READ | VM_WRITE):
         return PAGE_NONE
@@ -269,6 +270,7 @@ class Pgtable:
         "_machine",
         "_read",
         "cont_ptes",
+        "epan",
         "folded_pud",
         "hpage_pmd_nr",
         "hpage_pmd_order",
@@ -302,6 +304,7 @@ class Pgtable:
         self.hpage_pmd_nr = 1 << self.hpage_pmd_order
         self.pud_size = 1 << self.pud_shift
         self.va_bits = 48
+        self.epan = kernel.machine.model.epan
         self.folded_pud = self.pgdir_shift >= self.va_bits
         self.task_size = 1 << self.va_bits
         self._addr_mask = ((1 << 48) - 1) & self.page_mask
