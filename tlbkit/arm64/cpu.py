@@ -1,15 +1,16 @@
-"""One CPU: the access path through its TLBs, barriers, TLBI, and its interrupt state."""
+"""One CPU: the access path through its TLBs, barriers, TLBIs, and its interrupts."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64 import tlbi
-from tlbkit.arm64.descriptor import AF, AP_READ_ONLY
+from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
+from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import Fault, FaultKind
-from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE, EL1_EXECUTE
-from tlbkit.arm64.tlb import GLOBAL, Entry, Tlb
-from tlbkit.arm64.walk import walk
+from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
+from tlbkit.arm64.tlb import GLOBAL, Entry
+from tlbkit.arm64.walk import hardware_update, walk
 from tlbkit.errors import InputError, TlbkitError
 
 if TYPE_CHECKING:
@@ -17,14 +18,30 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.arm64.regime import Regime
-    from tlbkit.arm64.tlb import TlbArray
+    from tlbkit.arm64.tlb import Probe, Tlb, TlbArray
     from tlbkit.arm64.tlbi import Operation
     from tlbkit.arm64.walk import Table, Translation
 
-_BARRIERS = frozenset(
-    domain + kind for domain in ("ish", "nsh", "osh") for kind in ("", "st", "ld")
-) | {"sy", "st", "ld"}
-_FETCH = EL0_EXECUTE | EL1_EXECUTE
+
+class Barrier(NamedTuple):
+    """What one kind of DSB waits for.
+
+    Attributes:
+        local: It speaks for this CPU only.
+        stores: Descriptor stores are visible to what follows.
+        invalidations: TLBIs are complete.
+    """
+
+    local: bool
+    stores: bool
+    invalidations: bool
+
+
+BARRIERS = {
+    (domain + kind) or "sy": Barrier(domain == "nsh", kind != "ld", not kind)
+    for domain in ("", "ish", "osh", "nsh")
+    for kind in ("", "st", "ld")
+}
 
 
 class NoRegimeError(TlbkitError):
@@ -49,12 +66,37 @@ class Place(NamedTuple):
     pa: int
 
 
+class Invalidation(NamedTuple):
+    """A TLBI that was issued.
+
+    Attributes:
+        operation: The instruction.
+        operand: Its register.
+        spared: Where descriptors stand whose change it did not wait for.
+    """
+
+    operation: Operation
+    operand: int
+    spared: frozenset[int]
+
+
+# Makes a named tuple of a plain one without the detour through its keyword-taking
+# constructor.
+_new = tuple.__new__
+
+
 class Cpu:
     """One core of a machine.
 
     Args:
         number: From 0.
         machine: Whose memory and whose events it shares.
+        tlb: Its translation caches.
+
+    Attributes:
+        asid_bits: How many bits of an ASID count, by the registers in force.
+
+    An access is one step: what happens in it is told together when it is done.
 
     Events, by kind, and what they carry:
 
@@ -66,35 +108,47 @@ class Cpu:
     - ``store``, ``hardware``: physical address of a descriptor that software, or the
       walker itself, changed; the descriptor before and after.
     - ``tlbi``: the `Operation`; ``new`` is its operand.
-    - ``dsb``, ``isb``: the kind of DSB. What it completes is told after it, as ``drop``.
+    - ``dsb``, ``isb``: the kind of DSB; what it completes follows as ``drop``.
     - ``switch``: ``"ttbr"``; the regime before and after.
     - ``irq``: ``"on"`` or ``"off"``.
     """
 
     __slots__ = (
-        "_asid",
         "_events",
+        "_fixed",
         "_held",
         "_irqs_off",
+        "_issued",
+        "_late",
         "_memory",
+        "_plain",
+        "_probes",
         "_regime",
-        "in_flight",
+        "_seen_here",
+        "_table_probes",
+        "asid_bits",
         "machine",
         "model",
         "number",
         "tlb",
     )
 
-    def __init__(self, number: int, machine: Machine) -> None:
+    def __init__(self, number: int, machine: Machine, tlb: Tlb) -> None:
         self.number = number
         self.machine = machine
         self.model = machine.model
+        self.tlb = tlb
+        self.asid_bits = machine.model.asid_bits
         self._memory = machine.memory
         self._events = machine.events
-        self.tlb = Tlb(number, machine.model, machine.events)
-        self.in_flight: list[tuple[Operation, int]] = []
         self._regime: Regime | None = None
-        self._asid = 0
+        self._probes: list[Probe] = []
+        self._table_probes: list[Probe] = []
+        self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
+        self._plain = -1  # addresses up to here need no second look
+        self._issued: list[Invalidation] = []
+        self._late: list[int] = []
+        self._seen_here = 0
         self._irqs_off = 0
         self._held: list[Callable[[Cpu], None]] = []
 
@@ -102,17 +156,30 @@ class Cpu:
 
     @property
     def regime(self) -> Regime:
-        """The translation registers in force; `NoRegimeError` before the first switch."""
+        """The translation registers; `NoRegimeError` before the first `switch`."""
         if self._regime is None:
             raise NoRegimeError(self.number)
         return self._regime
 
     def switch(self, regime: Regime) -> None:
-        """Write the translation registers; what the TLBs hold stays as it is."""
+        """Write the translation registers; what the TLBs hold stays as it is.
+
+        Raises:
+            InputError: the CPU shares its TLB, and a TTBR says that it must not.
+        """
         if regime is self._regime:
             return
+        if self.model.shared_tlb > 1 and not regime.ttbr0.CnP & regime.ttbr1.CnP:
+            raise InputError(
+                f"CPU {self.number} shares its TLB with others: set CnP in both TTBRs"
+            )
         old, self._regime = self._regime, regime
-        self._asid = regime.asid
+        self._probes = self.tlb.sizes.of(regime.asid)
+        self._table_probes = self.tlb.walk.sizes.of(regime.asid)
+        self.asid_bits = 16 if regime.controls.tcr.AS else 8
+        lower = regime.halves[0]
+        self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
+        self._plain = -1 if lower.forbidden else lower.offset_mask
         if "switch" in self._events.heard:
             self._events.emit(self.number, "switch", "ttbr", old, regime)
 
@@ -124,79 +191,90 @@ class Cpu:
             need: One of the access bits of `tlbkit.arm64.permission`.
 
         The order is the hardware's: TLB, walk cache, walk, permission, then the access
-        flag and the dirty state that hardware may set. A fault is emitted as ``fault``.
+        flag and the dirty state that hardware may set.
         """
+        outcome = self._translate(va, need)
+        if self._events.held is not None:
+            self._events.release()
+        return outcome
+
+    def _translate(self, va: int, need: int) -> int | Fault:
+        """The same for an access, which then tells what happened up to its end."""
+        if va > self._plain:
+            fault = self.regime.refusal(va, need)
+            if fault is not None:
+                return self._fault(va, fault)
+            va = self.regime.canonical(va)
         tlb = self.tlb
-        micro = tlb.l1i if need & _FETCH else tlb.l1d
-        entry = tlb.lookup(va, self._asid, micro)
+        micro = tlb.l1i if need & ANY_EXECUTE else tlb.l1d
+        entry = micro.lookup(va, self._probes)
         if entry is None:
-            return self._miss(va, need, micro)
+            if self._events.heard:
+                self._events.hold()
+            entry = tlb.refill(va, self._probes, micro)
+            if entry is None:
+                return self._miss(va, need, micro)
         leaf = entry.leaf
         if leaf.permissions & need:
-            return entry.pa + (va & ((1 << entry.shift) - 1))
+            return va - entry.va + entry.pa
         if leaf.permissions_dirty & need:
             # Hardware sets the dirty state in memory, so it must look there again.
+            if self._events.heard:
+                self._events.hold()
             tlb.drop(entry, "hardware dirty update")
             return self._miss(va, need, micro)
         return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
 
     def _miss(self, va: int, need: int, micro: TlbArray) -> int | Fault:
         """Walk the tables for *va*, keep what was found, and translate by it."""
-        regime = self.regime
         while True:
-            found = self._walk(regime, va)
+            found = self._walk(va)
             if isinstance(found, Fault):
                 return self._fault(va, found)
             leaf = found.leaf
-            allowed = leaf.permissions_dirty & need
-            update = 0
-            if allowed and not leaf.young:
-                update = AF
-            clean = allowed and not leaf.permissions & need
-            if not update and not clean:
-                break
-            new = (found.descriptor | update) & ~(AP_READ_ONLY if clean else 0)
-            self._hardware_update(found, new)
-        if leaf.young:
-            self.tlb.fill(self._entry(found, micro), micro)
-        if not allowed:
-            return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
-        return found.pa + (va & ((1 << leaf.shift) - 1))
+            if leaf.young and leaf.permissions & need:
+                self.tlb.fill(self._entry(found), va, micro)
+                return va - found.va + found.pa
+            if not leaf.permissions_dirty & need:
+                if leaf.young:
+                    self.tlb.fill(self._entry(found), va, micro)
+                return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
+            self._update(found, hardware_update(found, need))
 
-    def _walk(self, regime: Regime, va: int) -> Translation | Fault:
+    def _walk(self, va: int) -> Translation | Fault:
         """Walk from the deepest table that the walk cache knows."""
         tables: list[Table] = []
-        asid = self._asid
-        resume = self.tlb.walk.lookup(va, asid)
+        tlb, regime = self.tlb, self.regime
+        resume = tlb.walk.lookup(va, self._table_probes)
         found = walk(regime, self._memory, va, resume, tables)
         for table in tables:
-            self.tlb.fill_table(table, asid)
+            tlb.fill_table(table, regime.asid)
         if "walk" in self._events.heard:
             self._events.emit(self.number, "walk", va, resume, found)
         return found
 
-    def _entry(self, found: Translation, micro: TlbArray) -> Entry:
-        """Return what a TLB keeps of *found*: a contiguous group as one, if it can."""
-        leaf = found.leaf
-        shift = leaf.group_shift
-        if shift not in micro.geometry.shifts:
-            shift = leaf.shift
-        mask = (1 << shift) - 1
-        asid = self._asid if leaf.not_global else GLOBAL
-        return Entry(
-            found.va & ~mask,
-            found.pa & ~mask,
-            shift,
-            leaf,
-            asid,
-            found.descriptor_pa,
-        )
+    def _entry(self, found: Translation) -> Entry:
+        """Return what a TLB keeps of *found*: of a contiguous group all, if it can.
 
-    def _hardware_update(self, found: Translation, new: int) -> None:
+        Raises:
+            ContiguousMisuseError: the group does not agree.
+        """
+        va, pa, leaf, descriptor, descriptor_pa = found
+        asid = self.regime.asid if leaf.not_global else GLOBAL
+        shift = leaf.group_shift
+        if shift != leaf.shift:
+            if shift in self.tlb.l2.shifts:
+                check_group(self._memory.read, found)
+                va, pa = va >> shift << shift, pa >> shift << shift
+            else:
+                shift = leaf.shift
+        return _new(Entry, (va, pa, shift, leaf, asid, descriptor_pa, descriptor))
+
+    def _update(self, found: Translation, new: int) -> None:
         """Write access flag or dirty state unless the descriptor changed meanwhile."""
-        pa = found.descriptor_pa
-        old = self._memory.compare_exchange(pa, found.descriptor, new)
-        if old == found.descriptor and "hardware" in self._events.heard:
+        pa, old = found.descriptor_pa, found.descriptor
+        was = self._memory.compare_exchange(pa, old, new)
+        if was == old and "hardware" in self._events.heard:
             self._events.emit(self.number, "hardware", pa, old, new, "access or dirty")
 
     def _fault(self, va: int, fault: Fault) -> Fault:
@@ -204,112 +282,181 @@ class Cpu:
             self._events.emit(self.number, "fault", va, new=fault)
         return fault
 
-    def prefetch(self, va: int) -> None:
-        """Fill the TLB for *va* as speculation may, if no fault would come of it."""
-        regime = self.regime
-        if self.tlb.lookup(va, self._asid, self.tlb.l1d) is not None:
-            return
-        found = self._walk(regime, va)
-        if not isinstance(found, Fault) and found.leaf.young:
-            self.tlb.fill(self._entry(found, self.tlb.l1d), self.tlb.l1d)
+    def prefetch(self, va: int) -> bool:
+        """Fill the data TLB for *va* as speculation may; tell whether it now has it.
+
+        There is no fault and no access; what would fault for translation or access flag
+        is not filled. Nor is what hardware would first have to mark as accessed.
+        """
+        va = self.regime.canonical(va)
+        if self._events.heard:
+            self._events.hold()
+        micro = self.tlb.l1d
+        known = micro.lookup(va, self._probes) is not None or (
+            self.tlb.refill(va, self._probes, micro) is not None
+        )
+        if not known:
+            found = self._walk(va)
+            if not isinstance(found, Fault) and found.leaf.young:
+                self.tlb.fill(self._entry(found), va, micro)
+                known = True
+        if self._events.held is not None:
+            self._events.release()
+        return known
 
     # -- accesses --------------------------------------------------------------------
 
     def read(self, va: int, need: int = EL0_READ) -> int | Fault:
         """Load the 64-bit word at *va*; the kernel meets the fault if there is one."""
-        pa = self.translate(va, need)
-        if isinstance(pa, Fault):
-            return pa
-        value = self._memory.read(pa)
-        if "read" in self._events.heard:
-            self._events.emit(self.number, "read", Place(va, pa), new=value)
+        events = self._events
+        value = pa = self._translate(va, need)
+        if not isinstance(pa, Fault):
+            value = self._memory.read(pa)
+            if "read" in events.heard:
+                events.emit(self.number, "read", Place(va, pa), new=value)
+        if events.held is not None:
+            events.release()
         return value
 
     def write(self, va: int, value: int, need: int = EL0_WRITE) -> Fault | None:
         """Store the 64-bit word *value* at *va*, or return the fault."""
-        pa = self.translate(va, need)
+        events = self._events
+        fault = None
+        pa = self._translate(va, need)
         if isinstance(pa, Fault):
-            return pa
-        if "write" in self._events.heard:
-            old = self._memory.read(pa)
-            self._memory.write(pa, value)
-            self._events.emit(self.number, "write", Place(va, pa), old, value)
+            fault = pa
         else:
-            self._memory.write(pa, value)
-        return None
+            old = self._memory.swap(pa, value)
+            if "write" in events.heard:
+                events.emit(self.number, "write", Place(va, pa), old, value)
+        if events.held is not None:
+            events.release()
+        return fault
 
     def execute(self, va: int, need: int = EL0_EXECUTE) -> Fault | None:
         """Fetch from *va*, or return the fault."""
-        pa = self.translate(va, need)
+        events = self._events
+        fault = None
+        pa = self._translate(va, need)
         if isinstance(pa, Fault):
-            return pa
-        if "execute" in self._events.heard:
-            self._events.emit(self.number, "execute", Place(va, pa))
-        return None
+            fault = pa
+        elif "execute" in events.heard:
+            events.emit(self.number, "execute", Place(va, pa))
+        if events.held is not None:
+            events.release()
+        return fault
 
     # -- descriptors -----------------------------------------------------------------
 
     def store(self, pa: int, value: int, why: str = "") -> None:
-        """Store a descriptor at physical address *pa*."""
+        """Store a descriptor at physical address *pa*.
+
+        Raises:
+            BreakBeforeMakeError: what is there is live, and must be made invalid first.
+        """
+        old = self._memory.swap(pa, value)
+        if old & VALID:
+            self._replaced(pa, old, value)
         if "store" in self._events.heard:
-            old = self._memory.read(pa)
-            self._memory.write(pa, value)
             self._events.emit(self.number, "store", pa, old, value, why)
-        else:
-            self._memory.write(pa, value)
 
     def swap(self, pa: int, value: int, why: str = "") -> int:
-        """Exchange a descriptor in one atomic step, and return the old one."""
+        """Exchange a descriptor in one atomic step, and return the old one.
+
+        Raises:
+            BreakBeforeMakeError: as `store`.
+        """
         old = self._memory.swap(pa, value)
+        if old & VALID:
+            self._replaced(pa, old, value)
         if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
         return old
 
     def compare_exchange(self, pa: int, old: int, new: int, why: str = "") -> int:
-        """Replace a descriptor if it is *old*, in one atomic step; return what it was."""
+        """Replace a descriptor if it is *old*, in one atomic step; return what it was.
+
+        Raises:
+            BreakBeforeMakeError: as `store`.
+        """
         was = self._memory.compare_exchange(pa, old, new)
-        if was == old and "store" in self._events.heard:
-            self._events.emit(self.number, "store", pa, old, new, why)
+        if was == old:
+            if old & VALID:
+                self._replaced(pa, old, new)
+            if "store" in self._events.heard:
+                self._events.emit(self.number, "store", pa, old, new, why)
         return was
+
+    def _replaced(self, pa: int, old: int, new: int) -> None:
+        """Take note that a live descriptor was replaced, unless that must not be."""
+        if (old ^ new) & self._fixed and new & VALID:
+            self._memory.write(pa, old)
+            raise BreakBeforeMakeError(pa, old, new, "with no step between them")
+        self._late.append(pa)
 
     # -- maintenance -----------------------------------------------------------------
 
+    @property
+    def in_flight(self) -> list[tuple[Operation, int]]:
+        """The TLBIs that no DSB has completed, with their operands, in order."""
+        return [(one.operation, one.operand) for one in self._issued]
+
     def tlbi(self, name: str, operand: int = 0) -> None:
-        """Issue TLBI *name*; it is in flight until a DSB of this CPU completes it."""
+        """Issue TLBI *name*; it is in flight until a DSB of this CPU completes it.
+
+        It need not wait for stores that no DSB stands behind: what a TLB holds of a
+        descriptor replaced since then outlives it.
+
+        Raises:
+            InputError: there is no such operation, or the CPU does not have it.
+        """
         operation = tlbi.OPERATIONS.get(name) or tlbi.find_operation(name)
         if operation.by is tlbi.By.RANGE and not self.model.range_tlbi:
             raise InputError(
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
-        if self.machine.omits(f"tlbi {name}"):
+        if self.machine.without and self.machine.omits(f"tlbi {name}"):
             return
-        self.in_flight.append((operation, operand))
+        spared: frozenset[int] = frozenset()
+        if self._late:
+            seen = 0 if operation.broadcast else self._seen_here
+            spared = frozenset(self._late[seen:])
+        self._issued.append(Invalidation(operation, operand, spared))
         if "tlbi" in self._events.heard:
             self._events.emit(self.number, "tlbi", operation, new=operand)
 
     def dsb(self, kind: str) -> None:
-        """Wait: ``"ish"`` completes every TLBI in flight here, ``"nsh"`` the local ones.
+        """Wait: ``"ish"`` completes all TLBIs in flight here, ``"nsh"`` the local ones.
 
-        The ``st`` forms order descriptor stores before what follows; they complete no
-        TLBI. Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance".
+        The ``st`` forms order descriptor stores before what follows, as all but the
+        ``ld`` forms do, and complete no TLBI.
+
+        Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance".
+
+        Raises:
+            InputError: there is no such barrier.
         """
-        if kind not in _BARRIERS:
-            raise InputError(f"dsb {kind!r}: known are {', '.join(sorted(_BARRIERS))}")
-        if self.machine.omits(f"dsb {kind}"):
+        barrier = BARRIERS.get(kind)
+        if barrier is None:
+            raise InputError(f"dsb {kind!r}: known are {', '.join(BARRIERS)}")
+        if self.machine.without and self.machine.omits(f"dsb {kind}"):
             return
         if "dsb" in self._events.heard:
             self._events.emit(self.number, "dsb", kind)
-        if kind == "nsh":
-            local = [one for one in self.in_flight if not one[0].broadcast]
-            self.in_flight = [one for one in self.in_flight if one[0].broadcast]
-            self.machine.complete(self, local)
-        elif not kind.endswith(("st", "ld")):
-            done, self.in_flight = self.in_flight, []
+        if barrier.stores and self._late:
+            if not barrier.local:
+                self._late.clear()
+            self._seen_here = len(self._late)
+        if barrier.invalidations and self._issued:
+            done, self._issued = self._issued, []
+            if barrier.local:
+                self._issued = [one for one in done if one.operation.broadcast]
+                done = [one for one in done if not one.operation.broadcast]
             self.machine.complete(self, done)
 
     def isb(self) -> None:
         """Make what follows use what was completed before it."""
-        if self.machine.omits("isb"):
+        if self.machine.without and self.machine.omits("isb"):
             return
         if "isb" in self._events.heard:
             self._events.emit(self.number, "isb")

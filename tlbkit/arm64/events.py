@@ -53,19 +53,37 @@ class Stream:
         if "dsb" in events.heard:
             events.emit(cpu, "dsb", "ish")
 
+    Listeners only look. Whoever wants to act between events, to let another CPU run for
+    example, is the one `scheduler`: it is called when all listeners know of an event.
+    What must not be torn apart, such as a walk and the access that it is for, keeps its
+    events back with `hold` and tells them together; then the scheduler is called once.
+
     Attributes:
-        heard: The kinds that somebody listens to.
+        heard: The kinds that somebody listens to; empty if nobody listens.
+        held: The events that are kept back, or ``None`` if they are told at once.
         number: Of the last event that somebody heard.
     """
 
-    __slots__ = ("_all", "_by_kind", "_listeners", "heard", "number")
+    __slots__ = (
+        "_all",
+        "_by_kind",
+        "_listeners",
+        "_scheduled",
+        "_scheduler",
+        "heard",
+        "held",
+        "number",
+    )
 
     def __init__(self) -> None:
         self.heard: Container[str] = frozenset()
         self.number = 0
         self._listeners: list[tuple[Listener, frozenset[str] | None]] = []
+        self._scheduler: Listener | None = None
+        self._scheduled: frozenset[str] | _EveryKind = frozenset()
         self._by_kind: dict[str, tuple[Listener, ...]] = {}
         self._all: tuple[Listener, ...] = ()
+        self.held: list[Event] | None = None
 
     def emit(
         self,
@@ -79,8 +97,31 @@ class Stream:
         """Tell those who hear *kind*, in the order in which they began to listen."""
         self.number = number = self.number + 1
         event = _new(Event, (number, cpu, kind, what, old, new, why))
+        if self.held is not None:
+            self.held.append(event)
+            return
         for listener in self._by_kind.get(kind, self._all):
             listener(event)
+        if self._scheduler is not None and kind in self._scheduled:
+            self._scheduler(event)
+
+    def hold(self) -> bool:
+        """Keep events back; true if it is up to the caller to `release` them."""
+        if self.held is not None:
+            return False
+        self.held = []
+        return True
+
+    def release(self) -> None:
+        """Tell the events that were kept back."""
+        held, self.held = self.held or (), None
+        for event in held:
+            for listener in self._by_kind.get(event.kind, self._all):
+                listener(event)
+        if self._scheduler is not None:
+            scheduled = [event for event in held if event.kind in self._scheduled]
+            if scheduled:
+                self._scheduler(scheduled[-1])
 
     def listen(self, listener: Listener, kinds: Collection[str] | None = None) -> None:
         """Add a listener; it hears everything from now on, or only some *kinds*.
@@ -96,6 +137,17 @@ class Stream:
         del self._listeners[[one for one, _ in self._listeners].index(listener)]
         self._sort_out()
 
+    def schedule(
+        self, scheduler: Listener | None, kinds: Collection[str] | None = None
+    ) -> None:
+        """Let *scheduler*, the only one, act after each event, or after some *kinds*.
+
+        ``None`` ends that. Of events that were kept back it is given the last.
+        """
+        self._scheduler = scheduler
+        self._scheduled = _EveryKind() if kinds is None else frozenset(kinds)
+        self._sort_out()
+
     def _sort_out(self) -> None:
         """Work out who hears which kind."""
         self._all = tuple(one for one, kinds in self._listeners if kinds is None)
@@ -106,4 +158,8 @@ class Stream:
             )
             for kind in named
         }
-        self.heard = _EveryKind() if self._all else named
+        scheduled = self._scheduled if self._scheduler is not None else frozenset[str]()
+        if self._all or isinstance(scheduled, _EveryKind):
+            self.heard = _EveryKind()
+        else:
+            self.heard = named.union(scheduled)

@@ -9,13 +9,15 @@ from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.events import Stream
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
-from tlbkit.arm64.tlbi import decode
+from tlbkit.arm64.tlb import GLOBAL, Tlb
+from tlbkit.arm64.tlbi import By, decode
 from tlbkit.errors import InputError, TlbkitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import FrameType
 
+    from tlbkit.arm64.cpu import Invalidation
     from tlbkit.arm64.tlbi import Operation
 
 MAX_CPUS = 512
@@ -53,7 +55,15 @@ class Machine:
         self.memory = PhysicalMemory(self.model.page_shift)
         self.events = Stream()
         self.without: frozenset[str] = frozenset()
-        self.cpus = tuple(Cpu(number, self) for number in range(cpus))
+        shared = self.model.shared_tlb
+        self._holders: dict[int, dict[int, Tlb]] = {}
+        self.tlbs = tuple(
+            Tlb(first, self.model, self.events, self._holders)
+            for first in range(0, cpus, shared)
+        )
+        self.cpus = tuple(
+            Cpu(number, self, self.tlbs[number // shared]) for number in range(cpus)
+        )
         self.running = self.cpus[0]
         self.waiter: Callable[[Callable[[], bool], str], None] | None = None
 
@@ -65,12 +75,28 @@ class Machine:
             )
         return self.cpus[number]
 
-    def complete(self, issuer: Cpu, done: Iterable[tuple[Operation, int]]) -> None:
+    def complete(self, issuer: Cpu, done: Iterable[Invalidation]) -> None:
         """Take out of every TLB concerned what these operations name."""
-        for operation, operand in done:
-            target = decode(operation, operand, lpa2=self.model.lpa2)
-            for cpu in self.cpus if operation.broadcast else (issuer,):
-                cpu.tlb.invalidate(operation, target)
+        asid_bits = issuer.asid_bits
+        for operation, operand, spared in done:
+            target = decode(
+                operation, operand, lpa2=self.model.lpa2, asid_bits=asid_bits
+            )
+            if operation.broadcast:
+                tlbs = self._concerned(operation, target.asid)
+            else:
+                tlbs = (issuer.tlb,)
+            for tlb in tlbs:
+                tlb.invalidate(operation, target, spared)
+
+    def _concerned(self, operation: Operation, asid: int) -> tuple[Tlb, ...]:
+        """Return the TLBs that may hold something that a broadcast names."""
+        if operation.any_asid or self.model.over_invalidates:
+            return self.tlbs
+        holders = self._holders.get(asid, {})
+        if operation.by is not By.ASID:
+            holders = self._holders.get(GLOBAL, {}) | holders
+        return tuple(holders.values())
 
     def send_ipi(
         self, targets: Iterable[Cpu], handler: Callable[[Cpu], None], why: str

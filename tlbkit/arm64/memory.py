@@ -7,6 +7,7 @@ from array import array
 from tlbkit.errors import TlbkitError
 
 _CHUNK_SHIFT = 9
+_CHUNK_MASK = (1 << _CHUNK_SHIFT) - 1
 
 
 class MemoryAccessError(TlbkitError):
@@ -20,6 +21,17 @@ class MemoryAccessError(TlbkitError):
         self.pa = pa
 
 
+class WordError(TlbkitError):
+    """What was to be stored does not fit into a word."""
+
+    def __init__(self, pa: int, value: int) -> None:
+        super().__init__(
+            f"{value:#x} for physical address {pa:#x}: a word holds 0 to 2**64 - 1"
+        )
+        self.pa = pa
+        self.value = value
+
+
 class PhysicalMemory:
     """All frames of a machine, each with visible contents.
 
@@ -30,11 +42,12 @@ class PhysicalMemory:
         page_shift: log2 of the bytes of one frame: 12, 14 or 16.
     """
 
-    __slots__ = ("_first", "_full", "page_shift", "words")
+    __slots__ = ("_first", "_full", "_last", "page_shift", "words")
 
     def __init__(self, page_shift: int = 12) -> None:
         self.page_shift = page_shift
-        self.words = 1 << (page_shift - 3)
+        self.words = 1 << page_shift - 3
+        self._last = self.words - 1
         self._full: dict[int, array[int]] = {}
         self._first: dict[int, array[int]] = {}
 
@@ -44,46 +57,57 @@ class PhysicalMemory:
         if frame is not None:
             if pa & 7:
                 raise MemoryAccessError(pa)
-            return frame[(pa >> 3) & (self.words - 1)]
+            return frame[pa >> 3 & self._last]
         if pa & 7 or pa < 0:
             raise MemoryAccessError(pa)
-        if (pa >> 3) & (self.words - 1):
+        if pa >> 3 & self._last:
             return 0
         pfn = pa >> self.page_shift
         chunk = self._first.get(pfn >> _CHUNK_SHIFT)
-        return chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] if chunk is not None else 0
+        return chunk[pfn & _CHUNK_MASK] if chunk is not None else 0
 
     def write(self, pa: int, value: int) -> None:
         """Store the 64-bit word *value* at physical address *pa*."""
-        pfn = pa >> self.page_shift
-        index = (pa >> 3) & (self.words - 1)
-        frame = self._full.get(pfn)
-        if pa & 7 or pa < 0:
-            raise MemoryAccessError(pa)
-        if frame is None:
-            if not index:
-                self._chunk(pfn)[pfn & ((1 << _CHUNK_SHIFT) - 1)] = value
-                return
-            if not value:
-                return
-            frame = self.frame(pfn)
-        frame[index] = value
+        self.swap(pa, value)
 
     def swap(self, pa: int, value: int) -> int:
         """Store *value* and return what was there, as one atomic step (SWP)."""
-        old = self.read(pa)
-        self.write(pa, value)
+        if pa & 7 or pa < 0:
+            raise MemoryAccessError(pa)
+        pfn = pa >> self.page_shift
+        index = pa >> 3 & self._last
+        words = self._full.get(pfn)
+        if words is None:
+            if not index:
+                words = self._chunk(pfn)
+                index = pfn & _CHUNK_MASK
+            elif value:
+                words = self.frame(pfn)
+            else:
+                return 0
+        old = words[index]
+        try:
+            words[index] = value
+        except OverflowError:
+            raise WordError(pa, value) from None
         return old
 
     def compare_exchange(self, pa: int, expected: int, value: int) -> int:
         """Store *value* if *expected* is there; return what was there (CAS)."""
-        old = self.read(pa)
+        words = self._full.get(pa >> self.page_shift)
+        if words is None or pa & 7 or value >> 64:
+            old = self.read(pa)
+            if old == expected:
+                self.swap(pa, value)
+            return old
+        index = pa >> 3 & self._last
+        old = words[index]
         if old == expected:
-            self.write(pa, value)
+            words[index] = value
         return old
 
     def frame(self, pfn: int) -> array[int]:
-        """Return all words of frame *pfn*, as the one array that holds them from now on.
+        """Return all words of frame *pfn*: the one array that holds them from now on.
 
         Page-table code works on it in place; only `clear_frame` ends its life.
         """
@@ -92,8 +116,8 @@ class PhysicalMemory:
             frame = array("Q", bytes(8 * self.words))
             chunk = self._first.get(pfn >> _CHUNK_SHIFT)
             if chunk is not None:
-                frame[0] = chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)]
-                chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] = 0
+                frame[0] = chunk[pfn & _CHUNK_MASK]
+                chunk[pfn & _CHUNK_MASK] = 0
             self._full[pfn] = frame
         return frame
 
@@ -102,7 +126,7 @@ class PhysicalMemory:
         self._full.pop(pfn, None)
         chunk = self._first.get(pfn >> _CHUNK_SHIFT)
         if chunk is not None:
-            chunk[pfn & ((1 << _CHUNK_SHIFT) - 1)] = 0
+            chunk[pfn & _CHUNK_MASK] = 0
 
     def is_clear(self, pfn: int) -> bool:
         """Tell whether every word of frame *pfn* is zero."""
@@ -117,7 +141,7 @@ class PhysicalMemory:
             return
         self._full.pop(target, None)
         first = self.read(source << self.page_shift)
-        self._chunk(target)[target & ((1 << _CHUNK_SHIFT) - 1)] = first
+        self._chunk(target)[target & _CHUNK_MASK] = first
 
     def _chunk(self, pfn: int) -> array[int]:
         """Return the first words of the frames around *pfn*."""

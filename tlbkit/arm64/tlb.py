@@ -1,26 +1,45 @@
-"""The translation caches of one CPU: micro-TLBs, main TLB, and a separate walk cache."""
+"""The translation caches of one CPU: micro-TLBs, main TLB, and a separate walk cache.
+
+A cached item is found by one number, its key: page number, ASID and size in one. Which
+sizes are cached for an ASID is noted, so a look-up tries no others, and an
+invalidation passes by what cannot concern it.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+from bisect import insort
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlbkit.arm64.tlbi import By
+from tlbkit.arm64.conflicts import TlbConflictError
+from tlbkit.arm64.models import Replacement
+from tlbkit.arm64.tlbi import OPERATIONS, By
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterable, Iterator
 
     from tlbkit.arm64.events import Stream
+    from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.models import CpuModel, TlbGeometry
     from tlbkit.arm64.tlbi import Operation, Target
-    from tlbkit.arm64.walk import Leaf, Table
+    from tlbkit.arm64.walk import Table
 
 GLOBAL = 0x10000
-"""The tag of an entry that answers for every ASID (nG = 0)."""
+"""The ASID of an entry that answers for every ASID (nG = 0)."""
 
-_WALK_CACHE = "walk cache"
-_SHIFT_BITS = 8
-_TAG_BITS = 17 + _SHIFT_BITS
+WALK_CACHE = "walk cache"
+"""How events name the walk cache; the arrays are named L1I, L1D and L2."""
+
+# A key is the page number with a tag above it, which is the ASID and the size.
+_PAGE_BITS = 52
+_SHIFT_BITS = 6
+
+Probe = tuple[int, int]
+"""What a look-up tries: log2 of a size, and the tag of its keys."""
+
+
+def _probe(asid: int, shift: int) -> Probe:
+    """The probe for items of ``1 << shift`` bytes that belong to *asid*."""
+    return shift, (asid << _SHIFT_BITS | shift) << _PAGE_BITS
 
 
 class Entry(NamedTuple):
@@ -29,10 +48,12 @@ class Entry(NamedTuple):
     Attributes:
         va: First virtual address that it answers for.
         pa: The physical address of that one.
-        shift: log2 of the bytes that it answers for: a page, a block, or a contiguous group.
+        shift: log2 of the bytes that it answers for: a page, a block, a contiguous
+            group, or a piece of one in an array that does not hold such sizes.
         leaf: Attributes and permissions, as they stood when it was filled.
         asid: The ASID at the fill, or `GLOBAL`.
         descriptor_pa: Where the descriptor stands that it was made from.
+        descriptor: That descriptor, as the walk read it.
     """
 
     va: int
@@ -41,149 +62,12 @@ class Entry(NamedTuple):
     leaf: Leaf
     asid: int
     descriptor_pa: int
+    descriptor: int
 
-
-def _key(va: int, shift: int, asid: int) -> int:
-    """Return the one number that tells an entry from all others in its array."""
-    return va >> shift << _TAG_BITS | asid << _SHIFT_BITS | shift
-
-
-class TlbArray:
-    """One TLB structure: sets of entries, the oldest use replaced first.
-
-    Args:
-        name: For people, for example ``"L1D"``.
-        geometry: Sets, ways and sizes held.
-    """
-
-    __slots__ = ("asids", "geometry", "mask", "name", "sets", "shifts", "ways")
-
-    def __init__(self, name: str, geometry: TlbGeometry) -> None:
-        self.name = name
-        self.geometry = geometry
-        self.mask = geometry.sets - 1
-        self.ways = geometry.ways
-        self.sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
-        self.shifts: Counter[int] = Counter()
-        self.asids: Counter[int] = Counter()
-
-    def lookup(self, va: int, asid: int) -> Entry | None:
-        """Return the entry that answers *va* under *asid*, and make it the youngest."""
-        for shift in self.shifts:
-            page = va >> shift
-            ways = self.sets[page & self.mask]
-            key = page << _TAG_BITS | asid << _SHIFT_BITS | shift
-            entry = ways.pop(key, None)
-            if entry is None and GLOBAL in self.asids:
-                key = page << _TAG_BITS | GLOBAL << _SHIFT_BITS | shift
-                entry = ways.pop(key, None)
-            if entry is not None:
-                ways[key] = entry
-                return entry
-        return None
-
-    def fill(self, entry: Entry) -> Entry | None:
-        """Keep *entry* as the youngest of its set; return the one it replaced, if any."""
-        ways = self.sets[entry.va >> entry.shift & self.mask]
-        key = _key(entry.va, entry.shift, entry.asid)
-        victim = ways.pop(key, None)
-        if victim is None and len(ways) >= self.ways:
-            victim = ways.pop(next(iter(ways)))
-        ways[key] = entry
-        if victim is None:
-            self.shifts[entry.shift] += 1
-            self.asids[entry.asid] += 1
-            return None
-        if victim.shift != entry.shift or victim.asid != entry.asid:
-            self.shifts[entry.shift] += 1
-            self.asids[entry.asid] += 1
-            self._forget(victim)
-        return victim
-
-    def drop(self, entry: Entry) -> bool:
-        """Drop *entry* if it is here, as a TLB may at any time; tell whether it was."""
-        ways = self.sets[entry.va >> entry.shift & self.mask]
-        if ways.pop(_key(entry.va, entry.shift, entry.asid), None) is None:
-            return False
-        self._forget(entry)
-        return True
-
-    def __iter__(self) -> Iterator[Entry]:
-        """Go over all entries, the oldest use of each set first."""
-        for ways in self.sets:
-            yield from ways.values()
-
-    def __len__(self) -> int:
-        """Return how many entries are held."""
-        return self.asids.total()
-
-    def invalidate(
-        self, operation: Operation, target: Target, granule_shift: int
-    ) -> list[Entry]:
-        """Drop exactly the entries that the operation names, and return them."""
-        if not self.asids:
-            return []
-        dropped = [
-            entry
-            for entry in self._candidates(operation, target)
-            if _level_matches(entry.leaf.level, target, granule_shift)
-        ]
-        for entry in dropped:
-            self.drop(entry)
-        return dropped
-
-    def _candidates(self, operation: Operation, target: Target) -> list[Entry]:
-        """Return what the operation would drop if it gave no level hint."""
-        if operation.by is By.ALL:
-            return list(self)
-        if operation.by is By.ASID:
-            if target.asid not in self.asids:
-                return []
-            return [entry for entry in self if entry.asid == target.asid]
-        tags = [
-            tag
-            for tag in self.asids
-            if operation.any_asid or tag in (target.asid, GLOBAL)
-        ]
-        if not tags:
-            return []
-        found: list[Entry] = []
-        for shift in self.shifts:
-            first, last = target.first >> shift, target.last >> shift
-            if last - first > len(self):
-                found += [
-                    entry
-                    for entry in self
-                    if entry.shift == shift
-                    and entry.asid in tags
-                    and first <= entry.va >> shift <= last
-                ]
-                continue
-            for page in range(first, last + 1):
-                ways = self.sets[page & self.mask]
-                for tag in tags:
-                    entry = ways.get(page << _TAG_BITS | tag << _SHIFT_BITS | shift)
-                    if entry is not None:
-                        found.append(entry)
-        return found
-
-    def _forget(self, entry: Entry) -> None:
-        """Keep the counts of sizes and ASIDs true after *entry* has gone."""
-        for counts, key in ((self.shifts, entry.shift), (self.asids, entry.asid)):
-            counts[key] -= 1
-            if not counts[key]:
-                del counts[key]
-
-
-def _level_matches(level: int, target: Target, granule_shift: int) -> bool:
-    """Tell whether a leaf at *level* is among those that a level hint lets go.
-
-    A hint that names another granule or another level promises nothing, so the exact
-    model drops nothing for it.
-    """
-    if target.level is None:
-        return True
-    return target.tg_shift == granule_shift and target.level == level
+    def piece(self, va: int, shift: int) -> Entry:
+        """The ``1 << shift`` bytes around *va* of this entry, as one of its own."""
+        first = va >> shift << shift
+        return self._replace(va=first, pa=self.pa + first - self.va, shift=shift)
 
 
 class CachedTable(NamedTuple):
@@ -198,6 +82,181 @@ class CachedTable(NamedTuple):
     table: Table
 
 
+class Sizes:
+    """Which sizes have been cached for each ASID since it was last forgotten.
+
+    Attributes:
+        tags: Of every probe that may find something.
+    """
+
+    __slots__ = ("_probes", "tags")
+
+    def __init__(self) -> None:
+        self.tags: set[int] = set()
+        self._probes: dict[int, list[Probe]] = {GLOBAL: []}
+
+    def of(self, asid: int) -> list[Probe]:
+        """What to try for *asid*, small sizes first; the list is kept up to date."""
+        probes = self._probes.get(asid)
+        if probes is None:
+            probes = self._probes[asid] = self._probes[GLOBAL].copy()
+        return probes
+
+    def every(self) -> set[Probe]:
+        """What to try to find an address under any ASID."""
+        return set().union(*self._probes.values())
+
+    def note(self, asid: int, probe: Probe) -> None:
+        """Take note that an item of *asid* is cached, a global one for every ASID."""
+        self.tags.add(probe[1])
+        for probes in self._probes.values() if asid == GLOBAL else (self.of(asid),):
+            insort(probes, probe)
+
+    def forget(self, asid: int) -> None:
+        """Take note that nothing is cached for *asid* itself any more."""
+        probes = self.of(asid)
+        common = self._probes[GLOBAL]
+        self.tags.difference_update(tag for _, tag in set(probes).difference(common))
+        probes[:] = common
+
+    def forget_all(self) -> None:
+        """Take note that nothing is cached."""
+        self.tags.clear()
+        for probes in self._probes.values():
+            probes.clear()
+
+
+class TlbArray:
+    """One TLB structure: sets of entries, and a rule which of a set is replaced.
+
+    Args:
+        name: For people and events: ``"L1I"``, ``"L1D"`` or ``"L2"``.
+        geometry: Sets, ways, sizes held and replacement.
+
+    Attributes:
+        held: How many entries are held.
+        refills: How many were ever put in; what the PMU counts as a refill.
+        pieces: Whether a piece of a larger block may be held.
+        shifts: log2 of the sizes that can be held.
+    """
+
+    __slots__ = (
+        "_fit",
+        "_mask",
+        "_promotes",
+        "_random",
+        "_sets",
+        "_ways",
+        "geometry",
+        "held",
+        "name",
+        "pieces",
+        "refills",
+        "shifts",
+    )
+
+    def __init__(self, name: str, geometry: TlbGeometry) -> None:
+        self.name = name
+        self.geometry = geometry
+        self.shifts = geometry.shifts
+        self.held = 0
+        self.refills = 0
+        self.pieces = False
+        self._sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
+        self._mask = geometry.sets - 1
+        self._ways = geometry.ways
+        self._promotes = geometry.replacement is Replacement.LRU
+        self._random = 1 if geometry.replacement is Replacement.RANDOM else 0
+        self._fit: dict[int, int | None] = {}
+
+    def lookup(self, va: int, probes: Iterable[Probe]) -> Entry | None:
+        """Return the entry that answers *va*; used last, it is replaced last.
+
+        Raises:
+            TlbConflictError: two entries answer.
+        """
+        found: Entry | None = None
+        for shift, tag in probes:
+            key = va >> shift | tag
+            ways = self._sets[key & self._mask]
+            entry = ways.get(key)
+            if entry is not None:
+                if found is not None:
+                    raise TlbConflictError(self.name, va, found, entry)
+                found = entry
+                if self._promotes:
+                    del ways[key]
+                    ways[key] = entry
+        return found
+
+    def fill(self, entry: Entry, key: int) -> Entry | None:
+        """Keep *entry* as the youngest of its set; return the one it replaced."""
+        self.refills += 1
+        ways = self._sets[key & self._mask]
+        victim = ways.pop(key, None)
+        if victim is None:
+            if len(ways) < self._ways:
+                self.held += 1
+            elif self._random:
+                victim = ways.pop(self._any(ways))
+            else:
+                victim = ways.pop(next(iter(ways)))
+        ways[key] = entry
+        return victim
+
+    def drop(self, entry: Entry) -> bool:
+        """Drop *entry* if it is here; tell whether it was."""
+        key = entry.va >> entry.shift | _probe(entry.asid, entry.shift)[1]
+        ways = self._sets[key & self._mask]
+        if ways.get(key) != entry:
+            return False
+        del ways[key]
+        self.held -= 1
+        return True
+
+    def fit(self, shift: int) -> int | None:
+        """The largest size held that is not larger than ``1 << shift``, as log2."""
+        if shift not in self._fit:
+            held = [size for size in self.shifts if size <= shift]
+            self._fit[shift] = max(held, default=None)
+        return self._fit[shift]
+
+    def candidates(
+        self, first: int, last: int, probes: Iterable[Probe]
+    ) -> Iterable[Entry]:
+        """Return all entries that might answer for addresses *first* to *last*."""
+        if self.pieces:
+            return self
+        found = []
+        for shift, tag in probes:
+            page, final = first >> shift, last >> shift
+            if final - page >= self.held:
+                return self
+            while page <= final:
+                entry = self._sets[page & self._mask].get(page | tag)
+                if entry is not None:
+                    found.append(entry)
+                page += 1
+        return found
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Go over all entries, in each set the next to be replaced first."""
+        for ways in self._sets:
+            yield from ways.values()
+
+    def __len__(self) -> int:
+        """Return how many entries are held."""
+        return self.held
+
+    def _any(self, ways: dict[int, Entry]) -> int:
+        """The key of some entry: xorshift, so that every run is the same."""
+        x = self._random
+        x ^= x << 13 & 0xFFFF_FFFF
+        x ^= x >> 17
+        self._random = x = x ^ (x << 5 & 0xFFFF_FFFF)
+        return list(ways)[x % len(ways)]
+
+
 class WalkCache:
     """Table descriptors met on earlier walks, which let a new walk start further down.
 
@@ -205,183 +264,277 @@ class WalkCache:
 
     Args:
         entries: How many descriptors it keeps, the oldest use replaced first.
+
+    Attributes:
+        sizes: What is held of which ASID.
     """
 
-    __slots__ = ("_tables", "entries", "shifts")
+    __slots__ = ("_held", "entries", "sizes")
 
     def __init__(self, entries: int) -> None:
         self.entries = entries
-        self._tables: dict[tuple[int, int, int], Table] = {}
-        self.shifts: list[int] = []
+        self.sizes = Sizes()
+        self._held: dict[int, CachedTable] = {}
 
-    def lookup(self, va: int, asid: int) -> Table | None:
-        """Return the deepest table known on the way to *va* under *asid*."""
-        for shift in self.shifts:
-            key = (va >> shift, shift, asid)
-            table = self._tables.pop(key, None)
-            if table is not None:
-                self._tables[key] = table
-                return table
+    def lookup(self, va: int, probes: Iterable[Probe]) -> Table | None:
+        """Return the deepest table known on the way to *va*."""
+        for shift, tag in probes:
+            key = va >> shift | tag
+            cached = self._held.pop(key, None)
+            if cached is not None:
+                self._held[key] = cached
+                return cached.table
         return None
 
-    def fill(self, table: Table, asid: int) -> CachedTable | None:
-        """Keep *table* for walks under *asid*; return what it replaced, if anything."""
-        if not self.entries:
-            return None
-        key = (table.va >> table.shift, table.shift, asid)
-        victim = self._tables.pop(key, None)
-        replaced = None if victim is None else CachedTable(asid, victim)
-        if victim is None:
-            if len(self._tables) >= self.entries:
-                oldest = next(iter(self._tables))
-                replaced = CachedTable(oldest[2], self._tables.pop(oldest))
-            if table.shift not in self.shifts:
-                self.shifts = sorted([*self.shifts, table.shift])
-        self._tables[key] = table
-        return replaced
+    def fill(self, cached: CachedTable, key: int) -> CachedTable | None:
+        """Keep a table; return what it replaced."""
+        victim = self._held.pop(key, None)
+        if victim is None and len(self._held) >= self.entries:
+            victim = self._held.pop(next(iter(self._held)))
+        self._held[key] = cached
+        return victim
 
-    def items(self) -> Iterator[tuple[int, Table]]:
-        """Go over all (ASID, table) pairs, the oldest use first."""
-        for (_, _, asid), table in self._tables.items():
-            yield asid, table
+    def drop(self, cached: CachedTable) -> bool:
+        """Drop a table if it is here; tell whether it was."""
+        asid, table = cached
+        key = table.va >> table.shift | _probe(asid, table.shift)[1]
+        if self._held.get(key) != cached:
+            return False
+        del self._held[key]
+        return True
+
+    def items(self) -> Iterator[CachedTable]:
+        """Go over all tables, the oldest use first."""
+        return iter(self._held.values())
 
     def __len__(self) -> int:
         """Return how many tables are held."""
-        return len(self._tables)
-
-    def drop(self, table: Table, asid: int) -> bool:
-        """Drop *table* if it is here, as a CPU may at any time; tell whether it was."""
-        key = (table.va >> table.shift, table.shift, asid)
-        return self._tables.pop(key, None) is not None
-
-    def invalidate(
-        self, operation: Operation, target: Target, granule_shift: int
-    ) -> list[tuple[int, Table]]:
-        """Drop exactly the tables that the operation names, and return them."""
-        if operation.last_level or not self._tables:
-            return []
-        dropped = [
-            (asid, table)
-            for asid, table in self.items()
-            if self._named(operation, target, asid, table, granule_shift)
-        ]
-        for asid, table in dropped:
-            self.drop(table, asid)
-        return dropped
-
-    @staticmethod
-    def _named(
-        operation: Operation,
-        target: Target,
-        asid: int,
-        table: Table,
-        granule_shift: int,
-    ) -> bool:
-        if operation.by is By.ALL:
-            return True
-        if not operation.any_asid and asid != target.asid:
-            return False
-        if operation.by is By.ASID:
-            return True
-        if target.level is not None and (
-            target.tg_shift != granule_shift or table.level > target.level
-        ):
-            # With a level hint the leaf is at that level: tables below it are not named.
-            return False
-        shift = table.shift
-        return target.first >> shift <= table.va >> shift <= target.last >> shift
+        return len(self._held)
 
 
 class Tlb:
-    """All translation caches of one CPU.
+    """All translation caches of one CPU, or of several that share theirs.
 
     Args:
-        cpu: Number of the CPU, for events.
+        cpu: Number of the (first) CPU, for events.
         model: Geometry.
         events: Told of each ``fill`` and ``drop``; ``what`` is the `Entry` (or, of the
             walk cache, the `CachedTable`), ``new`` or ``old`` names the structure.
+            Replaying them from an empty TLB gives what is held.
+        holders: For each ASID the TLBs that may hold something of it; shared by all
+            of a machine, and kept up by each.
+
+    Attributes:
+        cpu: As given.
+        l1i, l1d, l2: The micro-TLBs and the main TLB behind both.
+        arrays: The three.
+        walk: The walk cache.
+        sizes: What the arrays hold of which ASID.
     """
 
     __slots__ = (
-        "_cpu",
         "_events",
+        "_holders",
+        "_over_invalidates",
         "arrays",
-        "granule_shift",
+        "cpu",
         "l1d",
         "l1i",
         "l2",
+        "sizes",
         "walk",
     )
 
-    def __init__(self, cpu: int, model: CpuModel, events: Stream) -> None:
-        self._cpu = cpu
+    def __init__(
+        self,
+        cpu: int,
+        model: CpuModel,
+        events: Stream,
+        holders: dict[int, dict[int, Tlb]],
+    ) -> None:
+        self.cpu = cpu
         self._events = events
-        self.granule_shift = model.page_shift
+        self._holders = holders
+        self._over_invalidates = model.over_invalidates
         self.l1i = TlbArray("L1I", model.l1i)
         self.l1d = TlbArray("L1D", model.l1d)
         self.l2 = TlbArray("L2", model.l2)
         self.arrays = (self.l1i, self.l1d, self.l2)
         self.walk = WalkCache(model.walk_cache)
+        self.sizes = Sizes()
 
-    def lookup(self, va: int, asid: int, micro: TlbArray) -> Entry | None:
-        """Return the entry for *va* from *micro* or, then refilling it, the main TLB."""
-        entry = micro.lookup(va, asid)
-        if entry is None and (entry := self.l2.lookup(va, asid)) is not None:
-            self._keep(micro, entry)
+    # -- looking up and filling ------------------------------------------------------
+
+    def refill(self, va: int, probes: Iterable[Probe], micro: TlbArray) -> Entry | None:
+        """Return the main TLB's entry for *va*, and keep it in *micro* as well."""
+        entry = self.l2.lookup(va, probes)
+        if entry is not None:
+            self._keep(micro, entry, va)
         return entry
 
-    def fill(self, entry: Entry, micro: TlbArray) -> None:
-        """Keep *entry* in the main TLB and in *micro*."""
-        self._keep(self.l2, entry)
-        self._keep(micro, entry)
+    def fill(self, entry: Entry, va: int, micro: TlbArray) -> None:
+        """Keep *entry*, just walked for *va*, in the main TLB and in *micro*."""
+        self._keep(self.l2, entry, va)
+        self._keep(micro, entry, va)
 
     def fill_table(self, table: Table, asid: int) -> None:
         """Keep *table* in the walk cache."""
-        replaced = self.walk.fill(table, asid)
-        heard = self._events.heard
-        if replaced is not None and "drop" in heard:
-            self._drop_event(replaced, _WALK_CACHE, "replaced")
-        if "fill" in heard:
-            self._events.emit(
-                self._cpu, "fill", CachedTable(asid, table), new=_WALK_CACHE
-            )
+        if not self.walk.entries:
+            return
+        shift, tag = probe = _probe(asid, table.shift)
+        if tag not in self.walk.sizes.tags:
+            self._note(self.walk.sizes, asid, probe)
+        cached = CachedTable(asid, table)
+        victim = self.walk.fill(cached, table.va >> shift | tag)
+        if self._events.heard:
+            self._tell_fill(cached, victim, WALK_CACHE)
+
+    def _keep(self, array: TlbArray, entry: Entry, va: int) -> None:
+        """Keep *entry*, or the largest piece around *va* that *array* can hold."""
+        shift = entry.shift
+        if shift not in array.shifts:
+            fit = array.fit(shift)
+            if fit is None:
+                return
+            shift = fit
+            entry = entry.piece(va, shift)
+            array.pieces = array.pieces or shift < entry.leaf.shift
+        tag = (entry.asid << _SHIFT_BITS | shift) << _PAGE_BITS
+        if tag not in self.sizes.tags:
+            self._note(self.sizes, entry.asid, (shift, tag))
+        victim = array.fill(entry, va >> shift | tag)
+        if self._events.heard:
+            self._tell_fill(entry, victim, array.name)
+
+    def _note(self, sizes: Sizes, asid: int, probe: Probe) -> None:
+        sizes.note(asid, probe)
+        self._holders.setdefault(asid, {})[self.cpu] = self
+
+    # -- dropping --------------------------------------------------------------------
 
     def entries(self) -> list[Entry]:
         """Return each distinct translation held, in whichever structure."""
         return list(dict.fromkeys(entry for array in self.arrays for entry in array))
 
-    def drop(self, entry: Entry, why: str = "dropped by the CPU") -> None:
-        """Drop *entry* wherever it is held; a TLB may do so at any time."""
-        for array in self.arrays:
-            if array.drop(entry) and "drop" in self._events.heard:
-                self._drop_event(entry, array.name, why)
-
-    def invalidate(self, operation: Operation, target: Target) -> None:
-        """Drop exactly what one TLBI names."""
-        heard = self._events.heard
-        for array in self.arrays:
-            if not array.asids:
-                continue
-            dropped = array.invalidate(operation, target, self.granule_shift)
-            if "drop" in heard:
-                for entry in dropped:
-                    self._drop_event(entry, array.name, operation.name)
-        if operation.last_level:
+    def drop(self, what: Entry | CachedTable, why: str = "dropped by the CPU") -> None:
+        """Drop an entry wherever it is held, or a table; a CPU may at any time."""
+        if isinstance(what, CachedTable):
+            if self.walk.drop(what):
+                self._tell_drops([(WALK_CACHE, what)], why)
             return
-        tables = self.walk.invalidate(operation, target, self.granule_shift)
-        if "drop" in heard:
-            for asid, table in tables:
-                self._drop_event(CachedTable(asid, table), _WALK_CACHE, operation.name)
+        self._tell_drops(
+            [(array.name, what) for array in self.arrays if array.drop(what)], why
+        )
 
-    def _keep(self, array: TlbArray, entry: Entry) -> None:
-        if entry.shift not in array.geometry.shifts:
-            return
-        victim = array.fill(entry)
-        heard = self._events.heard
-        if victim is not None and "drop" in heard:
-            self._drop_event(victim, array.name, "replaced")
-        if "fill" in heard:
-            self._events.emit(self._cpu, "fill", entry, new=array.name)
+    def invalidate(
+        self, operation: Operation, target: Target, spared: Collection[int] = ()
+    ) -> None:
+        """Drop exactly what one TLBI names; everything, on a CPU that does so.
 
-    def _drop_event(self, what: Entry | CachedTable, array: str, why: str) -> None:
-        self._events.emit(self._cpu, "drop", what, old=array, why=why)
+        Args:
+            operation: The TLBI.
+            target: Its operand, decoded.
+            spared: Where descriptors stand whose change the TLBI did not wait for:
+                what was made from them stays.
+        """
+        if self._over_invalidates:
+            operation = _EVERYTHING
+        dropped: list[tuple[str, Entry | CachedTable]] = []
+        for array in self.arrays:
+            if array.held:
+                for entry in tuple(self._candidates(array, operation, target)):
+                    if entry.descriptor_pa not in spared and names_entry(
+                        operation, target, entry
+                    ):
+                        array.drop(entry)
+                        dropped.append((array.name, entry))
+        if not operation.last_level and len(self.walk):
+            for cached in tuple(self.walk.items()):
+                if cached.table.descriptor_pa not in spared and names_table(
+                    operation, target, cached
+                ):
+                    self.walk.drop(cached)
+                    dropped.append((WALK_CACHE, cached))
+        if not spared:
+            self._forget(operation, target)
+        self._tell_drops(dropped, operation.name)
+
+    def _candidates(
+        self, array: TlbArray, operation: Operation, target: Target
+    ) -> Iterable[Entry]:
+        """The entries among which are all that the operation names."""
+        if operation.by is By.ALL or operation.by is By.ASID:
+            return array
+        sizes = self.sizes
+        probes = sizes.every() if operation.any_asid else sizes.of(target.asid)
+        return array.candidates(target.first, target.last, probes)
+
+    def _forget(self, operation: Operation, target: Target) -> None:
+        """Take note of what was dropped whole."""
+        if operation.by is By.ALL:
+            self.sizes.forget_all()
+            self.walk.sizes.forget_all()
+            for holders in self._holders.values():
+                holders.pop(self.cpu, None)
+            for array in self.arrays:
+                array.pieces = False
+        elif operation.by is By.ASID:
+            self.sizes.forget(target.asid)
+            self.walk.sizes.forget(target.asid)
+            self._holders.get(target.asid, {}).pop(self.cpu, None)
+
+    # -- events ----------------------------------------------------------------------
+
+    def _tell_fill(
+        self,
+        what: Entry | CachedTable,
+        victim: Entry | CachedTable | None,
+        structure: str,
+    ) -> None:
+        if victim is not None:
+            self._tell_drops([(structure, victim)], "replaced")
+        if "fill" in self._events.heard:
+            self._events.emit(self.cpu, "fill", what, new=structure)
+
+    def _tell_drops(
+        self, dropped: Iterable[tuple[str, Entry | CachedTable]], why: str
+    ) -> None:
+        if "drop" in self._events.heard:
+            for structure, what in dropped:
+                self._events.emit(self.cpu, "drop", what, old=structure, why=why)
+
+
+_EVERYTHING = OPERATIONS["VMALLE1"]
+
+
+def names_entry(operation: Operation, target: Target, entry: Entry) -> bool:
+    """Tell whether a TLBI must drop *entry*."""
+    by, asid = operation.by, entry.asid
+    if by is By.ALL:
+        return True
+    if by is By.ASID:
+        return asid == target.asid
+    if not operation.any_asid and asid not in (target.asid, GLOBAL):
+        return False
+    if not target.fits_leaf(entry.leaf.shift):
+        return False
+    # A piece goes when any address of its block is named.
+    shift = max(entry.shift, entry.leaf.shift)
+    return target.first >> shift <= entry.va >> shift <= target.last >> shift
+
+
+def names_table(operation: Operation, target: Target, cached: CachedTable) -> bool:
+    """Tell whether a TLBI must drop a table from the walk cache."""
+    if operation.last_level:
+        return False
+    if operation.by is By.ALL:
+        return True
+    asid, table = cached
+    if not operation.any_asid and asid != target.asid:
+        return False
+    if operation.by is By.ASID:
+        return True
+    if not target.fits_table(table.shift, table.level):
+        return False
+    shift = table.shift
+    return target.first >> shift <= table.va >> shift <= target.last >> shift

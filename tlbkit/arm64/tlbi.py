@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlbkit.arm64.granule import GRANULES, LAST_LEVEL
 from tlbkit.errors import InputError
 
 if TYPE_CHECKING:
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
 ASID_MASK = 0xFFFF
 _VA_BITS = 44  # operand bits 43:0 hold VA[55:12]
 _RANGE_BITS = 37  # operand bits 36:0 hold the base address
-_TG_SHIFT = {1: 12, 2: 14, 3: 16}  # TG and TTL[3:2] code -> log2 of the granule
+_TG_SHIFT = {granule.tlbi: granule.page_shift for granule in GRANULES}
 _SHIFT_TG = {shift: code for code, shift in _TG_SHIFT.items()}
+# Smallest level that a hint may name; with LPA2, 4K and 16K have one more.
+_FIRST_LEVEL = {12: 1, 14: 2, 16: 1}
 
 
 class By(Enum):
@@ -46,6 +49,7 @@ class Operation:
         any_asid: Drops entries of every ASID at the address.
         scope: Which CPUs it reaches.
         nxs: Completion need not wait for accesses with the XS attribute (FEAT_XS).
+        broadcast: Whether other CPUs are reached too.
 
     Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance" and C5.5.
     """
@@ -56,11 +60,10 @@ class Operation:
     any_asid: bool
     scope: Scope
     nxs: bool
+    broadcast: bool = field(init=False)
 
-    @property
-    def broadcast(self) -> bool:
-        """Whether other CPUs are reached too."""
-        return self.scope is not Scope.LOCAL
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "broadcast", self.scope is not Scope.LOCAL)
 
     @property
     def local_name(self) -> str:
@@ -118,6 +121,9 @@ class Target(NamedTuple):
         last: Last virtual address named.
         level: The level that the TTL field names, or ``None`` for any.
         tg_shift: log2 of the granule that the operand names, or ``None`` for any.
+
+    A hint that names another granule or level than an entry's promises nothing: the
+    entry need not go.
     """
 
     asid: int
@@ -125,6 +131,27 @@ class Target(NamedTuple):
     last: int
     level: int | None
     tg_shift: int | None
+
+    def fits_leaf(self, shift: int) -> bool:
+        """Tell whether pages or blocks of ``1 << shift`` bytes are among the named."""
+        page = self.tg_shift
+        if page is None:
+            return True
+        if self.level is None:
+            return (shift - page) % (page - 3) == 0
+        return shift == page + (LAST_LEVEL - self.level) * (page - 3)
+
+    def fits_table(self, shift: int, level: int) -> bool:
+        """Tell whether tables at *level*, each for ``1 << shift`` bytes, are.
+
+        Where the level of the leaf is named, a table below it is none on the way.
+        """
+        page = self.tg_shift
+        if page is None:
+            return True
+        return (shift - page) % (page - 3) == 0 and (
+            self.level is None or level <= self.level
+        )
 
 
 def _canonical(va: int, top: int) -> int:
@@ -208,19 +235,35 @@ def range_pages(scale: int, num: int) -> int:
     return (num + 1) << (5 * scale + 1)
 
 
-def decode(operation: Operation, operand: int, *, lpa2: bool = False) -> Target:
+def _hint(tg_shift: int, level: int, *, lpa2: bool) -> int | None:
+    """The level that a hint names; ``None`` where its value is reserved."""
+    first = _FIRST_LEVEL[tg_shift]
+    return level if level >= (first - 1 if lpa2 and tg_shift != 16 else first) else None
+
+
+def decode(
+    operation: Operation, operand: int, *, lpa2: bool = False, asid_bits: int = 16
+) -> Target:
     """Return what *operation* with *operand* names.
 
-    A range operation with a reserved TG of 0 names nothing that a TLB may rely on; this
-    model takes it as 4 KiB units, the least that it could drop.
+    Args:
+        operation: The instruction.
+        operand: Its register.
+        lpa2: Whether TCR_EL1.DS is set.
+        asid_bits: 8 where TCR_EL1.AS is clear: the upper half of the field is ignored.
+
+    A reserved TTL is no hint. A range operation with the reserved TG of 0 names nothing
+    that software may rely on; this model takes it as 4 KiB units.
     """
-    asid = operand >> 48 & ASID_MASK
+    asid = operand >> 48 & ((1 << asid_bits) - 1)
     if operation.by is By.VA:
         ttl = operand >> 44 & 0xF
         tg_shift = _TG_SHIFT.get(ttl >> 2)
-        level = None if tg_shift is None else ttl & 3
+        level = None if tg_shift is None else _hint(tg_shift, ttl & 3, lpa2=lpa2)
+        if level is None:
+            tg_shift = None
         first = _canonical((operand & ((1 << _VA_BITS) - 1)) << 12, 55)
-        # The operand names one page of the granule, of which VA[55:12] is any 4 KiB part.
+        # It names one page of the granule, of which VA[55:12] is any 4 KiB part.
         return Target(asid, first, first, level, tg_shift)
     if operation.by is By.RANGE:
         shift = _TG_SHIFT.get(operand >> 46 & 3, 12)
@@ -229,9 +272,8 @@ def decode(operation: Operation, operand: int, *, lpa2: bool = False) -> Target:
         first = _canonical(
             (operand & ((1 << _RANGE_BITS) - 1)) << unit, unit + _RANGE_BITS - 1
         )
-        ttl = operand >> 37 & 3
-        last = first + (pages << shift) - 1
-        return Target(asid, first, last, ttl or None, shift)
+        level = _hint(shift, operand >> 37 & 3, lpa2=lpa2)
+        return Target(asid, first, first + (pages << shift) - 1, level or None, shift)
     return Target(asid, 0, (1 << 64) - 1, None, None)
 
 
