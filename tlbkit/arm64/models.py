@@ -70,6 +70,8 @@ class CpuModel:
         kpti: The kernel is not mapped while EL0 runs, so each process has two ASIDs.
         lpa2: FEAT_LPA2, in use when the kernel asks for 52-bit addresses.
         page_shift: log2 of the granule that the kernel is built for.
+        epan: FEAT_PAN3: memory that EL0 may only execute is out of the kernel's reach,
+            so Linux offers it.
         bbml2_noabort: Changes block size without break-before-make, without aborts.
         repeat_tlbi: Needs each TLBI and its DSB twice (an erratum).
         over_invalidates: Every TLBI drops everything, as hardware may.
@@ -94,6 +96,7 @@ class CpuModel:
     lpa2: bool = False
     page_shift: int = 12
     bbml2_noabort: bool = False
+    epan: bool = False
     repeat_tlbi: bool = False
     over_invalidates: bool = False
     shared_tlb: int = 1
