@@ -950,9 +950,9 @@ class HugeMemory:
             folio.deferred_split = True
             self.deferred_split_queue.append(folio)
 
-    def folio_unqueue_deferred_split(self, folio: LargeFolio) -> None:
+    def folio_unqueue_deferred_split(self, folio: Folio) -> None:
         """Take a folio off the queue, as it is split or goes away."""
-        if folio.deferred_split:
+        if isinstance(folio, LargeFolio) and folio.deferred_split:
             self.deferred_split_queue.remove(folio)
             folio.deferred_split = False
             folio.partially_mapped = False

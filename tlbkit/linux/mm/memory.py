@@ -243,12 +243,13 @@ class Memory:
             vmf.orig_pte = pgtable.ptep_get(vmf.pte)
             if pte_none(vmf.orig_pte):
                 vmf.pte = None
-            elif not pte_present(vmf.orig_pte):
-                return self.do_swap_page(vmf)
+            elif not vmf.orig_pte & PTE_VALID:
+                if not pte_present(vmf.orig_pte):
+                    return self.do_swap_page(vmf)
+                if vmf.vma.flags & VM_ACCESS_FLAGS:
+                    return self.do_numa_page(vmf)  # pte_protnone()
         if vmf.pte is None:
             return self.do_anonymous_page(vmf)
-        if pte_protnone(vmf.orig_pte) and vmf.vma.flags & VM_ACCESS_FLAGS:
-            return self.do_numa_page(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
         entry = vmf.orig_pte
@@ -660,7 +661,6 @@ class Memory:
             error = 0
             while addr < end:
                 pte = read(source)
-                nr = 1
                 if pte & PTE_VALID or pte_present(pte):
                     nr = self.copy_present_ptes(
                         child, parent, target, source, pte, addr, end, prealloc
@@ -670,11 +670,15 @@ class Memory:
                         break
                     if prealloc is not None and prealloc.mapcount:
                         prealloc = None  # used up
+                    if nr > 1:
+                        source += (nr - 1) * 8
+                        target += (nr - 1) * 8
+                        addr += (nr - 1) * size
                 elif pte:
                     self.copy_nonpresent_pte(child, target, source, pte)
-                source += nr * 8
-                target += nr * 8
-                addr += nr * size
+                source += 8
+                target += 8
+                addr += size
             ptl.release()
             child_ptl.release()
             if error == -EAGAIN:
@@ -720,7 +724,7 @@ class Memory:
         """
         folio = self.vm_normal_folio(parent, addr, pte)
         if folio is not None:
-            if isinstance(folio, LargeFolio) and prealloc is None:
+            if folio.order and prealloc is None:
                 return self._copy_large(
                     folio, child, parent, target, source, pte, addr, end
                 )
@@ -741,7 +745,7 @@ class Memory:
 
     def _copy_large(
         self,
-        folio: LargeFolio,
+        folio: Folio,
         child: VmArea,
         parent: VmArea,
         target: int,
@@ -751,6 +755,7 @@ class Memory:
         end: int,
     ) -> int:
         """Copy the entries of consecutive pages of one folio: `copy_present_ptes`."""
+        assert isinstance(folio, LargeFolio)
         pgtable = self._pgtable
         rmap = self._kernel.rmap
         flags = FPB_MERGE_WRITE
@@ -803,20 +808,20 @@ class Memory:
     ) -> None:
         """Write-protect the parent's entries if need be, and store the child's, old."""
         pgtable = self._pgtable
-        alone = nr == 1 and not pte & PTE_CONT
+        several = nr > 1 or pte & PTE_CONT
         if is_cow_mapping(parent.flags) and pte_write(pte):
-            if alone:
-                pgtable.ptep_set_wrprotect_(source)
-            else:
+            if several:
                 pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
+            else:
+                pgtable.ptep_set_wrprotect_(source)
             pte = pte_wrprotect(pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
         pte = pte_clear_uffd_wp(pte_mkold(pte))
-        if alone:
-            pgtable.set_pte(target, pte)
-        else:
+        if several:
             pgtable.set_ptes(child.mm, addr, target, pte, nr)
+        else:
+            pgtable.set_pte(target, pte)
 
     # -- zap -------------------------------------------------------------------------
 
@@ -869,13 +874,20 @@ class Memory:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end and not force_flush:
             pte = pgtable.read(ptep)
-            nr = 1
             if pte & PTE_VALID or pte_present(pte):
-                nr, force_flush = self.zap_present_ptes(tlb, vma, ptep, pte, addr, end)
+                folio = self.vm_normal_folio(vma, addr, pte)
+                if isinstance(folio, LargeFolio):
+                    nr, force_flush = self.zap_present_folio_ptes(
+                        tlb, vma, folio, ptep, addr, end
+                    )
+                    ptep += (nr - 1) * 8
+                    addr += (nr - 1) * size
+                else:
+                    force_flush = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
             elif pte:
                 self.zap_nonpresent_pte(vma, ptep, pte)
-            ptep += nr * 8
-            addr += nr * size
+            ptep += 8
+            addr += size
         if force_flush:
             gather.tlb_flush_mmu_tlbonly(tlb)
         ptl.release()
@@ -889,30 +901,29 @@ class Memory:
             vma.mm.anonpages -= 1
         self._pgtable.set_pte(ptep, 0)
 
-    def zap_present_ptes(
-        self, tlb: MmuGather, vma: VmArea, ptep: int, pte: int, addr: int, end: int
-    ) -> tuple[int, bool]:
-        """Clear one present entry, or those of a large folio that follow it as well.
-
-        Returns:
-            How many, and whether the gather must be flushed now.
-        """
-        folio = self.vm_normal_folio(vma, addr, pte)
-        if isinstance(folio, LargeFolio):
-            return self._zap_large(tlb, vma, folio, ptep, addr, end)
+    def zap_present_pte(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: Folio | None,
+        ptep: int,
+        pte: int,
+        addr: int,
+    ) -> bool:
+        """Clear one present entry; true if the gather must be flushed now."""
         self._pgtable.ptep_get_and_clear_(ptep)
         self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
         if folio is None:
-            return 1, False
+            return False
         if folio.anon:
             vma.mm.anonpages -= 1
         else:
             self._kernel.swap.dec_file_counter(vma.mm, folio)
         pfn = self._pgtable.pte_pfn(pte)
         self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
-        return 1, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
+        return self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
 
-    def _zap_large(
+    def zap_present_folio_ptes(
         self,
         tlb: MmuGather,
         vma: VmArea,
@@ -921,7 +932,11 @@ class Memory:
         addr: int,
         end: int,
     ) -> tuple[int, bool]:
-        """Clear the entries of consecutive pages of one folio: `zap_present_ptes`."""
+        """Clear the entries of consecutive pages of one large folio.
+
+        Returns:
+            How many, and whether the gather must be flushed now.
+        """
         pgtable = self._pgtable
         pte = pgtable.ptep_get(ptep)
         most = (end - addr) >> pgtable.page_shift

@@ -91,13 +91,13 @@ class Rmap:
         A folio as large as a block is mapped by a block entry, any other by its pages'
         entries. *address* is where its first page goes.
         """
-        folio.flags |= PG_swapbacked
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
         if not isinstance(folio, LargeFolio):
             folio.mapcount = 1
-            folio.flags |= PG_anon_exclusive
+            folio.flags |= PG_swapbacked | PG_anon_exclusive
             return
+        folio.flags |= PG_swapbacked
         nr = folio.nr_pages
         if folio.order < self._kernel.pgtable.hpage_pmd_order:
             for page in range(nr):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.linux.mm_types import (
-    LargeFolio,
     PG_lru,
     PG_reserved,
     PG_swapbacked,
@@ -37,7 +36,7 @@ class Swap:
         if not folio.refcount:
             if folio.flags & PG_reserved:
                 raise BadPageError(folio, "the zero page lost its last reference")
-            if isinstance(folio, LargeFolio):
+            if folio.order:
                 self._kernel.huge_memory.folio_unqueue_deferred_split(folio)
             self._kernel.page_alloc.free(folio)
 
