@@ -96,7 +96,8 @@
     }
 
     function fillTable({ header, rows }) {
-      const words = header.map((_, i) => !rows.every((row) => /^[+-]?\d/.test(row[i])));
+      const number = /^[+-]?(0x[0-9a-f]+|\d[\d,.]*)( \S+)?$/; // and perhaps its unit
+      const words = header.map((_, i) => !rows.every((row) => number.test(row[i])));
       const cell = (tag, text, column, scope) => {
         const element = document.createElement(tag);
         element.textContent = text;

@@ -35,7 +35,7 @@ def _answer(test: LitmusTest, *, ets2: bool) -> Answer:
             "value": [*("" for _ in steps), str(verdict)],
             "chosen": [*(0 for _ in steps), 1],
         },
-        header=["", "CPU", "step", "what happens"],
+        header=["order", "CPU", "step", "what happens"],
         rows=_rows(verdict),
         text=_reading(test, verdict),
     )

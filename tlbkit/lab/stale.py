@@ -154,15 +154,13 @@ def scene(change: Change, flush: tuple[Issue | None, str]) -> Machine:
 
 def believes(cpu: Cpu) -> str:
     """What the TLB of a CPU says of the page, in words."""
-    entry = cpu.tlb.lookup(VA, ASID, cpu.tlb.l1d)
-    if entry is not None:
-        rights = entry.leaf.permissions
-        may = "read and write" if rights & EL0_WRITE else "read"
+    for entry in cpu.tlb.entries():
+        may = "read and write" if entry.leaf.permissions & EL0_WRITE else "read"
         return f"{may} {_frame(entry.pa)}"
-    table = cpu.tlb.walk.lookup(VA, ASID)
-    if table is None:
+    levels = [cached.table.level for cached in cpu.tlb.walk.items()]
+    if not levels:
         return "nothing"
-    return f"nothing, but where a level {table.level} table is"
+    return f"nothing, but where a level {max(levels)} table is"
 
 
 def _frame(pa: int) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64 import descriptor as d
-from tlbkit.arm64.leaf import Leaf
 from tlbkit.arm64.machine import Machine
-from tlbkit.arm64.models import MODELS, TlbGeometry, find_model
+from tlbkit.arm64.models import MODELS, NEOVERSE_V2, TlbGeometry, find_model
 from tlbkit.arm64.permission import EL0_READ
-from tlbkit.arm64.tlb import Entry, TlbArray
 from tlbkit.lab.answer import Answer
-from tlbkit.lab.bare import NORMAL_MEMORY, USER_PAGE, start
+from tlbkit.lab.bare import USER_PAGE, start
 from tlbkit.lab.exploration import Exploration, line, menu
 from tlbkit.lab.free_text import numbers
 from tlbkit.lab.parameter import Parameter
@@ -23,6 +21,7 @@ from tlbkit.lab.reuse import FIRST_USE, miss_ratios, stack_distances
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from tlbkit.arm64.cpu import Cpu
     from tlbkit.arm64.events import Event
     from tlbkit.lab.parameter import Value
 
@@ -53,17 +52,17 @@ class Lru(Exploration):
     def answer(self, params: Mapping[str, Value]) -> Answer:
         """Make the accesses; errors as in `Exploration`."""
         settings = self.settings(params)
-        pages = numbers("pages", settings["pages"], most=40, bits=36)
+        pages = numbers("pages", settings["pages"], most=40, bits=20)
         entries = int(settings["entries"])
-        array = TlbArray("L1D", TlbGeometry(1, entries, frozenset({PAGE_SHIFT})))
+        cpu = _small(entries, set(pages))
         distances = stack_distances(pages)
         rows, hits = [], []
         for used, far in zip(pages, distances, strict=True):
-            hit = array.lookup(used << PAGE_SHIFT, asid=0) is not None
-            if not hit:
-                array.fill(_entry(used))
+            refills = cpu.tlb.l1d.refills
+            cpu.translate(used << PAGE_SHIFT, EL0_READ)
+            hit = cpu.tlb.l1d.refills == refills
             hits.append(int(hit))
-            held = " ".join(str(entry.va >> PAGE_SHIFT) for entry in array)
+            held = " ".join(str(entry.va >> PAGE_SHIFT) for entry in cpu.tlb.l1d)
             rows.append(
                 [
                     str(used),
@@ -83,23 +82,16 @@ class Lru(Exploration):
         )
 
 
-def _entry(page: int) -> Entry:
-    """An entry for a page of which nothing matters but its number."""
-    va = page << PAGE_SHIFT
-    return Entry(va, va, PAGE_SHIFT, _ANY_LEAF, 0, 0)
-
-
-_ANY_LEAF = Leaf(
-    level=3,
-    shift=PAGE_SHIFT,
-    group_shift=PAGE_SHIFT,
-    not_global=True,
-    permissions=EL0_READ,
-    permissions_dirty=EL0_READ,
-    young=True,
-    attr=NORMAL_MEMORY,
-    sh=d.INNER_SHAREABLE,
-)
+def _small(entries: int, pages: set[int]) -> Cpu:
+    """A CPU whose only TLB has so many entries, and some pages mapped."""
+    geometry = TlbGeometry(1, entries, frozenset({PAGE_SHIFT}))
+    # A main TLB that no page fits into is none.
+    none = TlbGeometry(1, 1, frozenset({30}))
+    machine = Machine(1, replace(NEOVERSE_V2, l1d=geometry, l2=none))
+    tables = start(machine)
+    for page in pages:
+        tables.map(page << PAGE_SHIFT, page << PAGE_SHIFT)
+    return machine.cpu(0)
 
 
 class Way(NamedTuple):
@@ -203,19 +195,16 @@ def use(pages: Sequence[int], mapped: Way, cpu: str) -> Use:
     used = Use(accesses=len(pages))
     start_level = tables.granule.start_level(tables.va_bits)
 
-    def filled(event: Event) -> None:
-        used.l1_misses += event.new == "L1D"
-
     def walked(event: Event) -> None:
         used.walks += 1
         begun = start_level if event.old is None else event.old.level
         used.reads += event.new.leaf.level - begun + 1
 
-    machine.events.listen(filled, {"fill"})
     machine.events.listen(walked, {"walk"})
-    translate = machine.cpu(0).translate
+    user = machine.cpu(0)
     for page in pages:
-        translate(FIRST + (page << PAGE_SHIFT), EL0_READ)
+        user.translate(FIRST + (page << PAGE_SHIFT), EL0_READ)
+    used.l1_misses = user.tlb.l1d.refills
     return used
 
 
@@ -284,7 +273,7 @@ class Reach(Exploration):
                 "at": sizes,
                 "at_label": ["micro-TLB", "main TLB"],
             },
-            header=["", "times", "of the accesses"],
+            header=["what happens", "times", "of the accesses"],
             rows=[
                 row("accesses", used.accesses),
                 row(

@@ -65,6 +65,9 @@ ENDINGS = {
 VA_BITS = (25, 32, 36, 39, 42, 47, 48, 52)
 """Sizes of addresses to choose from; which are legal depends on the granule."""
 
+MANY_BITS = 13
+"""More than one level of any granule uses."""
+
 TCR_FIELDS = {name: width for name, _, width in TCR.LAYOUT}
 
 
@@ -241,7 +244,7 @@ def _refused(va: int, half: Half, outcome: Translation | Fault) -> Step:
     if half.granule is None:
         return Step("the address", "63:0", "", "", f"{va:#x}", str(outcome), ())
     bits = span(half.checked.bit_length() - 1, half.input_bits)
-    so = f"they are not all equal to bit 55: {outcome}"
+    so = f"not all equal to bit 55: {outcome}"
     return Step("the address", bits, "", "", f"{va:#x}", so, ())
 
 
@@ -341,10 +344,11 @@ def span(high: int, low: int) -> str:
 
 
 def _binary(va: int, high: int, low: int) -> str:
-    """Bits *high* to *low* of *va*, all alike as one digit and dots."""
+    """Bits *high* to *low* of *va*; many that are all alike as one digit and dots."""
     width = high + 1 - low
     bits = f"{va >> low & (1 << width) - 1:0{width}b}"
-    return bits if len(set(bits)) > 1 or width < 8 else f"{bits[0]}...{bits[0]}"
+    alike = len(set(bits)) == 1
+    return f"{bits[0]}...{bits[0]}" if alike and width > MANY_BITS else bits
 
 
 class Walk(Exploration):
@@ -392,8 +396,11 @@ class Walk(Exploration):
                 "word_value": [box.value for box in word],
                 "word_chosen": [0 for _ in word],
             },
-            header=["step", "address bits", "entry", "read at", "found", "so"],
-            rows=[list(step[:-1]) for step in opened],
+            header=["step", "says", "by address bits", "entry", "read at", "word"],
+            rows=[
+                [step.name, step.so, step.bits, step.entry, step.place, step.word]
+                for step in opened
+            ],
             text=_reading(told, opened),
         )
 
@@ -407,5 +414,5 @@ def _reading(told: list[Step], opened: list[Step]) -> str:
             f"Next: {told[len(opened)].name}."
         )
     reads = sum(1 for step in told if step.place)
-    words = "one word" if reads == 1 else f"{reads} words"
-    return f"The walk is done, after {words} of memory. {last.name}: {last.so}."
+    read = {0: "no word", 1: "one word"}.get(reads, f"{reads} words")
+    return f"The walk is done and has read {read} of memory: {last.so}."

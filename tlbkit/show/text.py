@@ -1,11 +1,14 @@
 """The text rendering: what a terminal, a screen reader or a printed page gets."""
 
+import re
 from collections.abc import Sequence
+
+_NUMBER = re.compile(r"[+-]?(0x[0-9a-f]+|\d[\d,.]*)( \S+)?")
 
 
 def _is_number(cell: str) -> bool:
-    """Tell whether *cell* belongs in a right-aligned column of numbers."""
-    return cell[:1].isdigit() or (cell[:1] in "+-" and cell[1:2].isdigit())
+    """Tell whether *cell* is a number, perhaps with a unit, and goes to the right."""
+    return _NUMBER.fullmatch(cell) is not None
 
 
 def number_columns(rows: Sequence[Sequence[str]]) -> list[bool]:
