@@ -197,7 +197,7 @@ class Memory:
         if pmdp is None:
             return VM_FAULT_OOM
         vmf.pmd = pmdp
-        vmf.orig_pmd = self._pgtable.read(pmdp)
+        vmf.orig_pmd = self._memory.read(pmdp)
         if not pmd_table(vmf.orig_pmd):
             result = self.handle_pmd_fault(vmf)
             if not result & VM_FAULT_FALLBACK:
@@ -237,7 +237,7 @@ class Memory:
         """Handle a fault at page level."""
         pgtable = self._pgtable
         vmf.pte = None
-        pmd = pgtable.read(vmf.pmd)
+        pmd = self._memory.read(vmf.pmd)
         if pmd_table(pmd):
             vmf.pte = pgtable.pte_offset(vmf.pmd, vmf.address)
             vmf.orig_pte = pgtable.ptep_get(vmf.pte)
@@ -376,10 +376,10 @@ class Memory:
             if vma.flags & VM_WRITE:
                 entry = pgtable.pte_mkwrite(pte_mkdirty(entry))
         ptep = pgtable.pte_offset(vmf.pmd, addr)
-        ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
+        ptl = self.pte_lockptr(self._memory.read(vmf.pmd))
         ptl.acquire()
         if nr == 1:
-            changed = pgtable.read(ptep) != vmf.orig_pte
+            changed = self._memory.read(ptep) != vmf.orig_pte
         else:
             changed = not self.pte_range_none(ptep, nr)
         if changed or userfaultfd_missing(vma):
@@ -817,7 +817,9 @@ class Memory:
             pte = pte_wrprotect(pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
-        pte = pte_clear_uffd_wp(pte_mkold(pte))
+        pte = pte_mkold(pte)
+        if pte_uffd_wp(pte):
+            pte = pte_clear_uffd_wp(pte)
         if several:
             pgtable.set_ptes(child.mm, addr, target, pte, nr)
         else:
@@ -865,6 +867,7 @@ class Memory:
         """
         pgtable = self._pgtable
         size = pgtable.page_size
+        read = self._memory.read
         gather = self._kernel.gather
         force_flush = False
         ptep = pgtable.pte_offset(pmdp, addr)
@@ -873,7 +876,7 @@ class Memory:
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end and not force_flush:
-            pte = pgtable.read(ptep)
+            pte = read(ptep)
             if pte & PTE_VALID or pte_present(pte):
                 folio = self.vm_normal_folio(vma, addr, pte)
                 if isinstance(folio, LargeFolio):
