@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 class Fork:
-    """fork() and the end of what it made, as far as memory is concerned."""
+    """fork() and the end of what it made, as far as memory is concerned.
 
-    __slots__ = ("_kernel",)
+    Attributes:
+        mmlist: Every address space that there is, also one in the making.
+    """
+
+    __slots__ = ("_kernel", "mmlist")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.mmlist: list[MmStruct] = []
 
     def mm_alloc(self) -> MmStruct | None:
         """Return an empty address space, or ``None`` without memory."""
@@ -33,12 +38,14 @@ class Fork:
         if table is None:
             return None
         machine = kernel.machine
-        return MmStruct(
+        mm = MmStruct(
             table.pfn << kernel.pgtable.page_shift,
             kernel.mmap.mmap_base(),
             RwSemaphore(machine, "mmap_lock"),
             SpinLock(machine, "page_table_lock"),
         )
+        self.mmlist.append(mm)
+        return mm
 
     def dup_mm(self, parent: MmStruct) -> MmStruct | int:
         """Return a copy of an address space, or a negative error number."""
@@ -97,5 +104,6 @@ class Fork:
         kernel.mmap.exit_mmap(mm)
         kernel.huge_memory.mm_put_huge_zero_folio(mm)
         kernel.sched.leave(mm)
+        self.mmlist.remove(mm)
         pgd = kernel.page_alloc.folio_of(mm.pgd >> kernel.pgtable.page_shift)
         kernel.page_alloc.free(pgd)

@@ -300,11 +300,11 @@ class Rmap:
         """Yield where *nr* pages from *index* on of a family of areas may be mapped.
 
         Each item is an area and the addresses, end not included. The kernel has a tree
-        of the areas of each anon_vma; here those of all processes are looked through.
+        of the areas of each anon_vma; here all that there are are looked through.
         """
         shift = self._kernel.pgtable.page_shift
-        for process in self._kernel.processes:
-            for vma in process.mm.vmas:
+        for mm in self._kernel.fork.mmlist:
+            for vma in mm.vmas:
                 if vma.anon_vma is None or vma.anon_vma.root is not anon_vma.root:
                     continue
                 base = vma.start + (index - vma.pgoff << shift)
