@@ -11,7 +11,7 @@ an `Answer`, which also holds the output field that the kernel writes.
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.errors import TlbkitError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
@@ -71,6 +71,9 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 
+_TIMES_WOKEN_IN_VAIN: Final = 64
+
+
 class UserfaultError(TlbkitError):
     """A thread waits for user space to answer a message, and nobody is there to do it.
 
@@ -128,6 +131,7 @@ class UserfaultfdCtx:
         handler: The thread that serves it, as a function of the message; ``None`` if
             somebody reads it instead.
         serving: Whether that function is at work.
+        in_vain: How often running it woke a thread whose page was still not there.
     """
 
     __slots__ = (
@@ -136,6 +140,7 @@ class UserfaultfdCtx:
         "fault_wqh",
         "features",
         "handler",
+        "in_vain",
         "map_changing_lock",
         "mm",
         "mmap_changing",
@@ -154,6 +159,7 @@ class UserfaultfdCtx:
         self.released = False
         self.handler: Callable[[UffdMsg], None] | None = None
         self.serving = False
+        self.in_vain = 0
 
 
 class Unmapping(NamedTuple):
@@ -226,6 +232,7 @@ class FsUserfaultfd:
         vmf.vma.mm.mmap_lock.up_read()
         if must_wait:
             self._sleep(ctx, waiting, ctx.fault_pending_wqh, ctx.fault_wqh)
+            self._check_answer(ctx, vmf, reason, waiting)
         else:
             self._leave(waiting, ctx.fault_pending_wqh)
         return VM_FAULT_RETRY
@@ -290,6 +297,22 @@ class FsUserfaultfd:
         elif ctx.handler is not None:
             problem = "the function that serves it returned without waking it"
         raise UserfaultError(cpu.number, waiting.msg, problem)
+
+    def _check_answer(
+        self, ctx: UserfaultfdCtx, vmf: VmFault, reason: int, waiting: UserfaultfdWait
+    ) -> None:
+        """Complain if a function keeps waking a thread and never answers.
+
+        The kernel would tell of the fault again, and again.
+        """
+        if ctx.handler is None or not self.userfaultfd_must_wait(vmf, reason):
+            ctx.in_vain = 0
+            return
+        ctx.in_vain += 1
+        if ctx.in_vain >= _TIMES_WOKEN_IN_VAIN:
+            ctx.in_vain = 0
+            problem = "the function that serves it wakes it and does not answer"
+            raise UserfaultError(self._machine.running.number, waiting.msg, problem)
 
     def _serve(self, ctx: UserfaultfdCtx, waiting: UserfaultfdWait) -> None:
         """Let the serving function read the message, and do what it does about it."""

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlbkit.arm64.events import Event
 from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
 from tlbkit.linux.fs.userfaultfd import UserfaultError
@@ -141,6 +142,44 @@ def test_a_range_that_is_woken_does_not_wake_others():
     area.serve(lambda _: area.poll.wake(area.dst + PAGE, PAGE))
     with pytest.raises(UserfaultError, match="without waking"):
         area.process.read(area.dst)
+
+
+def test_to_wake_and_not_to_answer_is_told_of_again():
+    """A thread that finds nothing on waking faults anew; for ever it is an error."""
+    area = Watched()
+
+    def answer(message):
+        if len(area.told) < 3:
+            area.poll.wake(message.address, PAGE)
+        else:
+            area.poll.move(message.address, area.src, PAGE)
+
+    area.serve(answer)
+    assert area.process.read(area.dst) == 1
+    assert len(area.told) == 3
+    area.serve(lambda message: area.poll.wake(message.address, PAGE))
+    with pytest.raises(UserfaultError, match="does not answer"):
+        area.process.read(area.dst + PAGE)
+    assert area.locks_are_free()
+
+
+def test_an_answer_that_is_there_already_is_not_waited_for():
+    """Whoever fills the page before the thread sleeps need not wake it."""
+    area = Watched()
+    area.process.read(area.dst + PAGE + area.length)  # makes the table
+    filled: list[Event] = []
+
+    def fill(event):
+        if event.new == "released" and "PTE table" in event.what.name and not filled:
+            filled.append(event)
+            area.poll.zeropage(area.dst, PAGE, dontwake=True)
+            area.kernel.sched.run_on(area.process.mm, area.kernel.machine.cpus[0])
+
+    area.kernel.machine.events.listen(fill, ["lock"])
+    assert area.process.read(area.dst) == 0
+    assert filled
+    assert not area.fd.ctx.fault_pending_wqh
+    assert area.locks_are_free()
 
 
 def test_who_serves_must_not_need_the_service():

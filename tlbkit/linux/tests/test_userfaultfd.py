@@ -15,6 +15,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.tlbflush import range_steps
 from tlbkit.linux.include.linux.mm import VM_LOCKED, VM_PFNMAP
 from tlbkit.linux.include.linux.mm_types import PG_locked
 from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
@@ -24,6 +25,7 @@ from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total
 from tlbkit.linux.tests.test_tlbflush import closed_form
 from tlbkit.linux.tests.watched import Scene, check_counts, check_end, check_tlbs
 
+BLOCK = 1 << 21
 BEFORE, AFTER, FIXED = "v6.17", "v6.19", "fixed"
 VERSIONS = pytest.mark.parametrize("version", [BEFORE, AFTER, FIXED])
 
@@ -106,25 +108,43 @@ def test_t3_1_a_run_is_flushed_once(version):
     assert counts.tlbi == {name: flushes}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
+    first=st.integers(0, 20),
     pages=st.integers(1, 70),
     version=st.sampled_from([BEFORE, AFTER]),
     ranges=st.booleans(),
     kpti=st.booleans(),
+    lpa2=st.booleans(),
+    page_shift=st.sampled_from([12, 14]),
 )
-def test_a_run_s_flush_arithmetic(pages, version, ranges, kpti):
+def test_a_run_s_flush_arithmetic(
+    first, pages, version, ranges, kpti, lpa2, page_shift
+):
     """Operations follow from the pages: n before; R(n) with ranges and n without after.
 
     Each of them twice where the kernel has an ASID of its own; two barriers a flush.
+    With LPA2 a range operation begins at 64 KiB, so what comes before goes singly.
     """
-    model = "neoverse-v2" if ranges else "neoverse-n1"
-    scene = Scene(version, "p" * pages, model=model, kpti=kpti)
-    counts = issued(
-        scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
+    scene = Scene(
+        version,
+        "." * first + "p" * pages,
+        range_tlbi=ranges,
+        kpti=kpti,
+        lpa2=lpa2,
+        page_shift=page_shift,
     )
-    expected = closed_form(pages) if ranges and version == AFTER else pages
+    src = scene.src + first * scene.page
+    counts = issued(
+        scene.kernel, lambda: scene.fd.move(scene.dst, src, pages * scene.page)
+    )
+    steps = range_steps(
+        src, pages, scene.page, page_shift=page_shift, has_range=ranges, lpa2=lpa2
+    )
+    expected = len(list(steps)) if version == AFTER else pages
     assert total(counts) == (1 + kpti) * expected
+    if version == AFTER and not lpa2:
+        assert expected == (closed_form(pages) if ranges else pages)
     flushes = 1 if version == AFTER else pages
     assert counts.dsb == {"ishst": flushes, "ish": flushes}
 
@@ -158,6 +178,15 @@ def test_runs_are_cut_at_tables_of_both_addresses(gap, runs):
     )
     assert counts.dsb["ish"] == len(runs)
     assert total(counts) == sum(closed_form(run) for run in runs)
+
+
+def test_a_run_ends_with_the_source_s_table():
+    """The cut is where either table ends: here the source's, after 12 of 20 pages."""
+    scene = Scene(AFTER, "p" * 520)
+    at = scene.src + 500 * PAGE
+    counts = issued(scene.kernel, lambda: scene.fd.move(scene.dst, at, 20 * PAGE))
+    assert counts.dsb["ish"] == 2
+    assert total(counts) == closed_form(12) + closed_form(8)
 
 
 def test_a_run_drops_tables_from_walk_caches_and_a_page_did_not():
@@ -659,6 +688,47 @@ def test_what_is_locked_while_pages_move(version):
     assert anon_vma.refcount == 1
 
 
+@pytest.mark.parametrize(("version", "extra"), [(BEFORE, 1), (AFTER, 0)])
+def test_who_keeps_a_page_while_it_moves(version, extra):
+    """Old: a reference besides the page table's. New: it is dropped before the run."""
+    scene = Scene(version, "p")
+    scene.kernel.swap.lru_add_drain_all()
+    folio = scene.folio(scene.src)
+    references = []
+
+    def look(event):
+        if event.why == "ptep_get_and_clear":
+            references.append(folio.refcount)
+
+    hear(scene.kernel, ["store"], look)
+    scene.fd.move(scene.dst, scene.src, PAGE)
+    assert references == [1 + extra]
+    assert folio.refcount == 1
+
+
+@VERSIONS
+def test_no_table_is_made_to_find_nothing(version):
+    """Without ALLOW_SRC_HOLES a source without tables is left so; with it, not."""
+    scene = Scene(version, "")
+    mm = scene.process.mm
+    for holes in (False, True):
+        empty = scene.process.mmap(BLOCK, addr=(2 + holes) << 40, fixed=True)
+        scene.process.read(scene.src)
+        scene.fd.zeropage(scene.dst + (2 + holes) * PAGE, PAGE)
+        before = list(mm.pgtables)
+        request = scene.dst, empty, PAGE
+        done = answer(lambda r=request, h=holes: scene.fd.move(*r, allow_src_holes=h))
+        assert done == (("", PAGE) if holes else ("ENOENT", -2))
+        assert (mm.pgtables != before) == holes
+    # A table of tables alone, without the last one.
+    scene.process.mmap(2 * BLOCK, addr=5 << 40, fixed=True)
+    scene.process.read((5 << 40) + BLOCK)
+    before = list(mm.pgtables)
+    request = scene.dst + PAGE, 5 << 40, PAGE
+    assert refused(lambda: scene.fd.move(*request)) == ("ENOENT", -2)
+    assert mm.pgtables == before
+
+
 @VERSIONS
 def test_one_area_is_locked_once(version):
     """Source and destination may be in one area."""
@@ -1067,10 +1137,7 @@ def test_a_marker_gives_way_to_a_copy_and_not_to_zeros():
     check_end(scene.kernel)
 
 
-# -- blocks and other large folios -------------------------------------------------------
-
-
-BLOCK = 1 << 21
+# -- blocks and other large folios -----------------------------------------------------
 
 
 class Blocks:
@@ -1156,7 +1223,7 @@ def test_t3_7_a_block_that_cannot_move_whole_is_split(version, to, at, pages):
 
 @VERSIONS
 def test_a_block_is_split_if_there_is_a_table_already(version):
-    """A destination that once had a page keeps its table, so a block cannot go there."""
+    """A destination that once had a page keeps its table: no block can go there."""
     blocks = Blocks(version)
     blocks.fd.zeropage(blocks.dst + PAGE, PAGE)
     request = blocks.dst, blocks.src, BLOCK
@@ -1186,8 +1253,9 @@ def test_a_block_that_must_not_move(version, to, why):
 
 @VERSIONS
 def test_a_pinned_block(version):
-    """Whole it is EBUSY. To be moved in parts it is split first, and cannot be: the
-    call tries until somebody lets go of the pin or kills the process.
+    """Whole it is EBUSY. To move in parts it must be split, and cannot be.
+
+    The call tries until somebody lets go of the pin, or kills the process.
     """
     blocks = Blocks(version)
     folio = blocks.folio(blocks.src)
