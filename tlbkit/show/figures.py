@@ -53,7 +53,7 @@ _THEME = f""":host {{
 _THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
 
 _POWERS_OF_FOUR = [4**n for n in range(16)]
-_ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 5)]
+_ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 3, 5, 7)]
 
 _PAIR_HEIGHT = 46
 """Pixels that one pair of bars takes."""

@@ -38,10 +38,12 @@ def test_quantities_do_not_change_with_the_settings(name):
 
     if not bars:
         return
-    first = rows({})
+    # One end of each knob at a time, with all others small, so that no run is long.
+    small = {p.name: p.choices[0] for p in scenario.parameters if p.choices}
+    first = rows(small)
     for parameter in scenario.parameters:
-        for value in {*parameter.choices[:1], *parameter.choices[-1:]}:
-            assert rows({parameter.name: value}) == first
+        for value in parameter.choices[-1:]:
+            assert rows({**small, parameter.name: value}) == first
 
 
 def test_an_unknown_scenario_is_named():
