@@ -416,13 +416,14 @@ class Pgtable:
     def set_ptes_(self, ptep: int, pte: int, nr: int) -> None:
         """Store *nr* entries for consecutive frames as they are: __set_ptes()."""
         step = self.page_size
-        if "store" in self._machine.events.heard:
-            for n in range(nr):
-                self._machine.running.store(ptep + n * 8, pte + n * step, "set_ptes")
-            return
         first = (ptep & (step - 1)) >> 3
         frame = self._machine.memory.frame(ptep >> self.page_shift)
-        frame[first : first + nr] = array("Q", range(pte, pte + nr * step, step))
+        if "store" in self._machine.events.heard or any(frame[first : first + nr]):
+            for n in range(nr):
+                self._machine.running.store(ptep + n * 8, pte + n * step, "set_ptes")
+        else:
+            # Nobody hears of each store, and none replaces anything.
+            frame[first : first + nr] = array("Q", range(pte, pte + nr * step, step))
 
     def set_ptes(self, mm: MmStruct, addr: int, ptep: int, pte: int, nr: int) -> None:
         """Store *nr* entries for consecutive frames; contiguous where they can be.
