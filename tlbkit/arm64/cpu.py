@@ -232,10 +232,11 @@ class Cpu:
             if isinstance(found, Fault):
                 return self._fault(va, found)
             leaf = found.leaf
-            if leaf.young and leaf.permissions & need:
-                self.tlb.fill(self._entry(found), va, micro)
-                return va - found.va + found.pa
-            if not leaf.permissions_dirty & need:
+            if leaf.permissions & need:
+                if leaf.young:
+                    self.tlb.fill(self._entry(found), va, micro)
+                    return va - found.va + found.pa
+            elif not leaf.permissions_dirty & need:
                 if leaf.young:
                     self.tlb.fill(self._entry(found), va, micro)
                 return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
