@@ -64,10 +64,11 @@ def project(tmp_path, urls=""):
 
 
 def test_the_address_comes_from_the_project(tmp_path):
-    """What pyproject.toml says goes before where the build happens to run."""
+    """A hosted workflow knows where it runs; elsewhere pyproject.toml says it."""
     named = project(tmp_path, '[project.urls]\nRepository = "https://github.com/a/b/"')
     runner = {"GITHUB_SERVER_URL": "https://github.com", "GITHUB_REPOSITORY": "c/d"}
-    assert address.repository(named, runner) == "https://github.com/a/b"
+    assert address.repository(named, runner) == "https://github.com/c/d"
+    assert address.repository(named, {}) == "https://github.com/a/b"
     unnamed = project(tmp_path)
     assert address.repository(unnamed, runner) == "https://github.com/c/d"
     assert address.repository(unnamed, {}) is None

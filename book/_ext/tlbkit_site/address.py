@@ -1,8 +1,8 @@
 """Where the project lives in public: the one place is ``pyproject.toml``.
 
 Everything that names the repository (its button, the launch button, the edit links)
-follows from ``[project.urls] Repository``. While that is not set, a build that runs in
-a hosted workflow uses the repository it runs for; any other build shows no such links.
+follows from ``[project.urls] Repository``. A build that runs in a hosted workflow uses
+the repository it runs for, so that a fork's site leads to the fork.
 """
 
 import os
@@ -19,12 +19,13 @@ def repository(
     project: Path, environment: Mapping[str, str] = os.environ
 ) -> str | None:
     """Return the repository's public address, or None where it is not known."""
-    urls = tomllib.loads(project.read_text("utf-8"))["project"].get("urls", {})
-    if address := urls.get("Repository"):
-        return str(address).rstrip("/")
     server = environment.get("GITHUB_SERVER_URL")
     name = environment.get("GITHUB_REPOSITORY")
-    return f"{server}/{name}" if server and name else None
+    if server and name:
+        return f"{server}/{name}"
+    urls = tomllib.loads(project.read_text("utf-8"))["project"].get("urls", {})
+    address = urls.get("Repository")
+    return str(address).rstrip("/") if address else None
 
 
 def theme_options(address: str | None) -> dict[str, Any]:
