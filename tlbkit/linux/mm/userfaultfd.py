@@ -1033,20 +1033,13 @@ class Userfaultfd:
         """Move an entry whose page is in swap; bytes or a negative error number."""
         entry = pte_to_swp_entry(pair.orig_src_pte)
         if is_migration_entry(entry):
-            self._migration_entry_wait(pair)
+            self._kernel.migrate.migration_entry_wait(entry)
             return -EAGAIN
         if non_swap_entry(entry):
             return -EFAULT
         if not pte_swp_exclusive(pair.orig_src_pte):
             return -EBUSY
         return self.move_swap_pte(move, pair, None)
-
-    def _migration_entry_wait(self, pair: PtePair) -> None:
-        """Sleep until a page has arrived in its new frame."""
-        self._machine.wait(
-            lambda: self._pgtable.read(pair.src_pte) != pair.orig_src_pte,
-            "the end of a page's migration",
-        )
 
     def move_swap_pte(self, move: Move, pair: PtePair, folio: Folio | None) -> int:
         """Move the entry of a page in swap, and its cached copy *folio*, if any.

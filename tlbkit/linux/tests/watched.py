@@ -14,8 +14,8 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_EXCLUSIVE
 from tlbkit.linux.include.linux.mm_types import AnonVma, PG_locked
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
-    SWP_MIGRATION_WRITE,
     SwpEntry,
+    make_migration_pte,
     make_pte_marker,
     swp_entry_to_pte,
 )
@@ -55,7 +55,7 @@ class Scene:
             self.child = self.process.fork()
         self.fd = self.process.userfaultfd()
         for base, layout in ((self.src, source), (self.dst, target)):
-            self._write("pcPLau", base, layout)
+            self._write("pcPLaug", base, layout)
             for index, letter in enumerate(layout):
                 self._make(letter, base + index * self.page)
         self.fd.register(self.dst - gap * self.page, room, missing=True, wp=True)
@@ -81,12 +81,17 @@ class Scene:
             self.folio(at).flags |= PG_locked
         elif letter == "a":
             self.folio(at).mapping = AnonVma(self.folio(at).mapping.lock)
-        elif letter in "wWmg":
+        elif letter == "g":
+            folio = self.folio(at)
+            folio.flags |= PG_locked
+            entry = make_migration_pte(self.pte(at), folio.pfn, exclusive=True)
+            self.set_pte(at, entry)
+            self.kernel.tlbflush.flush_tlb_mm(self.process.mm)
+        elif letter in "wWm":
             entry = {
                 "w": swp_entry_to_pte(SwpEntry(0, 5)) | PTE_SWP_EXCLUSIVE,
                 "W": swp_entry_to_pte(SwpEntry(0, 5)),
                 "m": make_pte_marker(PTE_MARKER_UFFD_WP),
-                "g": swp_entry_to_pte(SwpEntry(SWP_MIGRATION_WRITE, 5)),
             }[letter]
             self.process.read(at)  # makes the table
             self.set_pte(at, entry)

@@ -65,8 +65,8 @@ def userfaultfd_wp_use_markers(vma: VmArea) -> bool:
 def vma_can_userfault(vma: VmArea, vm_flags: int, *, wp_async: bool) -> bool:
     """Tell whether *vma* can be watched in the ways of *vm_flags*.
 
-    That a write happened can be noted for memory of every kind; the rest needs private
-    anonymous memory.
+    That a write happened can be noted for memory of every kind. The rest needs private
+    anonymous memory here; Linux can also watch shmem and hugetlbfs, which is left out.
     """
     if wp_async and vm_flags & VM_UFFD == VM_UFFD_WP:
         return True
