@@ -83,13 +83,13 @@ class Machine:
                 operation, operand, lpa2=self.model.lpa2, asid_bits=asid_bits
             )
             if operation.broadcast:
-                tlbs = self._concerned(operation, target.asid)
+                tlbs = self.concerned(operation, target.asid)
             else:
                 tlbs = (issuer.tlb,)
             for tlb in tlbs:
                 tlb.invalidate(operation, target, spared)
 
-    def _concerned(self, operation: Operation, asid: int) -> tuple[Tlb, ...]:
+    def concerned(self, operation: Operation, asid: int) -> tuple[Tlb, ...]:
         """Return the TLBs that may hold something that a broadcast names."""
         if operation.any_asid or self.model.over_invalidates:
             return self.tlbs

@@ -499,9 +499,13 @@ class Tlb:
     def _tell_drops(
         self, dropped: Iterable[tuple[str, Entry | CachedTable]], why: str
     ) -> None:
-        if "drop" in self._events.heard:
+        events = self._events
+        if "drop" in events.heard:
+            began = events.hold()
             for structure, what in dropped:
-                self._events.emit(self.cpu, "drop", what, old=structure, why=why)
+                events.emit(self.cpu, "drop", what, old=structure, why=why)
+            if began:
+                events.release()
 
 
 _EVERYTHING = OPERATIONS["VMALLE1"]

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tlbkit.arm64 import descriptor as d
+from tlbkit.arm64.events import Event
 from tlbkit.arm64.granule import GRANULE_4K, GRANULES, LAST_LEVEL
 from tlbkit.arm64.leaf import Leaf
 from tlbkit.arm64.machine import Machine
@@ -126,6 +127,13 @@ def contents(box):
             held[tlb.cpu, array.name] = set(array)
         held[tlb.cpu, WALK_CACHE] = set(tlb.walk.items())
     return held
+
+
+def hear(box, *kinds):
+    """A list that grows with the events of a machine, all or of these kinds."""
+    told: list[Event] = []
+    box.events.listen(told.append, kinds or None)
+    return told
 
 
 class Replay:

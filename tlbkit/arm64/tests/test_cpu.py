@@ -34,6 +34,7 @@ from tlbkit.arm64.tests.support import (
     Space,
     booted,
     contents,
+    hear,
     leaf,
     machine,
     tiny,
@@ -184,8 +185,7 @@ def test_nothing_is_cached_that_would_fault(story):
     """No TLB takes in an invalid descriptor, or one with the access flag clear."""
     box, space = booted(3)
     places = [space.map(page << 12, 0x8000_0000 + (page << 12)) for page in range(6)]
-    filled = []
-    box.events.listen(filled.append, {"fill"})
+    filled = hear(box, "fill")
     for name, *what in story:
         if name == "store":
             page, attributes = what
@@ -320,7 +320,7 @@ def test_t1_5_last_level_operations_leave_tables_alone(random):
     flush(cpu, "VALE1", encode_va(va, 5))
     assert set(cpu.tlb.walk.items()) == tables
     flush(cpu, "VAE1", encode_va(VA, 5))
-    assert not cpu.tlb.walk.items().__length_hint__()
+    assert len(cpu.tlb.walk) == 0
 
 
 def test_walk_cache_entries_resume_a_walk():
@@ -329,8 +329,7 @@ def test_walk_cache_entries_resume_a_walk():
     (cpu,) = box.cpus
     space.map(VA, FRAME)
     space.map(VA + 4096, FRAME + 4096)
-    walks = []
-    box.events.listen(walks.append, {"walk"})
+    walks = hear(box, "walk")
     cpu.read(VA)
     cpu.read(VA + 4096)
     assert [walk.old and walk.old.level for walk in walks] == [None, 3]
@@ -540,8 +539,7 @@ def test_the_access_flag_is_set_before_an_entry_is_kept():
     box, space = booted(1)
     (cpu,) = box.cpus
     place = space.map(VA, FRAME, RW & ~d.AF)
-    told = []
-    box.events.listen(told.append)
+    told = hear(box)
     assert cpu.read(VA) == 0
     assert box.memory.read(place) == leaf(FRAME)
     kinds = [event.kind for event in told]
@@ -612,8 +610,7 @@ def test_a_tagged_address_finds_the_same_entry():
     box, space = booted(1, tcr={"TBI0": 1})
     (cpu,) = box.cpus
     space.map(VA, FRAME)
-    walks = []
-    box.events.listen(walks.append, {"walk"})
+    walks = hear(box, "walk")
     for tag in range(0, 256, 51):
         assert cpu.write(VA | tag << 56, tag) is None
         assert cpu.read(VA) == tag
@@ -674,8 +671,7 @@ def test_fetches_have_a_micro_tlb_of_their_own():
     space.map(VA, FRAME, RO & ~d.UXN)
     assert cpu.execute(VA) is None
     assert (len(cpu.tlb.l1i), len(cpu.tlb.l1d), len(cpu.tlb.l2)) == (1, 0, 1)
-    walks = []
-    box.events.listen(walks.append, {"walk"})
+    walks = hear(box, "walk")
     assert cpu.read(VA) == 0
     assert not walks
     assert cpu.tlb.l1d.refills == 1
@@ -702,8 +698,7 @@ def test_speculation_fills_what_would_not_fault(attributes, expected):
     (cpu,) = box.cpus
     place = space.place(VA) if attributes is None else space.map(VA, FRAME, attributes)
     word = box.memory.read(place)
-    told = []
-    box.events.listen(told.append, {"fault", "hardware", "read"})
+    told = hear(box, "fault", "hardware", "read")
     assert cpu.prefetch(VA) is expected
     assert bool(held(cpu, VA)) is expected
     assert cpu.prefetch(VA) is expected
@@ -751,8 +746,7 @@ def test_what_needs_a_break(how, new, breaks):
     place = space.map(VA, FRAME)
     old = leaf(FRAME)
     arguments = (place, old, new) if how == "compare_exchange" else (place, new)
-    told = []
-    box.events.listen(told.append)
+    told = hear(box)
     assert needs_break(old, new) is breaks
     if not breaks:
         getattr(cpu, how)(*arguments)
@@ -857,8 +851,7 @@ def test_walks_are_told_with_what_they_found(random):
     vas = [random.randrange(1 << 35) & ~0xFFF for _ in range(6)]
     for va in vas:
         space.map(va, FRAME)
-    walks = []
-    box.events.listen(walks.append, {"walk"})
+    walks = hear(box, "walk")
     for va in random.choices([*vas, 1 << 40], k=12):
         cpu.read(va)
         if walks:
@@ -875,8 +868,7 @@ def test_descriptor_stores_are_told():
     box, space = booted(1)
     (cpu,) = box.cpus
     place = space.place(VA)
-    told = []
-    box.events.listen(told.append, {"store"})
+    told = hear(box, "store")
     cpu.store(place, leaf(FRAME), "map")
     cpu.swap(place, 0, "unmap")
     assert cpu.compare_exchange(place, 5, 6, "never") == 0

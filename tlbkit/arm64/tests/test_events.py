@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlbkit.arm64.events import Stream
+from tlbkit.arm64.events import Event, Stream
 
 KINDS = ("store", "fill", "drop", "dsb")
 kinds = st.lists(st.sampled_from(KINDS), max_size=12)
@@ -22,7 +22,7 @@ def emit_all(stream, sequence):
 def test_each_listener_hears_what_it_asked_for_in_order(sequence, wanted):
     """A listener is told every event of its kinds, once and in order, and no other."""
     stream = Stream()
-    heard = [[] for _ in wanted]
+    heard: list[list[Event]] = [[] for _ in wanted]
     for kinds_of_one, events in zip(wanted, heard, strict=True):
         stream.listen(events.append, kinds_of_one)
     emit_all(stream, sequence)
@@ -39,7 +39,7 @@ def test_each_listener_hears_what_it_asked_for_in_order(sequence, wanted):
 def test_numbers_run_from_one(sequence):
     """Events that somebody hears are numbered without gaps."""
     stream = Stream()
-    events = []
+    events: list[Event] = []
     stream.listen(events.append)
     emit_all(stream, sequence)
     assert [event.number for event in events] == list(range(1, len(sequence) + 1))
@@ -51,7 +51,7 @@ def test_what_nobody_hears_is_not_asked_for(sequence, wanted):
     """`heard` has exactly the kinds that listeners and scheduler have named."""
     stream = Stream()
     assert not any(kind in stream.heard for kind in sequence)
-    listener = [].append
+    listener = list[Event]().append
     stream.listen(listener, wanted)
     for kind in sequence:
         assert (kind in stream.heard) is (wanted is None or kind in wanted)
@@ -69,7 +69,11 @@ def test_listeners_are_told_one_after_the_other():
     stream = Stream()
     told = []
     for name in "abc":
-        stream.listen(lambda event, name=name: told.append((name, event.kind)))
+
+        def listener(event, name=name):
+            told.append((name, event.kind))
+
+        stream.listen(listener)
     emit_all(stream, ["store", "fill"])
     assert told == [(name, kind) for kind in ("store", "fill") for name in "abc"]
 

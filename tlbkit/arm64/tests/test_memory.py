@@ -31,7 +31,7 @@ def test_memory_is_a_dictionary_of_words(shift, sequence):
     memory = PhysicalMemory(shift)
     model = {}
     for name, pfn, *rest in sequence:
-        key = (pfn, rest[0]) if rest else None
+        key = pfn, rest[0] if rest else 0
         pa = (pfn << shift) + 8 * rest[0] if rest else 0
         match name:
             case "write":

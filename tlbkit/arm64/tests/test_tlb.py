@@ -16,6 +16,7 @@ from tlbkit.arm64.tests.support import (
     Replay,
     booted,
     contents,
+    hear,
     machine,
     some_entry,
     some_leaf,
@@ -254,7 +255,7 @@ class Reference:
     """One set-associative cache of page numbers, written as plainly as can be."""
 
     def __init__(self, sets, ways, replacement):
-        self.sets = [[] for _ in range(sets)]
+        self.sets: list[list[int]] = [[] for _ in range(sets)]
         self.ways = ways
         self.replacement = replacement
 
@@ -452,8 +453,7 @@ def test_dropping_what_is_not_there_does_nothing():
     """Neither an entry that was replaced nor a table that was never held."""
     box = machine()
     tlb = box.tlbs[0]
-    told = []
-    box.events.listen(told.append)
+    told = hear(box)
     entry = some_entry(0x1000)
     tlb.drop(entry)
     tlb.drop(CachedTable(5, Table(3, 0, 21, 0, 0, 0, 3)))
