@@ -19,7 +19,7 @@ def test_each_package_has_a_page(package):
 
 
 def test_each_module_at_the_top_has_a_page():
-    """So is every module that lies in no folder, but for those that start the package."""
+    """So is every module that lies in no folder, but for those that start it."""
     modules = {path.stem for path in ROOT.glob("tlbkit/*.py")}
     named = set(re.findall(r"automodule:: tlbkit\.(\w+)", "".join(PAGES.values())))
     assert modules - {"__init__", "__main__"} == named
