@@ -45,13 +45,13 @@ the events of all threads, one at a time, in any order that these rules leave op
     ISB after it wait for the branch. Reads and walks do not.
 10. **FEAT_ETS2.** A walk that gives a translation or access-flag fault waits for all
     reads and writes before it, and a DSB orders walks and updates after it too.
-11. **TLBI.** A TLBI waits for the DSBs before it, and is then in flight. It is
-    complete once a later DSB (without `ld` or `st`) of its thread is done, and that
-    DSB waits, on each CPU concerned, until no TLB holds a word that was stale when the
-    TLBI was sent; and on the *other* CPUs also until every access translated by such
-    a word has read, written or faulted, and the accesses before one that read or
-    wrote are translated. Words fetched since it was sent may stay. A local TLBI concerns
-    its own CPU. A DSB of the non-shareable domain waits for the own CPU only.
+11. **TLBI.** A TLBI waits for the DSBs before it, and is then in flight. It is complete
+    once a later DSB (without `ld` or `st`) of its thread is done, and that DSB waits,
+    on each CPU concerned, until no TLB holds a word that was stale when the TLBI was
+    sent; and on the *other* CPUs also until every access translated by such a word has
+    read, written or faulted, and the accesses before one that read or wrote are
+    translated. Words fetched since it was sent may stay. A local TLBI concerns its own
+    CPU. A DSB of the non-shareable domain waits for the own CPU only.
 
 Sources: Arm ARM (DDI 0487) B2.3, where the rules are relations: 1 *observed-by*; 2
 *translation-intrinsically-before* and *TTD-observed-by*; 3, 9

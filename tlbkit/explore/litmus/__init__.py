@@ -37,7 +37,7 @@ The steps of P0, P1 and P2, with `;` between; a line more of a thread goes on wi
 `r := LDAR(x)`              load-acquire, also of `pte(x)`
 `STLR(x) := 1`              store-release, likewise
 `DMB`, `DSB`                of `ish`; also `.st`, `.ld`, and `.ish`, `.ishst`, `.ishld`,
-                            the same of `nsh` and `osh`, and `.sy`
+                            the same of `nsh`, `osh` and `sy`
 `ISB`                       instruction synchronisation barrier
 `TLBI.is(x)`, `.is(all)`    invalidate a page, or everything, on every CPU
 `TLBI.local(x)`, ...        the same on this CPU only
@@ -47,9 +47,9 @@ The steps of P0, P1 and P2, with `;` between; a line more of a thread goes on wi
 A register is read into once. A fault ends its thread; registers not read by then are 0.
 
 The condition is made of `P1.r = 1`, `P1.r = A` (also `!=`), the last values `frame(b) =
-1` and `pte(x) = A`, and `fault(P1)`, which may name a kind (`translation`, `access_flag`,
-`permission`) and a page as in `fault(P1, permission, x)`; joined by `not`, `and`, `or` and
-brackets.
+1` and `pte(x) = A`, and `fault(P1)`, which may name a kind (`translation`,
+`access_flag`, `permission`) and a page as in `fault(P1, permission, x)`; joined by
+`not`, `and`, `or` and brackets.
 
 The JSON form is a list of objects (or one) with the same words: `name`, `about`,
 `hardware`; `frames`, `pages` and `entries`, objects from names to what stands behind

@@ -161,7 +161,7 @@ def value_text(value: int | Entry, names: Mapping[Entry, str]) -> str:
     """Write a value as a litmus file does: a number or the name of an entry."""
     if isinstance(value, int):
         return str(value)
-    return names[value] if value in names else "invalid"
+    return names.get(value, "invalid")
 
 
 def _inner(condition: Condition, names: Mapping[Entry, str]) -> str:

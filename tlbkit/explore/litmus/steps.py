@@ -108,10 +108,9 @@ _OPTIONS = {
     **{accesses.value: (accesses, Domain.INNER) for accesses in Accesses},
     **{
         domain.value + accesses.value: (accesses, domain)
-        for domain in (Domain.INNER, Domain.NON_SHAREABLE, Domain.OUTER)
+        for domain in Domain
         for accesses in Accesses
     },
-    Domain.SYSTEM.value: (Accesses.ALL, Domain.SYSTEM),
 }
 """The options of a barrier; none is `ish`, and `ld` and `st` alone are of `ish`."""
 
