@@ -41,10 +41,18 @@ class MmapLock:
         mmap_lock = vma.mm.mmap_lock
         if mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence:
             return False
+        self._down_read(vma)
+        return True
+
+    def vma_start_read_locked(self, vma: VmArea) -> None:
+        """Lock *vma* for reading; the mmap lock is held, so nobody is changing it."""
+        vma.mm.mmap_lock.assert_held()
+        self._down_read(vma)
+
+    def _down_read(self, vma: VmArea) -> None:
         if vma.vm_lock is None:
             vma.vm_lock = RwSemaphore(self._machine, f"vma lock {vma.start:#x}")
         vma.vm_lock.down_read()
-        return True
 
     @staticmethod
     def vma_end_read(vma: VmArea) -> None:

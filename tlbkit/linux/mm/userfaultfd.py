@@ -257,7 +257,7 @@ class Userfaultfd:
     def uffd_lock_vma(self, mm: MmStruct, address: int) -> VmArea | int:
         """Return the area of *address*, locked for reading and ready for private pages.
 
-        ``-ENOENT`` if there is none; ``-EAGAIN`` if it is being changed.
+        ``-ENOENT`` if there is none.
         """
         vma = self._kernel.mmap_lock.lock_vma_under_rcu(mm, address)
         if vma is not None:
@@ -267,10 +267,8 @@ class Userfaultfd:
             self._kernel.mmap_lock.vma_end_read(vma)
         mm.mmap_lock.down_read()
         found = self.find_vma_and_prepare_anon(mm, address)
-        if isinstance(found, VmArea) and not self._kernel.mmap_lock.vma_start_read(
-            found
-        ):
-            found = -EAGAIN
+        if isinstance(found, VmArea):
+            self._kernel.mmap_lock.vma_start_read_locked(found)
         mm.mmap_lock.up_read()
         return found
 
@@ -320,11 +318,9 @@ class Userfaultfd:
             src_vma = self._kernel.vma.vma_lookup(mm, src_start)
         if src_vma is None:
             return -ENOENT
-        if not locks.vma_start_read(dst_vma):
-            return -EAGAIN
-        if src_vma is not dst_vma and not locks.vma_start_read(src_vma):
-            locks.vma_end_read(dst_vma)
-            return -EAGAIN
+        locks.vma_start_read_locked(dst_vma)
+        if src_vma is not dst_vma:
+            locks.vma_start_read_locked(src_vma)
         return dst_vma, src_vma
 
     def uffd_move_unlock(self, dst_vma: VmArea, src_vma: VmArea) -> None:

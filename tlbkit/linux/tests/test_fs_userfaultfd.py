@@ -10,7 +10,16 @@ from tlbkit.arm64.events import Event
 from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
 from tlbkit.linux.fs.userfaultfd import UserfaultError
-from tlbkit.linux.include.linux.mm import VM_MAYWRITE, VM_UFFD_MISSING, VM_UFFD_WP
+from tlbkit.linux.include.linux.mm import (
+    FAULT_FLAG_ALLOW_RETRY,
+    FAULT_FLAG_RETRY_NOWAIT,
+    VM_FAULT_RETRY,
+    VM_FAULT_SIGBUS,
+    VM_MAYWRITE,
+    VM_UFFD_MISSING,
+    VM_UFFD_WP,
+)
+from tlbkit.linux.include.linux.mm_types import VmFault
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.include.uapi.linux.userfaultfd import UffdMsg
 from tlbkit.linux.tests.support import PAGE, boot, issued
@@ -262,6 +271,57 @@ def test_a_thread_that_reads_serves_too():
     assert machine.running.number == 0
     with pytest.raises(SystemCallError, match="EAGAIN"):
         area.poll.read(nonblock=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [(0, VM_FAULT_SIGBUS), (FAULT_FLAG_ALLOW_RETRY, VM_FAULT_RETRY)],
+)
+def test_who_may_not_sleep_is_not_made_to(flags, expected):
+    """A fault that cannot be retried is a signal; one that must not wait returns."""
+    area = Watched()
+    vma = area.kernel.vma.vma_lookup(area.process.mm, area.dst)
+    flags |= FAULT_FLAG_RETRY_NOWAIT if flags else 0
+    vmf = VmFault(vma, area.dst, area.dst, flags)
+    assert area.kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING) == expected
+
+
+def test_a_context_that_is_being_closed_makes_nobody_sleep():
+    """The thread tries again, by when the area is not watched any more."""
+    area = Watched()
+    area.fd.ctx.released = True
+    vma = area.kernel.vma.vma_lookup(area.process.mm, area.dst)
+    area.process.mm.mmap_lock.down_read()
+    vmf = VmFault(vma, area.dst, area.dst, FAULT_FLAG_ALLOW_RETRY)
+    uffd = area.kernel.fs_userfaultfd
+    assert uffd.handle_userfault(vmf, VM_UFFD_MISSING) == VM_FAULT_RETRY
+    assert area.locks_are_free()
+
+
+@VERSIONS
+def test_a_watched_block_is_told_of_and_moved_whole(version):
+    """With large pages a missing block is one message, and one move answers it."""
+    block = 1 << 21
+    area = Watched(version=version)
+    area.kernel.huge_memory.set_hugepages_enabled(2048, "always")
+    src = area.process.mmap(block)
+    dst = area.process.mmap(block)
+    for page in range(512):
+        area.process.write(src + page * PAGE, page)
+    area.fd.register(dst, block, missing=True, wp=True)
+    area.serve(lambda _: area.poll.move(dst, src, block))
+    pages = range(512)
+    assert [area.process.read(dst + page * PAGE) for page in pages] == list(pages)
+    assert len(area.told) == 1
+    area.fd.writeprotect(dst, block)
+    area.told.clear()
+    area.serve(lambda _: area.poll.writeprotect(dst, block, protect=False))
+    area.process.write(dst + PAGE, 7)
+    assert [message.wp for message in area.told] == [True]
+    assert area.process.read(dst + PAGE) == 7
+    check_tlbs(area.kernel)
+    check_counts(area.kernel)
+    check_end(area.kernel)
 
 
 # -- the self-tests of the kernel ------------------------------------------------------
@@ -543,6 +603,61 @@ def test_a_child_is_not_watched():
     check_end(area.kernel)
 
 
+def test_too_many_areas(monkeypatch):
+    """Where a range would have to be cut and must not be, it is left as it was."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(4 * PAGE)
+    fd = process.userfaultfd()
+    monkeypatch.setattr("tlbkit.linux.mm.vma.DEFAULT_MAX_MAP_COUNT", 2)
+    with pytest.raises(SystemCallError, match="ENOMEM"):
+        fd.register(base, PAGE)
+    assert vmas(process) == [(base, base + 4 * PAGE, 0)]
+    fd.register(base, 4 * PAGE)
+    with pytest.raises(SystemCallError, match="ENOMEM"):
+        fd.unregister(base, PAGE)
+    assert vmas(process) == [(base, base + 4 * PAGE, VM_UFFD_MISSING)]
+
+
+def test_unregister_errors_come_in_the_order_of_the_kernel():
+    """Range, life of the process, areas; a gap or an unwatched area is no error."""
+    area = Watched()
+    with pytest.raises(SystemCallError, match="EINVAL"):
+        area.fd.unregister(area.dst + 1, PAGE)
+    gap = area.process.mmap(3 * PAGE)
+    area.process.munmap(gap + PAGE, PAGE)
+    area.fd.register(gap, PAGE)
+    area.fd.unregister(gap, 3 * PAGE)
+    with pytest.raises(SystemCallError, match="EINVAL"):
+        area.fd.unregister(gap + PAGE, PAGE)
+    area.process.mmap(PAGE, shared=True, addr=gap + PAGE, fixed=True)
+    with pytest.raises(SystemCallError, match="EINVAL"):
+        area.fd.unregister(gap, 3 * PAGE)
+    area.process.exit()
+    there = area.fd.used_by(area.kernel.spawn())
+    with pytest.raises(SystemCallError, match="ENOMEM"):
+        there.unregister(area.dst, PAGE)
+    with pytest.raises(SystemCallError, match="ESRCH"):
+        there.writeprotect(area.dst, PAGE)
+    with pytest.raises(SystemCallError, match="ESRCH"):
+        there.copy(area.dst, area.src, PAGE)
+
+
+@pytest.mark.parametrize("request_name", ["copy", "zeropage", "move", "writeprotect"])
+def test_an_unknown_mode_is_refused(request_name):
+    """A bit that means nothing is EINVAL, after the ranges and before any area."""
+    area = Watched(wp=True)
+    request = getattr(area.kernel.fs_userfaultfd, f"userfaultfd_{request_name}")
+    arguments = {
+        "copy": (area.dst, area.src, PAGE),
+        "zeropage": (area.dst, PAGE),
+        "move": (area.process.mm, area.dst, area.src, PAGE),
+        "writeprotect": (area.dst, PAGE),
+    }[request_name]
+    answer = request(area.fd.ctx, *arguments, 1 << 7)
+    assert answer == (-22 if request_name == "writeprotect" else (-22, None))
+
+
 # -- changes of the address space ------------------------------------------------------
 
 
@@ -574,6 +689,31 @@ def test_munmap_that_nobody_reads_of():
         area.process.munmap(area.dst, PAGE)
     assert area.locks_are_free()
     assert area.fd.ctx.mmap_changing == 0
+
+
+def test_a_thread_that_reads_is_told_of_changes():
+    """To have read the message is all that is asked."""
+    area = Watched("EVENT_UNMAP")
+
+    def other_threads(done, _what):
+        message = area.poll.read()
+        assert (message.event, message.end) == ("unmap", area.dst + PAGE)
+        assert done()
+
+    area.kernel.machine.waiter = other_threads
+    area.process.munmap(area.dst, PAGE)
+    assert area.fd.ctx.mmap_changing == 0
+
+
+def test_changes_of_what_nobody_watches_are_told_to_nobody():
+    """Without a context, or one that asked, madvise and mremap just go on."""
+    area = Watched()
+    uffd = area.kernel.fs_userfaultfd
+    for at in (area.src, area.dst):
+        vma = area.kernel.vma.vma_lookup(area.process.mm, at)
+        assert uffd.userfaultfd_remove(vma, at, at + PAGE)
+    vma = area.kernel.vma.vma_lookup(area.process.mm, area.src)
+    assert uffd.mremap_userfaultfd_prep(vma) is None
 
 
 def test_munmap_without_the_event_tells_nobody():

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
 from tlbkit.arm64.machine import StuckError
+from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
@@ -495,16 +496,16 @@ def test_both_addresses_lead_to_a_page_until_the_run_is_flushed(version, reached
 # -- others act meanwhile --------------------------------------------------------------
 
 
-def dirtied_once(scene, address):
-    """Let another CPU write to a clean page just after its entry was read."""
+def dirtied_once(scene, address, number=3):
+    """Let another CPU write to a clean page once a PTE lock is taken *number* times."""
     other = scene.kernel.machine.cpu(1)
     done: list[Event] = []
 
     def write(event):
         table = isinstance(event.what, SpinLock) and event.what.name.startswith("PTE")
-        if table and event.new == "acquired" and len(done) < 3:
+        if table and event.new == "acquired" and len(done) < number:
             done.append(event)
-            if len(done) == 3:  # the first two were taken to read the entries
+            if len(done) == number:  # the first two were taken to read the entries
                 assert other.write(address, 77) is None
 
     hear(scene.kernel, ["lock"], write)
@@ -533,6 +534,37 @@ def test_t3_9_a_page_that_was_tried_twice(version, answer):
     assert scene.peek(scene.dst) == 77
     assert pte_dirty(scene.pte(scene.dst))
     assert pte_none(scene.pte(scene.src))
+
+
+@pytest.mark.parametrize("version", [BEFORE, FIXED])
+@pytest.mark.parametrize("number", [3, 4, 5])
+def test_an_entry_may_change_at_any_time(version, number):
+    """Before the page is taken or after, a changed entry only costs another try."""
+    scene = Scene(version, "cp")
+    scene.read_all()
+    dirtied_once(scene, scene.src, number)
+    assert scene.fd.move(scene.dst, scene.src, scene.length) == scene.length
+    assert scene.peek(scene.dst) == 77
+    check_tlbs(scene.kernel)
+
+
+@pytest.mark.parametrize("version", [BEFORE, FIXED])
+def test_a_page_may_change_while_its_lock_is_slept_for(version):
+    """A page that was written while the call slept is looked at anew."""
+    scene = Scene(version, "c")
+    scene.read_all()
+    folio = scene.folio(scene.src)
+    folio.flags |= PG_locked
+
+    def unlock(done, _what):
+        assert scene.kernel.machine.cpu(1).write(scene.src, 77) is None
+        folio.flags &= ~PG_locked
+        assert done()
+
+    scene.kernel.machine.waiter = unlock
+    assert scene.fd.move(scene.dst, scene.src, PAGE) == PAGE
+    assert scene.peek(scene.dst) == 77
+    check_counts(scene.kernel)
 
 
 @pytest.mark.parametrize("version", [BEFORE, FIXED])
@@ -740,24 +772,36 @@ def test_one_area_is_locked_once(version):
 
 
 @VERSIONS
-def test_a_source_that_is_being_changed_is_locked_with_the_mmap_lock(version):
-    """If the try fails, both are locked anew under the lock of all areas."""
+@pytest.mark.parametrize("changed", ["src", "dst"])
+@pytest.mark.parametrize("gone", [False, True])
+def test_an_area_that_is_being_changed_is_locked_with_the_mmap_lock(
+    version, changed, gone
+):
+    """If the try fails, both are locked under the lock that keeps changers out.
+
+    By then either may be gone.
+    """
     scene = Scene(version, "p")
     mm = scene.process.mm
-    changer = scene.kernel.machine.cpus[1]
-    source = scene.kernel.vma.vma_lookup(mm, scene.src)
-    mm.mmap_lock.writer = changer
-    source.vm_lock_seq = mm.mmap_lock.sequence
+    areas = [scene.kernel.vma.vma_lookup(mm, at) for at in (scene.src, scene.dst)]
+    mm.mmap_lock.sequence += 1
+    mm.mmap_lock.writer = scene.kernel.machine.cpus[1]
+    area = areas[changed == "dst"]
+    area.vm_lock_seq = mm.mmap_lock.sequence
 
     def finish(done, what):
         assert what == "mmap_lock"
+        assert not any(vma.vm_lock and vma.vm_lock.readers for vma in areas)
+        if gone:
+            mm.vmas.remove(area)
         mm.mmap_lock.writer = None
         assert done()
 
     scene.kernel.machine.waiter = finish
-    assert scene.fd.move(scene.dst, scene.src, PAGE) == PAGE
+    done = answer(lambda: scene.fd.move(scene.dst, scene.src, PAGE))
+    assert done == (("ENOENT", -2) if gone else ("", PAGE))
     assert not mm.mmap_lock.readers
-    assert not source.vm_lock.readers
+    assert not any(vma.vm_lock and vma.vm_lock.readers for vma in areas)
 
 
 @VERSIONS
@@ -1039,6 +1083,47 @@ def test_zeropage_maps_the_one_zero_page():
     check_counts(scene.kernel)
 
 
+@VERSIONS
+def test_a_killed_process_stops_filling(version):
+    """SIGKILL ends a fill after the page at hand, which counts."""
+    scene = Scene(version, "pp")
+    scene.process.kill()
+    assert refused(lambda: scene.fd.copy(scene.dst, scene.src, 2 * PAGE)) == (
+        "EAGAIN",
+        PAGE,
+    )
+    assert refused(lambda: scene.fd.zeropage(scene.dst + PAGE, 2 * PAGE)) == (
+        "EAGAIN",
+        PAGE,
+    )
+
+
+def test_the_layout_may_begin_to_change_after_a_fill_s_first_look():
+    """The second look is under the lock; its EAGAIN is the same."""
+    scene = Scene(AFTER, "p")
+
+    def change(event):
+        if event.what is scene.fd.ctx.map_changing_lock and event.new == "read":
+            scene.fd.ctx.mmap_changing = 1
+
+    hear(scene.kernel, ["lock"], change)
+    assert refused(lambda: scene.fd.zeropage(scene.dst, PAGE)) == ("EAGAIN", -11)
+    scene.fd.ctx.mmap_changing = 0
+    assert refused(lambda: scene.fd.writeprotect(scene.dst, PAGE))[0] == "EAGAIN"
+
+
+def test_memory_that_is_only_noted_is_not_filled():
+    """Shared memory can be watched for writes with WP_ASYNC, and nothing else."""
+    scene = Scene(AFTER, "p")
+    fd = scene.process.userfaultfd("WP_ASYNC")
+    shared = scene.process.mmap(PAGE, shared=True)
+    fd.register(shared, PAGE, missing=False, wp=True)
+    assert refused(lambda: fd.copy(shared, scene.src, PAGE)) == ("EINVAL", -22)
+    assert refused(lambda: fd.zeropage(shared, PAGE)) == ("EINVAL", -22)
+    with pytest.raises(InputError, match="multiple of 8"):
+        fd.copy(shared, scene.src + 1, PAGE)
+
+
 # -- WRITEPROTECT ----------------------------------------------------------------------
 
 
@@ -1283,6 +1368,9 @@ def test_a_block_of_zeros_moves_whole_and_in_parts(version):
     assert blocks.huge.is_huge_zero_pmd(blocks.pmd(blocks.src))
     assert blocks.fd.move(blocks.dst, blocks.src, BLOCK) == BLOCK
     assert blocks.huge.is_huge_zero_pmd(blocks.pmd(blocks.dst))
+    for fill in (blocks.fd.zeropage, blocks.fd.writeprotect):
+        expected = "EEXIST" if fill == blocks.fd.zeropage else "ENOENT"
+        assert refused(lambda fill=fill: fill(blocks.dst, PAGE))[0] == expected
     to, at = blocks.dst + BLOCK, blocks.src + BLOCK
     assert blocks.fd.move(to + PAGE, at, 3 * PAGE) == 3 * PAGE
     assert blocks.values(to + PAGE, 3) == [0, 0, 0]
