@@ -161,6 +161,11 @@ class Cpu:
             raise NoRegimeError(self.number)
         return self._regime
 
+    @property
+    def current(self) -> Regime | None:
+        """The same, but ``None`` before the first `switch`."""
+        return self._regime
+
     def switch(self, regime: Regime) -> None:
         """Write the translation registers; what the TLBs hold stays as it is.
 

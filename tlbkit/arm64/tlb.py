@@ -416,6 +416,19 @@ class Tlb:
         """Return each distinct translation held, in whichever structure."""
         return list(dict.fromkeys(entry for array in self.arrays for entry in array))
 
+    def answers(self, va: int, asid: int) -> list[Entry]:
+        """Return each distinct entry that answers for *va*, and change nothing."""
+        probes = self.sizes.of(asid)
+        return list(
+            dict.fromkeys(
+                entry
+                for array in self.arrays
+                for entry in array.candidates(va, va, probes)
+                if entry.asid in (asid, GLOBAL)
+                and entry.va >> entry.shift == va >> entry.shift
+            )
+        )
+
     def drop(self, what: Entry | CachedTable, why: str = "dropped by the CPU") -> None:
         """Drop an entry wherever it is held, or a table; a CPU may at any time."""
         if isinstance(what, CachedTable):

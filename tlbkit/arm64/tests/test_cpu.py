@@ -61,11 +61,7 @@ def flush(cpu, name, operand=0, *, before="ishst", after="ish"):
 
 def held(cpu, va, asid=5):
     """The translations of *va* that some structure of the CPU holds."""
-    return {
-        entry
-        for entry in cpu.tlb.entries()
-        if entry.asid in (asid, GLOBAL) and entry.va >> entry.shift == va >> entry.shift
-    }
+    return set(cpu.tlb.answers(va, asid))
 
 
 # Laws.
