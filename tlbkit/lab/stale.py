@@ -148,7 +148,8 @@ def scene(change: Change, flush: tuple[Issue | None, str]) -> Machine:
     if barrier:
         first.dsb(barrier)
     if change.unlink:
-        first.store(entry, change.after)
+        # No descriptor to whoever writes it: a number in his own memory.
+        machine.memory.write(entry, change.after)
     return machine
 
 
