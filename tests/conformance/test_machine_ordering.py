@@ -112,7 +112,7 @@ class Run:
             case Load(target, register):
                 word = memory.read(self.words[target.page])
                 self.keep(number, register, self.decode(word))
-            case Store(target, entry):
+            case Store(target, Entry() as entry):
                 memory.write(self.words[target.page], self.encode(entry))
             case Swap(target, entry, register):
                 old = memory.swap(self.words[target.page], self.encode(entry))
@@ -152,8 +152,8 @@ class Run:
 def _barrier(accesses: Accesses, domain: Domain) -> str:
     """The assembler's name of a DSB."""
     if domain is Domain.SYSTEM:
-        return {Accesses.ALL: "sy"}.get(accesses, accesses.value)
-    return domain.value + accesses.value
+        return str(accesses.value) or "sy"
+    return f"{domain.value}{accesses.value}"
 
 
 def schedules(program: Program) -> Iterator[list[int]]:
