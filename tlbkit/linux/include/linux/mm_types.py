@@ -174,12 +174,13 @@ class LargeFolio(Folio):
         """Count *nr* entries of *mm* less: folio_sub_large_mapcount().
 
         Once one of the two known address spaces has all entries, it is the only one.
+        What it had before it became known is not in its count, so that may come late.
         """
         self.mapcount -= nr
         ids, counts = self.mm_id, self.mm_id_mapcount
         if mm in ids:
             slot = ids.index(mm)
-            counts[slot] -= nr
+            counts[slot] = max(counts[slot] - nr, 0)
             if counts[slot]:
                 return
             ids[slot] = None

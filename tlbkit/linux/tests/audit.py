@@ -1,0 +1,186 @@
+"""The books of a kernel, done again from its page tables and compared with its own."""
+
+from collections import Counter
+
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.walk import walk
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pmd_trans_huge,
+    pte_cont,
+    pte_mkclean,
+    pte_mkold,
+    pte_none,
+    pte_present,
+    pte_special,
+    pte_valid_cont,
+    pte_write,
+)
+from tlbkit.linux.include.linux.mm_types import (
+    ENTIRELY_MAPPED,
+    Folio,
+    LargeFolio,
+    MmStruct,
+)
+
+BOOT_FRAMES = 2
+
+
+class Books:
+    """Every entry of every address space of *kernel*, sorted by what it maps."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+        self.pgtable = kernel.pgtable
+        self.by_page: dict[int, list[tuple[MmStruct, int]]] = {}
+        self.by_block: dict[int, list[tuple[MmStruct, int]]] = {}
+        self.folios: dict[int, Folio] = {}
+        self.owners: dict[int, Counter[MmStruct]] = {}
+        for mm in kernel.fork.mmlist:
+            self._read(mm)
+
+    def _read(self, mm):
+        pgtable = self.pgtable
+        pages = tables = leaves = 0
+        stores = set()
+        for pmdp, _, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
+            stores.add(pmdp & pgtable.page_mask)
+            pmd = pgtable.read(pmdp)
+            if pmd_trans_huge(pmd):
+                leaves += 1
+                if not pte_special(pmd):
+                    self._note(self.by_block, mm, pmd)
+                    pages += pgtable.hpage_pmd_nr
+            elif pmd_table(pmd):
+                tables += 1
+                pages += self._read_table(mm, pgtable.pte_pfn(pmd))
+        stored = sum(map(self.kernel.pgtable_generic.deposited, stores))
+        assert stored == leaves, "every block keeps one table, and nothing else does"
+        assert mm.pgtables[3] == tables + stored, "nr_ptes"
+        assert mm.anonpages == pages, "the resident set"
+
+    def _read_table(self, mm, pfn):
+        pgtable = self.pgtable
+        entries = self.kernel.machine.memory.frame(pfn)
+        pages = 0
+        for place, pte in enumerate(entries):
+            if pte_present(pte) and not pte_special(pte):
+                self._note(self.by_page, mm, pte)
+                pages += 1
+            else:
+                assert pte_none(pte) or pte_present(pte), "nothing is on its way"
+            if pte_valid_cont(pte):
+                self._check_block(entries, place - place % pgtable.cont_ptes)
+        return pages
+
+    def _note(self, entries, mm, entry):
+        pfn = self.pgtable.pte_pfn(entry)
+        folio = self.kernel.page_alloc.folio_of(pfn)
+        self.folios[folio.pfn] = folio
+        entries.setdefault(pfn, []).append((mm, entry))
+        self.owners.setdefault(folio.pfn, Counter())[mm] += 1
+
+    def _check_block(self, entries, first):
+        """A contiguous block is whole and alike: consecutive frames of one folio."""
+        step = self.pgtable.page_size
+        block = entries[first : first + self.pgtable.cont_ptes]
+        alike = [pte_mkold(pte_mkclean(pte)) - n * step for n, pte in enumerate(block)]
+        assert len(set(alike)) == 1
+        assert all(map(pte_cont, block))
+        frame = self.pgtable.pte_pfn(block[0])
+        folio = self.kernel.page_alloc.folio_of(frame)
+        assert frame % self.pgtable.cont_ptes == 0
+        assert folio is self.kernel.page_alloc.folio_of(frame + len(block) - 1)
+
+    def check_folio(self, folio):
+        """Mapcounts, references and marks of a folio are what its entries make them."""
+        maps = [self.by_page.get(folio.pfn + n, []) for n in range(folio.nr_pages)]
+        blocks = self.by_block.get(folio.pfn, [])
+        assert folio.mapcount == sum(map(len, maps)) + len(blocks)
+        assert folio.refcount == folio.mapcount, "only entries hold it"
+        for n, entries in enumerate(maps):
+            everyone = entries + blocks
+            if not everyone:
+                continue
+            mark = folio.page_exclusive(folio.pfn + (0 if blocks else n))
+            if mark:
+                assert len(everyone) == 1, "AnonExclusive: one entry maps the page"
+            if any(pte_write(entry) for _, entry in everyone):
+                assert mark, "only an exclusive page is writable"
+        if isinstance(folio, LargeFolio):
+            self._check_large(folio, maps, blocks)
+
+    def _check_large(self, folio, maps, blocks):
+        assert list(folio.page_mapcount) == list(map(len, maps))
+        assert folio.entire_mapcount == len(blocks)
+        mapped = sum(map(bool, maps))
+        assert folio.nr_pages_mapped == mapped + bool(blocks) * ENTIRELY_MAPPED
+        owners = self.owners[folio.pfn]
+        for mm, count in zip(folio.mm_id, folio.mm_id_mapcount, strict=True):
+            assert count <= (owners[mm] if mm is not None else 0)
+        if not folio.maybe_mapped_shared:
+            assert len(owners) == 1, "a folio that is not shared has one owner"
+        if folio.order >= 2 and not blocks and mapped < folio.nr_pages:
+            assert folio.partially_mapped
+        assert folio.deferred_split == (
+            folio in self.kernel.huge_memory.deferred_split_queue
+        )
+
+
+def audit(kernel):
+    """Hold the laws of mapcounts, stores, blocks and frames; nobody pins anything."""
+    kernel.swap.lru_add_drain_all()
+    books = Books(kernel)
+    for folio in books.folios.values():
+        books.check_folio(folio)
+    huge = kernel.huge_memory
+    holders = sum(mm.huge_zero for mm in kernel.fork.mmlist)
+    assert holders == 0 or huge.huge_zero_folio is not None
+    zero = huge.huge_zero_folio.nr_pages if huge.huge_zero_folio else 0
+    tables = sum(sum(mm.pgtables) + 1 for mm in kernel.fork.mmlist)
+    pages = sum(folio.nr_pages for folio in books.folios.values())
+    assert kernel.page_alloc.in_use == BOOT_FRAMES + tables + pages + zero, "a leak"
+
+
+def audit_tlbs(kernel):
+    """No CPU holds a translation that the tables do not give, with those rights."""
+    memory = kernel.machine.memory
+    tags = {}
+    for mm in kernel.fork.mmlist:
+        if mm.regimes is not None:
+            tags.update({regime.asid: regime for regime in mm.regimes})
+    for cpu in kernel.machine.cpus:
+        for entry in cpu.tlb.entries():
+            regime = tags.get(entry.asid)
+            if regime is None:
+                continue
+            last = entry.va + (1 << entry.shift) - kernel.pgtable.page_size
+            for va in {entry.va, last}:
+                found = walk(regime, memory, va)
+                assert not isinstance(found, Fault), f"{entry} outlived its page"
+                offset = va & ((1 << found.leaf.shift) - 1)
+                assert found.pa + offset == entry.pa + va - entry.va
+                granted = entry.leaf.permissions_dirty
+                assert not granted & ~found.leaf.permissions_dirty
+
+
+def all_frames(kernel):
+    """What is in use once all processes are gone and the shrinker has run."""
+    kernel.swap.lru_add_drain_all()
+    kernel.huge_memory.shrink_huge_zero_folio()
+    return kernel.page_alloc.in_use
+
+
+def entries(kernel, process, start, pages):
+    """The page entries of a range, as they stand."""
+    pgtable = kernel.pgtable
+    places = (
+        pgtable.find_pte(process.mm, start + n * pgtable.page_size)
+        for n in range(pages)
+    )
+    return [0 if place is None else pgtable.read(place) for place in places]
+
+
+def contiguous(kernel, process, start, pages):
+    """Which entries of a range belong to a contiguous block."""
+    return [pte_cont(pte) for pte in entries(kernel, process, start, pages)]
