@@ -7,7 +7,7 @@ on white and on the dark page; text, axes and grid take theirs from CSS variable
 follow the page's (or JupyterLab's) theme.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bokeh.models import (
@@ -55,6 +55,9 @@ _THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
 _POWERS_OF_FOUR = [4**n for n in range(16)]
 _ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 3, 5, 7)]
 
+_ROW = 48
+"""Letters of the names that fit side by side above a figure on a phone."""
+
 _PAIR_HEIGHT = 46
 """Pixels that one pair of bars takes."""
 
@@ -81,21 +84,27 @@ def _blank(panel: Panel, **layout: Any) -> figure:
     return plot
 
 
+def _stacked(names: Iterable[str]) -> bool:
+    """Tell whether names are too long to stand side by side."""
+    return len("".join(names)) > _ROW
+
+
 def _legend(plot: figure, **drawn: "GlyphRenderer[Any]") -> None:
-    """Name the looks above the plot."""
+    """Name the looks above the plot, long names one below the other."""
+    stacked = _stacked(drawn)
     plot.add_layout(
         Legend(
             items=[
                 LegendItem(label=name, renderers=[glyphs])
                 for name, glyphs in drawn.items()
             ],
-            orientation="horizontal",
+            orientation="vertical" if stacked else "horizontal",
             background_fill_color=None,
             border_line_color=None,
             label_text_font_size="13px",
             location="left",
             glyph_width=26,
-            spacing=16,
+            spacing=2 if stacked else 16,
             padding=0,  # type: ignore[arg-type]  # its stub misses plain numbers
             margin=4,
             stylesheets=[InlineStyleSheet(css=_THEME_OF_LEGEND)],
@@ -232,6 +241,7 @@ _LOOKS: tuple[tuple[str, str, str, bool], ...] = (
 def _lines(panel: Lines, feed: Feed) -> figure:
     """Draw lines over a quantity that grows by factors, and mark places on it."""
     sources = _sources(feed)
+    names = [name for _, name in panel.lines]
     heights = DataRange1d(range_padding=0.15)
     if not panel.log:
         heights.start = 0
@@ -240,7 +250,7 @@ def _lines(panel: Lines, feed: Feed) -> figure:
         x_axis_type="log",
         y_axis_type="log" if panel.log else "linear",
         y_range=heights,
-        height=320,
+        height=400 if _stacked(names) else 320,
         x_axis_label=panel.x_label,
         y_axis_label=panel.y_label,
     )
@@ -286,6 +296,7 @@ def _lines(panel: Lines, feed: Feed) -> figure:
     plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     if not panel.log:
         plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
+    plot.xaxis.ticker = _POWERS_OF_FOUR
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     _legend(plot, **drawn)
     return plot

@@ -239,7 +239,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "own-litmus": (Fields("The program, and the question"),),
     "flush": (
         Lines(
-            "The same flush on machines of other sizes",
+            "The same on other machines",
             x="cpus",
             lines=tuple((way, way) for way in WAYS),
             at="at",
