@@ -80,7 +80,11 @@ class OrderingModel:
     # What may happen next ---------------------------------------------------
 
     def enabled(self, state: State) -> Iterator[Transition]:
-        """Yield everything that may happen next in `state`."""
+        """Yield everything that may happen next in `state`.
+
+        Where nothing may, and the state is not final, what ran ahead has turned out
+        wrong: hardware would do it again, and that is another execution.
+        """
         for number, (code, thread) in enumerate(
             zip(self.codes, state.threads, strict=True)
         ):
@@ -133,11 +137,7 @@ class OrderingModel:
         """Tell whether a walk may take one of the table words that it can find."""
         code, thread = self.codes[number], state.threads[number]
         event = code.events[index]
-        fault, update = self.answer(event, cell)
-        if update is not None:
-            # Rule 5: the update must find the same word.
-            possible = cell == self.table(state, event.page)
-            return possible and code.walk_agrees(thread, index, cell)
+        fault = self.answer(event, cell).fault
         if fault in NEVER_CACHED and self.ets2:
             # Rule 10: the accesses before it come before a walk that so faults.
             return code.accesses_done(thread, index)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.ordering import Outcome, State, Transition
 
 MAX_STATES = 1_000_000
-"""Where a search gives up: about 2 GB of states."""
+"""Where a search gives up: after a minute or two, and under 1 GB of states."""
 
 
 class SearchTooLargeError(TlbkitError):
