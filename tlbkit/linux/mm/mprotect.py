@@ -330,17 +330,16 @@ class Mprotect:
         start = pgtable.pte_pfn(new) - folio.pfn
         marks = folio.exclusive[start : start + nr]
         done = 0
-        for mark, run in groupby(marks):
+        for _, run in groupby(marks):
             count = len(list(run))
+            at = addr + done * pgtable.page_size
             commit = pgtable.pte_advance_pfn(new, done)
-            if mark and self.can_change_pte_writable(
-                vma, addr + done * pgtable.page_size, commit
-            ):
+            if self.can_change_pte_writable(vma, at, commit):
                 commit = pgtable.pte_mkwrite(commit)
             self.prot_commit_flush_ptes(
                 tlb,
                 vma,
-                addr + done * pgtable.page_size,
+                at,
                 ptep + done * 8,
                 pgtable.pte_advance_pfn(old, done),
                 commit,
