@@ -30,7 +30,7 @@ def modules_of(package: str) -> Iterator[str]:
 
 
 class PackageReference(SphinxDirective):
-    """``.. package-reference:: tlbkit.arm64``: every module, with all public members."""
+    """``.. package-reference:: tlbkit.arm64``: every module, every public member."""
 
     required_arguments: ClassVar[int] = 1
 

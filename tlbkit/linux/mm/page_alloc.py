@@ -106,9 +106,7 @@ class PageAlloc:
         folio = self.alloc_zeroed()
         if folio is not None:
             folio.flags |= PG_table
-            folio.mapping = SpinLock(
-                self._machine, f"{name} {folio.pfn:#x}", folio.pfn
-            )
+            folio.mapping = SpinLock(self._machine, f"{name} {folio.pfn:#x}", folio.pfn)
         return folio
 
     def free(self, folio: Folio) -> None:
