@@ -108,6 +108,7 @@ class Scene:
     Attributes:
         va: The address.
         regime: The registers.
+        memory: The tables.
         outcome: What `tlbkit.arm64.walk.walk` answers.
         tables: The table descriptors that it followed.
         last: Address of the last descriptor that it read, and the descriptor; None
@@ -116,6 +117,7 @@ class Scene:
 
     va: int
     regime: Regime
+    memory: PhysicalMemory
     outcome: Translation | Fault
     tables: tuple[Table, ...]
     last: tuple[int, int] | None
@@ -161,7 +163,7 @@ def scene(
         level = tables[-1].level if tables else half.start_level
         place = table + 8 * _entry_number(va, half, level)
         last = place, memory.read(place)
-    return Scene(va, regime, outcome, tuple(tables), last)
+    return Scene(va, regime, memory, outcome, tuple(tables), last)
 
 
 def _build(
