@@ -37,35 +37,29 @@ def stack_distances(pages: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _earlier_and_smaller(values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each value, how many of those before it are smaller."""
+    """For each value, how many of those before it are smaller, or equal to it.
+
+    The values here differ, except those of first uses, which nobody asks about.
+    """
     count = len(values)
     smaller = np.zeros(count, dtype=np.int64)
-    # Equal values stand in their order, so ranks are a permutation.
-    order = np.argsort(values, kind="stable")
-    rank = np.empty(count, dtype=np.int64)
-    rank[order] = np.arange(count)
-    ties = np.zeros(count, dtype=np.int64)
-    ordered = values[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    ties[order] = np.arange(count) - np.repeat(starts, np.diff(np.r_[starts, count]))
-    by_rank = order
+    by_rank = np.argsort(values, kind="stable")
     width = 1
     while width < count:
         # Within each block of 2 * width moments, those of the right half count the
         # members of the left half that come before them in the order of ranks.
         block = by_rank // (2 * width)
-        right = (by_rank // width) % 2
         grouped = np.argsort(block, kind="stable")
-        left_so_far = np.cumsum(1 - right[grouped])
+        moments = by_rank[grouped]
+        right = (moments // width) % 2
+        left_so_far = np.cumsum(1 - right)
         blocks = block[grouped]
-        first = np.r_[True, blocks[1:] != blocks[:-1]]
-        begins = np.flatnonzero(first)
+        begins = np.flatnonzero(np.r_[True, blocks[1:] != blocks[:-1]])
         before = np.r_[0, left_so_far[begins[1:] - 1]]
         offset = np.repeat(before, np.diff(np.r_[begins, count]))
-        moments = by_rank[grouped]
-        smaller[moments] += np.where(right[grouped] == 1, left_so_far - offset, 0)
+        smaller[moments] += right * (left_so_far - offset)
         width *= 2
-    return smaller - ties
+    return smaller
 
 
 def miss_ratios(

@@ -27,6 +27,7 @@ def test_verdict_and_witness_are_shown(name, ets2):
     else:
         told = [": ".join(filter(None, row[1:])) for row in answer.rows]
         assert told == list(verdict.witness)
+        assert [int(row[0]) for row in answer.rows] == list(range(1, len(told) + 1))
 
 
 @pytest.mark.parametrize("name", TESTS)

@@ -81,6 +81,13 @@ def test_the_boxes_are_the_address(shown):
     assert tops[0] == 63
     assert bottoms[-1] == 0
     assert [bottom - 1 for bottom in bottoms[:-1]] == tops[1:]
+    for box, top, low in zip(
+        address_boxes(shown.va, shown.half), tops, bottoms, strict=True
+    ):
+        value = shown.va >> low & (1 << top + 1 - low) - 1
+        alike = {"0...0": 0, "1...1": (1 << top + 1 - low) - 1}
+        base = 16 if box.value.startswith("0x") else 2
+        assert value == alike.get(box.value, -1) or value == int(box.value, base)
 
 
 @given(st.integers(1, 8))
