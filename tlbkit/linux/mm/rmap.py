@@ -228,7 +228,7 @@ class Rmap:
     def folio_remove_rmap_pmd(self, folio: LargeFolio, vma: VmArea) -> None:
         """Take one block entry's mapping of all of a folio away.
 
-        If it was the last of its kind and pages entries map a part, others are free.
+        If it was the last of its kind, pages that no page entry maps are free now.
         """
         folio.sub_mapcount(1, vma.mm)
         folio.entire_mapcount -= 1
