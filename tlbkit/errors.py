@@ -6,4 +6,4 @@ class TlbkitError(Exception):
 
 
 class InputError(TlbkitError):
-    """A name, a value or a file is not one that is allowed; the message says which are."""
+    """What the caller gave is not allowed; the message says what is."""
