@@ -232,19 +232,30 @@ class Cpu:
 
     def _miss(self, va: int, need: int, micro: TlbArray) -> int | Fault:
         """Walk the tables for *va*, keep what was found, and translate by it."""
+        found = self.resolve(va, need)
+        if isinstance(found, Fault):
+            return self._fault(va, found)
+        leaf = found.leaf
+        if leaf.young:
+            self.tlb.fill(self.entry(found), va, micro)
+        if leaf.permissions & need:
+            return va - found.va + found.pa
+        return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
+
+    def resolve(self, va: int, need: int) -> Translation | Fault:
+        """Walk for a canonical *va*, past its TLB entries, and mark what *need* uses.
+
+        Hardware sets access flag and dirty state of what may be accessed, and walks
+        again. Whether it may be is still to be judged by the leaf.
+        """
         while True:
             found = self._walk(va)
             if isinstance(found, Fault):
-                return self._fault(va, found)
+                return found
             leaf = found.leaf
-            if leaf.permissions & need:
-                if leaf.young:
-                    self.tlb.fill(self._entry(found), va, micro)
-                    return va - found.va + found.pa
-            elif not leaf.permissions_dirty & need:
-                if leaf.young:
-                    self.tlb.fill(self._entry(found), va, micro)
-                return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
+            refused = not (leaf.permissions | leaf.permissions_dirty) & need
+            if refused or (leaf.young and leaf.permissions & need):
+                return found
             self._update(found, hardware_update(found, need))
 
     def _walk(self, va: int) -> Translation | Fault:
@@ -259,7 +270,7 @@ class Cpu:
             self._events.emit(self.number, "walk", va, resume, found)
         return found
 
-    def _entry(self, found: Translation) -> Entry:
+    def entry(self, found: Translation) -> Entry:
         """Return what a TLB keeps of *found*: of a contiguous group all, if it can.
 
         Raises:
@@ -304,7 +315,7 @@ class Cpu:
         if not known:
             found = self._walk(va)
             if not isinstance(found, Fault) and found.leaf.young:
-                self.tlb.fill(self._entry(found), va, micro)
+                self.tlb.fill(self.entry(found), va, micro)
                 known = True
         if self._events.held is not None:
             self._events.release()

@@ -37,7 +37,7 @@ Probe = tuple[int, int]
 """What a look-up tries: log2 of a size, and the tag of its keys."""
 
 
-def _probe(asid: int, shift: int) -> Probe:
+def probe_of(asid: int, shift: int) -> Probe:
     """The probe for items of ``1 << shift`` bytes that belong to *asid*."""
     return shift, (asid << _SHIFT_BITS | shift) << _PAGE_BITS
 
@@ -138,21 +138,24 @@ class TlbArray:
         refills: How many were ever put in; what the PMU counts as a refill.
         pieces: Whether a piece of a larger block may be held.
         shifts: log2 of the sizes that can be held.
+        sets: The entries of each set by key, the next to be replaced first.
+        mask: What of a key is the number of its set.
+        ways: How many entries a set has room for.
     """
 
     __slots__ = (
         "_fit",
-        "_mask",
         "_promotes",
         "_random",
-        "_sets",
-        "_ways",
         "geometry",
         "held",
+        "mask",
         "name",
         "pieces",
         "refills",
+        "sets",
         "shifts",
+        "ways",
     )
 
     def __init__(self, name: str, geometry: TlbGeometry) -> None:
@@ -162,9 +165,9 @@ class TlbArray:
         self.held = 0
         self.refills = 0
         self.pieces = False
-        self._sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
-        self._mask = geometry.sets - 1
-        self._ways = geometry.ways
+        self.sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
+        self.mask = geometry.sets - 1
+        self.ways = geometry.ways
         self._promotes = geometry.replacement is Replacement.LRU
         self._random = 1 if geometry.replacement is Replacement.RANDOM else 0
         self._fit: dict[int, int | None] = {}
@@ -178,7 +181,7 @@ class TlbArray:
         found: Entry | None = None
         for shift, tag in probes:
             key = va >> shift | tag
-            ways = self._sets[key & self._mask]
+            ways = self.sets[key & self.mask]
             entry = ways.get(key)
             if entry is not None:
                 if found is not None:
@@ -192,10 +195,10 @@ class TlbArray:
     def fill(self, entry: Entry, key: int) -> Entry | None:
         """Keep *entry* as the youngest of its set; return the one it replaced."""
         self.refills += 1
-        ways = self._sets[key & self._mask]
+        ways = self.sets[key & self.mask]
         victim = ways.pop(key, None)
         if victim is None:
-            if len(ways) < self._ways:
+            if len(ways) < self.ways:
                 self.held += 1
             elif self._random:
                 victim = ways.pop(self._any(ways))
@@ -206,8 +209,8 @@ class TlbArray:
 
     def drop(self, entry: Entry) -> bool:
         """Drop *entry* if it is here; tell whether it was."""
-        key = entry.va >> entry.shift | _probe(entry.asid, entry.shift)[1]
-        ways = self._sets[key & self._mask]
+        key = entry.va >> entry.shift | probe_of(entry.asid, entry.shift)[1]
+        ways = self.sets[key & self.mask]
         if ways.get(key) != entry:
             return False
         del ways[key]
@@ -233,7 +236,7 @@ class TlbArray:
             if final - page >= self.held:
                 return self
             while page <= final:
-                entry = self._sets[page & self._mask].get(page | tag)
+                entry = self.sets[page & self.mask].get(page | tag)
                 if entry is not None:
                     found.append(entry)
                 page += 1
@@ -241,7 +244,7 @@ class TlbArray:
 
     def __iter__(self) -> Iterator[Entry]:
         """Go over all entries, in each set the next to be replaced first."""
-        for ways in self._sets:
+        for ways in self.sets:
             yield from ways.values()
 
     def __len__(self) -> int:
@@ -297,7 +300,7 @@ class WalkCache:
     def drop(self, cached: CachedTable) -> bool:
         """Drop a table if it is here; tell whether it was."""
         asid, table = cached
-        key = table.va >> table.shift | _probe(asid, table.shift)[1]
+        key = table.va >> table.shift | probe_of(asid, table.shift)[1]
         if self._held.get(key) != cached:
             return False
         del self._held[key]
@@ -381,9 +384,9 @@ class Tlb:
         """Keep *table* in the walk cache."""
         if not self.walk.entries:
             return
-        shift, tag = probe = _probe(asid, table.shift)
+        shift, tag = probe = probe_of(asid, table.shift)
         if tag not in self.walk.sizes.tags:
-            self._note(self.walk.sizes, asid, probe)
+            self.note(self.walk.sizes, asid, probe)
         cached = CachedTable(asid, table)
         victim = self.walk.fill(cached, table.va >> shift | tag)
         if self._events.heard:
@@ -401,12 +404,13 @@ class Tlb:
             array.pieces = array.pieces or shift < entry.leaf.shift
         tag = (entry.asid << _SHIFT_BITS | shift) << _PAGE_BITS
         if tag not in self.sizes.tags:
-            self._note(self.sizes, entry.asid, (shift, tag))
+            self.note(self.sizes, entry.asid, (shift, tag))
         victim = array.fill(entry, va >> shift | tag)
         if self._events.heard:
             self._tell_fill(entry, victim, array.name)
 
-    def _note(self, sizes: Sizes, asid: int, probe: Probe) -> None:
+    def note(self, sizes: Sizes, asid: int, probe: Probe) -> None:
+        """Take note of the first item of a size and ASID, here and for broadcasts."""
         sizes.note(asid, probe)
         self._holders.setdefault(asid, {})[self.cpu] = self
 

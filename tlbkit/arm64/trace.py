@@ -1,0 +1,481 @@
+"""How often a whole trace of accesses hits in each TLB.
+
+`replay` makes the accesses one after the other on a CPU, as `Cpu.translate` would, and
+leaves its TLBs as that would. `count` answers the same for a CPU whose TLBs are empty,
+without making the accesses: with LRU replacement, whether one hits depends only on how
+many others came between it and the last one like it. That can be asked of all accesses
+of a NumPy array at once.
+
+Nobody may change the tables meanwhile, but for what the accesses themselves do.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from tlbkit.arm64.descriptor import MASK64
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.granule import LAST_LEVEL
+from tlbkit.arm64.models import Replacement
+from tlbkit.arm64.permission import ANY_EXECUTE, EL0_READ
+from tlbkit.arm64.tlb import probe_of
+from tlbkit.arm64.walk import Table, Translation, walk
+from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from tlbkit.arm64.cpu import Cpu
+    from tlbkit.arm64.leaf import Leaf
+    from tlbkit.arm64.regime import Regime
+    from tlbkit.arm64.tlb import Entry, Probe, TlbArray
+
+    Flags = NDArray[np.bool_]
+    Indices = NDArray[np.int32]
+    Positions = NDArray[np.int64]
+
+UNIT_SHIFT = 12
+"""Addresses within 4 KiB have one translation, whatever the granule."""
+
+_PAGE_BITS = 52
+# Bits of a descriptor on which leaf and fault depend: all but address bits 31:12, which
+# any output size has room for.
+_MATTERS = np.uint64(MASK64 & ~0xFFFF_F000)
+_CHUNK = 1 << 16  # accesses looked at together: what fits a core's own caches
+_CELLS = 1 << 22  # of a step in two dimensions
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """What became of the accesses of a trace.
+
+    Attributes:
+        accesses: How many there were.
+        l1_hits: Answered by the micro-TLB, if only with a permission fault.
+        l2_hits: Answered by the main TLB.
+        faults: Refused, whoever answered.
+    """
+
+    accesses: int
+    l1_hits: int
+    l2_hits: int
+    faults: int
+
+    @property
+    def walks(self) -> int:
+        """How many no TLB could answer."""
+        return self.accesses - self.l1_hits - self.l2_hits
+
+
+# -- one by one ------------------------------------------------------------------------
+
+
+def replay(cpu: Cpu, vas: Iterable[int], need: int = EL0_READ) -> Counts:
+    """Make the accesses to *vas* one by one on *cpu*, and count.
+
+    Args:
+        cpu: Its TLBs may hold something before, and hold what they hold afterwards.
+        vas: Virtual addresses.
+        need: The access bit of all accesses.
+
+    While nobody listens and all are plain pages, a page is walked for once, and what
+    each further walk would find is remembered; so the walk cache does not age by them.
+    """
+    rest = iter(vas)
+    hits = [0, 0, 0]  # by level; at 0 what no TLB could answer
+    faults = 0
+    odd: list[int] = []
+    if _is_plain(cpu, need):
+        faults, odd = _replay_plain(cpu, rest, need, hits)
+    for va in chain(odd, rest):
+        hits[_level(cpu, va, need)] += 1
+        faults += isinstance(cpu.translate(va, need), Fault)
+    return Counts(sum(hits), hits[1], hits[2], faults)
+
+
+def _arrays(cpu: Cpu, need: int) -> tuple[TlbArray, TlbArray]:
+    """The micro-TLB and the main TLB that accesses *need* go through."""
+    tlb = cpu.tlb
+    return (tlb.l1i if need & ANY_EXECUTE else tlb.l1d), tlb.l2
+
+
+def _level(cpu: Cpu, va: int, need: int) -> int:
+    """Which TLB answers an access, 0 for none; it is made young, as by the access."""
+    regime = cpu.regime
+    if regime.refusal(va, need) is None:
+        probes = cpu.tlb.sizes.of(regime.asid)
+        name = regime.canonical(va)
+        for level, array in enumerate(_arrays(cpu, need), start=1):
+            if array.lookup(name, probes) is not None:
+                return level
+    return 0
+
+
+def _plain_probe(cpu: Cpu) -> Probe:
+    """How pages of the lower half are found."""
+    granule = cpu.regime.halves[0].granule
+    return probe_of(cpu.regime.asid, granule.page_shift if granule else UNIT_SHIFT)
+
+
+def _is_plain(cpu: Cpu, need: int) -> bool:
+    """Whether a look-up is one look at each TLB, and nobody notices a short cut."""
+    regime = cpu.regime
+    probe = _plain_probe(cpu)
+    micro, main = _arrays(cpu, need)
+    entries = [item for ways in micro.sets for item in ways.items()]
+    return not (
+        cpu.machine.events.heard
+        or micro.mask
+        or any(half.forbidden & need for half in regime.halves)
+        or any(other != probe for other in cpu.tlb.sizes.of(regime.asid))
+        or any(
+            array.geometry.replacement is not Replacement.LRU for array in (micro, main)
+        )
+        or any(probe[0] not in array.shifts for array in (micro, main))
+        or any(_awaits_dirty(entry.leaf, need) for entry in (*micro, *main))
+        or any(main.sets[key & main.mask].get(key, one) != one for key, one in entries)
+    )
+
+
+def _awaits_dirty(leaf: Leaf, need: int) -> bool:
+    """Whether an access has hardware set the dirty state first."""
+    return bool(leaf.permissions_dirty & ~leaf.permissions & need)
+
+
+def _replay_plain(
+    cpu: Cpu, vas: Iterator[int], need: int, hits: list[int]
+) -> tuple[int, list[int]]:
+    """Make accesses up to the first that is to something else than a plain page.
+
+    Returns:
+        How many of them faulted, and the access that ended it, if one did.
+    """
+    micro, main = _arrays(cpu, need)
+    shift, tag = _plain_probe(cpu)
+    # Of each entry its leaf, of which there are few, under its page number: little, so
+    # that it stays in the caches of the host. (Keys of other ASIDs are not small.)
+    (near,), far = (
+        [{key ^ tag: entry.leaf for key, entry in ways.items()} for ways in array.sets]
+        for array in (micro, main)
+    )
+    near_ways, far_ways, far_mask = micro.ways, main.ways, main.mask
+    walked: dict[int, Leaf] = {}
+    odd: list[int] = []
+    near_hits = far_hits = walks = faults = 0
+    for va in vas:
+        page = va >> shift
+        leaf = near.pop(page, None)
+        if leaf is None:
+            ways = far[page & far_mask]
+            leaf = ways.pop(page, None)
+            if leaf is None:
+                leaf = walked.get(page)
+                if leaf is None:
+                    found = cpu.resolve(va, need)
+                    if isinstance(found, Fault) or not _is_page(cpu, va, found):
+                        odd.append(va)
+                        break
+                    leaf = walked[page] = found.leaf
+                walks += 1
+                if len(ways) >= far_ways:
+                    del ways[next(iter(ways))]
+            else:
+                far_hits += 1
+            ways[page] = leaf
+            if len(near) >= near_ways:
+                del near[next(iter(near))]
+        else:
+            near_hits += 1
+        near[page] = leaf
+        if not leaf.permissions & need:
+            faults += 1
+    hits[0] += walks
+    hits[1] += near_hits
+    hits[2] += far_hits
+    if walked and tag not in cpu.tlb.sizes.tags:
+        cpu.tlb.note(cpu.tlb.sizes, cpu.regime.asid, (shift, tag))
+    before = dict(item for ways in micro.sets + main.sets for item in ways.items())
+    for array, kept, refills in ((micro, [near], far_hits + walks), (main, far, walks)):
+        array.refills += refills
+        array.held = sum(map(len, kept))
+        array.sets = [
+            {
+                page ^ tag: _entry(cpu, page << shift, need)
+                if page in walked
+                else before[page ^ tag]
+                for page in pages
+            }
+            for pages in kept
+        ]
+    return faults, odd
+
+
+def _is_page(cpu: Cpu, va: int, found: Translation) -> bool:
+    """Whether what was found is kept as an entry for one page and the current ASID."""
+    leaf = found.leaf
+    shift = leaf.shift
+    return (
+        found.va == va >> shift << shift
+        and shift == _plain_probe(cpu)[0]
+        and (leaf.group_shift == shift or leaf.group_shift not in cpu.tlb.l2.shifts)
+        and leaf.not_global
+        and leaf.young
+    )
+
+
+def _entry(cpu: Cpu, va: int, need: int) -> Entry:
+    """The entry of a page that was walked for before."""
+    found = cpu.resolve(va, need)
+    assert not isinstance(found, Fault)
+    return cpu.entry(found)
+
+
+# -- all at once -----------------------------------------------------------------------
+
+
+def count(cpu: Cpu, vas: NDArray[Any], need: int = EL0_READ) -> Counts:
+    """Count what `replay` would, were the TLBs of *cpu* empty; touch nothing.
+
+    Args:
+        cpu: Whose registers, memory and geometry count.
+        vas: Virtual addresses, an array of one dimension and any integer type.
+        need: The access bit of all accesses.
+
+    Contiguous groups are taken to agree.
+
+    Raises:
+        InputError: a TLB does not replace the least recently used, or the micro-TLB
+            holds sizes that the main TLB does not.
+    """
+    arrays = _arrays(cpu, need)
+    for array in arrays:
+        if array.geometry.replacement is not Replacement.LRU:
+            raise InputError(
+                f"{array.name} replaces {array.geometry.replacement.value}; only with "
+                "LRU can a trace be counted at once, so replay it"
+            )
+        if not array.shifts <= cpu.tlb.l2.shifts:
+            raise InputError(f"{array.name} holds sizes that L2 does not: replay it")
+    units, unit = _distinct(vas.astype(np.uint64) >> np.uint64(UNIT_SHIFT))
+    found = _translate(cpu, units, need)
+    going_on = unit if found.kept.all() else unit[found.kept[unit]]
+    hits = []
+    for array in arrays:
+        hit = _hits(array, found, going_on)
+        hits.append(int(hit.sum()))
+        going_on = going_on[~hit]
+    return Counts(len(vas), hits[0], hits[1], int(found.refused[unit].sum()))
+
+
+class _Found(NamedTuple):
+    """What walks find for units, one element each.
+
+    Attributes:
+        va: First address of the unit, canonical.
+        shift: log2 of the bytes of the largest entry that a TLB could make of it.
+        kept: Whether a TLB keeps the translation.
+        refused: Whether the access is.
+    """
+
+    va: NDArray[np.uint64]
+    shift: NDArray[np.uint8]
+    kept: Flags
+    refused: Flags
+
+
+def _distinct(numbers: NDArray[np.uint64]) -> tuple[NDArray[np.uint64], Positions]:
+    """The distinct *numbers* in order, and where among them each number stands."""
+    low = numbers.min(initial=np.iinfo(np.uint64).max)
+    span = int(numbers.max(initial=low) - low) + 1
+    if span > 8 * len(numbers):
+        return np.unique(numbers, return_inverse=True)
+    place = (numbers - low).astype(np.int64)
+    there = np.zeros(span, np.bool_)
+    there[place] = True
+    return np.flatnonzero(there).astype(np.uint64) + low, (np.cumsum(there) - 1)[place]
+
+
+def _translate(cpu: Cpu, units: NDArray[np.uint64], need: int) -> _Found:
+    """Walk for sorted *units*: once for all that is alike in the same last table."""
+    regime, memory = cpu.regime, cpu.machine.memory
+    addresses = units << np.uint64(UNIT_SHIFT)
+    shifts = np.empty(len(units), np.uint8)
+    kept, refused = np.empty((2, len(units)), np.bool_)
+    start = 0
+    while start < len(units):
+        first = int(addresses[start])
+        tables: list[Table] = []
+        outcome = walk(regime, memory, first, None, tables)
+        last = tables[-1] if tables and tables[-1].level == LAST_LEVEL else None
+        shift = _reach(regime, first, outcome) if last is None else last.shift
+        end = (first >> shift) + 1 << shift - UNIT_SHIFT
+        part = slice(start, int(np.searchsorted(units, end)))
+        some, kind = addresses[start : start + 1], np.zeros(1, np.int64)
+        if last is not None:
+            some, kind = _alike(cpu, addresses[part], last)
+        answers = [_answer(cpu, int(va), need, last) for va in some]
+        shifts[part], kept[part], refused[part] = np.array(answers).T[:, kind]
+        addresses[part] += np.uint64(regime.canonical(first) - first & MASK64)
+        start = part.stop
+    return _Found(addresses, shifts, kept, refused)
+
+
+def _reach(regime: Regime, va: int, outcome: Translation | Fault) -> int:
+    """log2 of the bytes for which a walk that found no last table says the same."""
+    if isinstance(outcome, Translation):
+        return outcome.leaf.shift
+    half = regime.half(va)
+    if half.granule is None or outcome.level < half.start_level:
+        return UNIT_SHIFT  # an address out of range, whose neighbours need not be
+    return half.granule.shift(outcome.level)
+
+
+def _alike(
+    cpu: Cpu, addresses: NDArray[np.uint64], table: Table
+) -> tuple[NDArray[np.uint64], Positions]:
+    """Addresses that stand for all of *addresses*, and for each the one that does.
+
+    All are translated by *table*. Descriptors that differ in nothing but low bits of
+    the output address make the same leaf, or the same fault.
+    """
+    memory = cpu.machine.memory
+    granule = cpu.regime.half(int(addresses[0])).granule
+    assert granule is not None  # there is a table
+    entries = 1 << table.shift - granule.page_shift
+    if entries == memory.words and not table.pa % granule.page_size:
+        words = np.frombuffer(memory.frame(table.pa >> memory.page_shift), np.uint64)
+    else:
+        places = range(table.pa, table.pa + 8 * entries, 8)
+        words = np.array([memory.read(pa) for pa in places], np.uint64)
+    page = addresses >> np.uint64(granule.page_shift) & np.uint64(entries - 1)
+    _, some, kind = np.unique(
+        words[page] & _MATTERS, return_index=True, return_inverse=True
+    )
+    return addresses[some], kind
+
+
+def _answer(cpu: Cpu, va: int, need: int, resume: Table | None) -> tuple[int, ...]:
+    """The shift, kept and refused of `_Found` for *va*."""
+    regime = cpu.regime
+    if regime.refusal(va, need) is not None:
+        return UNIT_SHIFT, False, True
+    outcome = walk(regime, cpu.machine.memory, va, resume)
+    if isinstance(outcome, Fault):
+        return UNIT_SHIFT, False, True
+    leaf = outcome.leaf
+    allowed = bool((leaf.permissions | leaf.permissions_dirty) & need)
+    group = leaf.group_shift in cpu.tlb.l2.shifts
+    shift = leaf.group_shift if group else leaf.shift
+    return shift, leaf.young or allowed, not allowed
+
+
+def _hits(array: TlbArray, found: _Found, unit: Positions) -> Flags:
+    """Tell which accesses to *unit* hit in *array*, from empty, if all come to it."""
+    fit = np.array([array.fit(shift) or 0 for shift in range(64)], np.uint64)
+    size = fit[found.shift]
+    page = found.va >> size
+    _, entry = np.unique(page | size << np.uint64(_PAGE_BITS), return_inverse=True)
+    if not array.mask:
+        return lru_hits(entry[unit], array.ways)
+    # Sets do not meddle with each other: put their accesses one set after the other.
+    number = (page & np.uint64(array.mask)).astype(np.uint16)
+    order = np.argsort(number[unit], kind="stable")
+    hits = np.empty(len(unit), np.bool_)
+    hits[order] = lru_hits(entry[unit[order]], array.ways)
+    return hits
+
+
+# -- LRU -------------------------------------------------------------------------------
+
+
+def lru_hits(keys: Positions, ways: int) -> Flags:
+    """Tell which accesses hit in an LRU cache of *ways* entries.
+
+    Args:
+        keys: What is accessed, in order: numbers from 0 up.
+        ways: How many entries there are; the cache is empty at first.
+
+    An access hits if fewer than *ways* distinct others came since the last one like it.
+    The n-th after that one is distinct from those in between if it has no like among
+    them, which is one comparison. So all windows grow by one step at a time, all at
+    once; most are decided by two times *ways* steps, the rest in longer strides.
+    """
+    previous = _previous(keys)
+    horizon = 2 * ways
+    times, distinct = _fill_times(previous, ways, horizon)
+    gap = np.arange(len(keys), dtype=np.int32) - previous
+    time = times[previous]
+    seen = previous >= 0
+    hits = seen & (gap <= time)
+    access = np.flatnonzero(seen & (time > horizon) & (gap > horizon + 1))
+    first = previous[access]
+    known = distinct[first].astype(np.int32)
+    at = first + (horizon + 1)
+    width = ways
+    while len(access):
+        width = max(1, min(2 * width, _CELLS // len(access)))
+        windows = sliding_window_view(_padded(previous, width), width)[at]
+        inside = np.arange(width, dtype=np.int32) < (access - at)[:, None]
+        known += ((windows <= first[:, None]) & inside).sum(axis=1)
+        at += width
+        hits[access] = known < ways
+        going_on = (known < ways) & (at < access)
+        access, first = access[going_on], first[going_on]
+        known, at = known[going_on], at[going_on]
+    return hits
+
+
+def _previous(keys: Positions) -> Indices:
+    """For each access the one before it with the same key, or -1."""
+    size = len(keys)
+    bits = size.bit_length()
+    # One sort of key and index together; a stable sort of the keys costs far more.
+    joined = keys << bits | np.arange(size)
+    joined.sort()
+    order = joined.astype(np.int32) & (1 << bits) - 1
+    joined >>= bits
+    before = order[:-1].copy()
+    before[joined[1:] != joined[:-1]] = -1
+    previous = np.full(size, -1, np.int32)
+    previous[order[1:]] = before
+    return previous
+
+
+def _fill_times(
+    previous: Indices, ways: int, horizon: int
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """For each access, after how many more ones *ways* distinct ones have come.
+
+    Returns:
+        That number, or one more than *horizon* if it is larger; and for those how many
+        distinct ones came within the horizon.
+    """
+    size = len(previous)
+    padded = _padded(previous, horizon)
+    small = np.min_scalar_type(horizon + 1)
+    times, distinct = np.empty((2, size), small)
+    for start in range(0, size, _CHUNK):
+        at = np.arange(start, min(start + _CHUNK, size), dtype=np.int32)
+        time = times[start : start + _CHUNK]
+        come = distinct[start : start + _CHUNK]
+        time[:], come[:] = ways, 0
+        for step in range(1, horizon + 1):
+            come += (padded[start + step :][: len(at)] <= at).view(np.uint8)
+            if step >= ways:
+                missing = come < ways
+                if not missing.any():
+                    break
+                time += missing.view(np.uint8)
+    return times, distinct
+
+
+def _padded(previous: Indices, more: int) -> Indices:
+    """Continue *previous* by accesses that are distinct from none."""
+    return np.concatenate([previous, np.full(more, len(previous), np.int32)])
