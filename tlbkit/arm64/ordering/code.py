@@ -54,6 +54,11 @@ class Code:
         self.start = Thread(0, (None,) * len(self.events), len(instructions))
         self._frame_words = frame_words
         self._first_writer = first_writer
+        self._written = {
+            i: Cell(e.instruction.value, first_writer + i)
+            for i, e in enumerate(self.events)
+            if isinstance(e.instruction, Store | Swap | CompareAndSwap)
+        }
         self._index = {(e.step, e.kind): i for i, e in enumerate(self.events)}
         self._table_words = {
             e.step: table_words[e.table] for e in self.events if e.table
@@ -104,8 +109,7 @@ class Code:
 
     def written(self, index: int) -> Cell:
         """Return the cell that a write puts into its word."""
-        value = getattr(self.events[index].instruction, "value")  # noqa: B009
-        return Cell(value, self.writer(index))
+        return self._written[index]
 
     # Rule 4: one word, one order --------------------------------------------
 
