@@ -31,9 +31,9 @@ the events of all threads, one at a time, in any order that these rules leave op
     DBM set) makes it writable. The update is atomic and finds the word that the walk
     found. It has no order with the access that caused it. The access flag may be set
     unasked at any moment, the dirty state never.
-6.  **DMB** orders the reads and writes before it with the reads, writes and faults after
-    it; `ld` only the reads before it, `st` only writes, with writes and faults. It
-    orders no walk, no hardware update and no TLBI. A load-acquire comes before the
+6.  **DMB** orders the reads and writes before it with the reads, writes and faults
+    after it; `ld` only the reads before it, `st` only writes, with writes and faults.
+    It orders no walk, no hardware update and no TLBI. A load-acquire comes before the
     reads, writes and faults after it; a store-release comes after the reads and writes
     before it, and before later load-acquires.
 7.  **DSB** orders the reads and writes before it with everything after it except
