@@ -79,6 +79,7 @@ class Context:
                 self._flush_pending.remove(cpu.number)
                 self._kernel.tlbflush.local_flush_tlb_all()
         self._active[cpu.number] = mm.context
+        mm.cpumask.add(cpu.number)
         self.enter_user(mm, cpu)
 
     def enter_user(self, mm: MmStruct, cpu: Cpu) -> None:
