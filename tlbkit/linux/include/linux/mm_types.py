@@ -251,8 +251,8 @@ class MmStruct:
         pgd: Physical address of its top-level table.
         context: Its address-space number with generation, owned by arch/arm64/mm.
         vmas: Its areas, by address.
-        cpumask: CPUs that ever ran it, whose TLBs may know it: mm_cpumask(). Other ports
-            interrupt these; arm64 never asks, a broadcast reaches every CPU.
+        cpumask: CPUs that ever ran it, whose TLBs may know it: mm_cpumask(). Others
+            than arm64 interrupt these; on arm64 a broadcast reaches every CPU.
         mmap_lock: Protects the areas.
         page_table_lock: Protects upper-level tables and tells who changes them.
         tlb_flush_pending: How many gathers are at work: mm_tlb_flush_pending().
