@@ -38,8 +38,6 @@ class PackageReference(SphinxDirective):
         """Let autodoc document module after module."""
         lines: list[str] = []
         for name in modules_of(self.arguments[0]):
-            if lines:
-                lines += ["----", ""]
             lines += [f".. rubric:: {name}", ""]
             lines += [f".. automodule:: {name}"]
             # What a package passes on is documented where it is at home.
