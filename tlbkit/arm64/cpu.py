@@ -226,7 +226,6 @@ class Cpu:
             # Hardware sets the dirty state in memory, so it must look there again.
             if self._events.heard:
                 self._events.hold()
-            tlb.drop(entry, "hardware dirty update")
             return self._miss(va, need, micro)
         return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
 

@@ -117,7 +117,6 @@ class PhysicalMemory:
             chunk = self._first.get(pfn >> _CHUNK_SHIFT)
             if chunk is not None:
                 frame[0] = chunk[pfn & _CHUNK_MASK]
-                chunk[pfn & _CHUNK_MASK] = 0
             self._full[pfn] = frame
         return frame
 

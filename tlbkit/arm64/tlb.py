@@ -545,9 +545,7 @@ def names_entry(operation: Operation, target: Target, entry: Entry) -> bool:
 
 
 def names_table(operation: Operation, target: Target, cached: CachedTable) -> bool:
-    """Tell whether a TLBI must drop a table from the walk cache."""
-    if operation.last_level:
-        return False
+    """Tell whether a TLBI that is not last-level only must drop a cached table."""
     if operation.by is By.ALL:
         return True
     asid, table = cached

@@ -224,6 +224,9 @@ def test_what_was_not_waited_for_is_spared(random):
             stays = entry.descriptor_pa in spared
             stays = stays or not must_go(operation, operand, entry)
             assert (entry in after[array.name]) is stays
+            if stays:  # and is found as before
+                asid = 5 if entry.asid == GLOBAL else entry.asid
+                assert entry in tlb.answers(entry.va, asid)
     # A second one, that nothing is spared from, finds them.
     tlb.invalidate(operation, decode(operation, operand))
     assert not any(must_go(operation, operand, entry) for entry in tlb.entries())
@@ -400,6 +403,10 @@ def test_sizes_are_noted_for_all_that_is_held(random):
     for _ in range(3):
         operation, operand = some_operation(random)
         tlb.invalidate(operation, decode(operation, operand))
+        entries, tables = some_items(random, 4)
+        for entry, (table, asid) in zip(entries, tables, strict=True):
+            tlb.fill(entry, entry.va, tlb.l1d)
+            tlb.fill_table(table, asid)
         for array in tlb.arrays:
             for entry in array:
                 asids = ASIDS if entry.asid == GLOBAL else (entry.asid,)
@@ -409,6 +416,21 @@ def test_sizes_are_noted_for_all_that_is_held(random):
                     assert shifts == sorted(shifts)
         for asid, table in tlb.walk.items():
             assert table.shift in [shift for shift, _ in tlb.walk.sizes.of(asid)]
+
+
+def test_what_was_dropped_whole_is_tried_no_more():
+    """After ASIDE1 look-ups of its ASID try what is global, after VMALLE1 nothing."""
+    tlb = machine().tlbs[0]
+    for asid in (5, 6, GLOBAL):
+        tlb.fill(some_entry(asid << 12, asid), asid << 12, tlb.l1d)
+        tlb.fill_table(Table(3, 0, 21, 0, 0, 0, 3), asid)
+    target = decode(OPERATIONS["ASIDE1"], encode_asid(5))
+    tlb.invalidate(OPERATIONS["ASIDE1"], target)
+    assert [len(tlb.sizes.of(asid)) for asid in (5, 6, 7)] == [1, 2, 1]
+    assert [len(tlb.walk.sizes.of(asid)) for asid in (5, 6)] == [1, 2]
+    tlb.invalidate(OPERATIONS["VMALLE1"], target)
+    assert not any(tlb.sizes.of(asid) for asid in (5, 6, 7))
+    assert not any(tlb.walk.sizes.of(asid) for asid in (5, 6))
 
 
 # The walk cache.

@@ -178,6 +178,50 @@ def test_a_replay_is_the_accesses_one_by_one(seed, heard):
         assert replayed[1:] == plain[1:]
 
 
+def outdated(how):
+    """A CPU that holds something outdated for page 1, and would find a plain page."""
+    box, space = booted(1)
+    (cpu,) = box.cpus
+    place = space.map(0x1000, ROOT, RW & ~d.NG if how == "global" else RW)
+    cpu.read(0x1000)
+    if how == "block":
+        table = box.memory.swap(space.place(0x1000, 2), leaf(ROOT, level=2))
+        cpu.tlb.drop(cpu.tlb.entries()[0])
+        for cached in tuple(cpu.tlb.walk.items()):
+            cpu.tlb.drop(cached)
+        cpu.read(0x1000)
+        box.memory.write(space.place(0x1000, 2), table)
+    space.map(0x1000, ROOT + 4096)
+    if how == "only in L1":
+        for ways in cpu.tlb.l2.sets:
+            ways.clear()
+        cpu.execute(0x1000)  # so that L2 holds the new one
+    assert place == space.place(0x1000)
+    return cpu
+
+
+@pytest.mark.parametrize("how", ["page", "global", "block", "only in L1"])
+def test_a_replay_uses_what_is_outdated(how):
+    """An old entry goes on to answer, of whatever size and in whichever TLB it is."""
+    replayed, plain = outdated(how), outdated(how)
+    vas = [0x1000, 0x2000, 0x1000]
+    assert replay(replayed, vas) == one_by_one(plain, vas, EL0_READ)
+    assert contents(replayed.machine) == contents(plain.machine)
+
+
+@pytest.mark.parametrize("attributes", [RW & ~d.NG, RW & ~d.AF, RW | d.CONTIGUOUS])
+def test_a_replay_makes_the_right_entries(attributes):
+    """Global pages, groups and pages that hardware marks are kept as accesses do."""
+    results = []
+    for run in (replay, one_by_one):
+        box, space = booted(1)
+        for page in range(16):
+            space.map(page << 12, ROOT + (page << 12), attributes)
+        counts = run(box.cpus[0], [0x1000, 0x2000, 0x1000], EL0_READ)
+        results.append((counts, contents(box)))
+    assert results[0] == results[1]
+
+
 @settings(max_examples=200)
 @given(seeds, st.sampled_from(NEEDS))
 def test_counting_is_replaying_from_empty(random, need):
