@@ -1,4 +1,4 @@
-"""What holds for every test: none is timed, so none fails because the machine is busy."""
+"""What holds for all tests: none is timed, so none fails on a busy machine."""
 
 from hypothesis import settings
 
