@@ -1,0 +1,197 @@
+"""How fast the hot paths are, beside others that do the same, in one run.
+
+    python tests/benchmark/run.py
+
+Needs the ``bench`` extra (pycachesim compiles C). A ratio from one run can be quoted;
+a rate depends on the machine and on what else it does. Each figure is the median of
+three passes.
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import NamedTuple
+
+import numpy as np
+from cachesim import Cache, CacheSimulator, MainMemory
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/conformance")]
+
+from unicorn_oracle import TABLES, UnicornMMU  # noqa: E402 - its folder was just named
+
+from tlbkit import Kernel, Machine  # noqa: E402 - the clone, installed or not
+from tlbkit.arm64.cpu import Cpu  # noqa: E402
+from tlbkit.arm64.permission import EL0_READ  # noqa: E402
+from tlbkit.arm64.registers import MAIR  # noqa: E402
+from tlbkit.arm64.tests.test_trace import golden_cpu, golden_pages  # noqa: E402
+from tlbkit.arm64.trace import count, replay  # noqa: E402
+from tlbkit.arm64.walk import walk  # noqa: E402
+from tlbkit.lab.bare import NORMAL_MEMORY, Tables  # noqa: E402
+from tlbkit.linux.process import Process  # noqa: E402
+
+PASSES = 3
+PAGE = 4096
+SHARE = 200_000  # of a trace's million accesses that separate calls make
+PAGES = 100_000
+
+
+class Words:
+    """A table image as a dictionary: what is quickest to read."""
+
+    def __init__(self) -> None:
+        self.words: dict[int, int] = {}
+
+    def read(self, pa: int, /) -> int:
+        """The word at *pa*; 0 where nothing was written."""
+        return self.words.get(pa, 0)
+
+    def write(self, pa: int, value: int, /) -> None:
+        """Store a word."""
+        self.words[pa] = value
+
+
+class Row(NamedTuple):
+    """One line of the table: ours, the peer's, and what we want of their ratio."""
+
+    what: str
+    rate: float
+    peer: str = ""
+    peer_rate: float = 0.0
+    target: str = ""
+
+
+def rate(work: Callable[[], int]) -> float:
+    """How many things a second *work* does; it returns how many it did."""
+    rates = []
+    for _ in range(PASSES):
+        start = perf_counter()
+        done = work()
+        rates.append(done / (perf_counter() - start))
+    return median(rates)
+
+
+def cachesim_rate(addresses: list[int]) -> float:
+    """Accesses a second of pycachesim with the golden geometry."""
+
+    def work() -> int:
+        memory = MainMemory()
+        l2 = Cache("L2", 256, 8, PAGE, "LRU")
+        memory.load_to(l2)
+        memory.store_from(l2)
+        l1 = Cache("L1", 1, 64, PAGE, "LRU", load_from=l2, store_to=l2)
+        load = CacheSimulator(l1, memory).load
+        for address in addresses:
+            load(address)
+        return len(addresses)
+
+    return rate(work)
+
+
+def traces() -> Iterator[Row]:
+    """The golden traces: each access, a list replayed, a NumPy array counted."""
+    for name, pages in golden_pages().items():
+        array = pages * PAGE
+        addresses = array.tolist()
+        peer = cachesim_rate(addresses)
+
+        def one_by_one(vas: list[int] = addresses[:SHARE]) -> int:
+            translate = golden_cpu_once().translate
+            for va in vas:
+                translate(va, EL0_READ)
+            return len(vas)
+
+        def replayed(vas: list[int] = addresses) -> int:
+            return replay(golden_cpu_once(), vas).accesses
+
+        def counted(vas: NDArray[np.int64] = array) -> int:
+            return count(golden_cpu_once(), vas).accesses
+
+        yield Row(f"access, {name}", rate(one_by_one), "pycachesim", peer)
+        yield Row(f"replay, {name}", rate(replayed), "pycachesim", peer, ">= 2.5")
+        yield Row(f"count, {name}", rate(counted), "pycachesim", peer, ">= 10")
+
+
+def golden_cpu_once() -> Cpu:
+    """A CPU of the golden geometry with empty TLBs; making it is not what is timed."""
+    return READY.pop()
+
+
+READY: list[Cpu] = [golden_cpu() for _ in range(3 * PASSES * 3)]
+
+
+def walks() -> Iterator[Row]:
+    """One walk a call, of a page at the fourth level of a 4K regime."""
+    va = 0x0000_FFFF_B7E3_1000
+    memory = Words()
+    tables = Tables(memory, first=TABLES)
+    tables.map(va, 1 << 31)
+    regime = tables.regime()
+
+    def ours() -> int:
+        for _ in range(SHARE):
+            walk(regime, memory, va)
+        return SHARE
+
+    judge = UnicornMMU()
+    registers = {
+        "TCR": regime.controls.tcr.encode(),
+        "MAIR": MAIR.of(NORMAL_MEMORY).encode(),
+        "TTBR0": regime.ttbr0.encode(),
+        "TTBR1": regime.ttbr1.encode(),
+    }
+    judge.load(registers, memory.words)
+    assert not judge.translate("S1E0R", [va])[0] & 1  # PAR_EL1.F
+
+    def theirs() -> int:
+        for _ in range(2_000):
+            judge.translate("S1E0R", [va])
+        return 2_000
+
+    yield Row(
+        "walk, 4 levels", rate(ours), "Unicorn, one a call", rate(theirs), ">= 15"
+    )
+
+
+def kernel() -> Iterator[Row]:
+    """First touch, fork, exit and rewriting of many pages, a page each."""
+    machine = Machine(4)
+    process = Kernel(machine).spawn()
+    base = process.mmap(PAGES * PAGE)
+
+    def touch() -> None:
+        for page in range(PAGES):
+            process.write(base + page * PAGE, page)
+
+    children: list[Process] = []
+    for what, work in (
+        ("first touch, pages", touch),
+        ("fork, entries", lambda: children.append(process.fork())),
+        ("exit, entries", lambda: children.pop().exit()),
+        ("write fault after fork, pages", touch),
+    ):
+        start = perf_counter()
+        work()
+        yield Row(what, PAGES / (perf_counter() - start))
+
+
+def main() -> None:
+    """Print the table."""
+    print(
+        f"{'what':32} {'a second':>12}  {'peer':20} {'a second':>12} {'ratio':>7}  want"
+    )
+    for part in (walks, traces, kernel):
+        for row in part():
+            ratio = f"{row.rate / row.peer_rate:7.1f}" if row.peer_rate else " " * 7
+            peer = f"{row.peer_rate:12,.0f}" if row.peer_rate else " " * 12
+            print(
+                f"{row.what:32} {row.rate:12,.0f}  {row.peer:20} {peer} {ratio}  "
+                f"{row.target}"
+            )
+
+
+if __name__ == "__main__":
+    main()
