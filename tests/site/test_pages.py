@@ -89,7 +89,7 @@ def check(visit, address):
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(CONTRAST) == []
-    if page.locator(".tlbkit-explorer").count():
+    if page.locator(".tlbkit-figure").count():
         ink = page.locator(".tlbkit-explorer").first.evaluate(INK)
         assert set(page.evaluate(FIGURE_INK)) == {ink}
 
