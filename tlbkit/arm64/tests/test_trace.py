@@ -59,7 +59,8 @@ def golden_pages():
 def golden_cpu():
     """A CPU of the golden geometry that maps each page of the traces to a frame."""
     pages = {"shifts": {12}}
-    box, space = booted(1, l1d=tiny(1, 64, **pages), l2=tiny(256, 8, **pages))
+    arrays = {"l1d": tiny(1, 64, **pages), "l2": tiny(256, 8, **pages)}
+    box, space = booted(1, walk_cache=256, **arrays)  # with room for all the tables
     for first in range(0, PAGES, 512):
         place = space.place(first << 12)
         for page in range(512):
