@@ -24,6 +24,7 @@ from unicorn_oracle import TABLES, UnicornMMU  # noqa: E402 - its folder was jus
 
 from tlbkit import Kernel, Machine  # noqa: E402 - the clone, installed or not
 from tlbkit.arm64.cpu import Cpu  # noqa: E402
+from tlbkit.arm64.image import Words  # noqa: E402
 from tlbkit.arm64.permission import EL0_READ  # noqa: E402
 from tlbkit.arm64.registers import MAIR  # noqa: E402
 from tlbkit.arm64.tests.test_trace import golden_cpu, golden_pages  # noqa: E402
@@ -38,19 +39,10 @@ SHARE = 200_000  # of a trace's million accesses that separate calls make
 PAGES = 100_000
 
 
-class Words:
-    """A table image as a dictionary: what is quickest to read."""
+class Image(Words):
+    """A table image that can be written."""
 
-    def __init__(self) -> None:
-        self.words: dict[int, int] = {}
-
-    def read(self, pa: int, /) -> int:
-        """The word at *pa*; 0 where nothing was written."""
-        return self.words.get(pa, 0)
-
-    def write(self, pa: int, value: int, /) -> None:
-        """Store a word."""
-        self.words[pa] = value
+    write = dict.__setitem__
 
 
 class Row(NamedTuple):
@@ -125,7 +117,7 @@ READY: list[Cpu] = [golden_cpu() for _ in range(3 * PASSES * 3)]
 def walks() -> Iterator[Row]:
     """One walk a call, of a page at the fourth level of a 4K regime."""
     va = 0x0000_FFFF_B7E3_1000
-    memory = Words()
+    memory = Image()
     tables = Tables(memory, first=TABLES)
     tables.map(va, 1 << 31)
     regime = tables.regime()
@@ -142,7 +134,7 @@ def walks() -> Iterator[Row]:
         "TTBR0": regime.ttbr0.encode(),
         "TTBR1": regime.ttbr1.encode(),
     }
-    judge.load(registers, memory.words)
+    judge.load(registers, memory)
     assert not judge.translate("S1E0R", [va])[0] & 1  # PAR_EL1.F
 
     def theirs() -> int:
