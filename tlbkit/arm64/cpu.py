@@ -141,7 +141,7 @@ class Cpu:
         self.asid_bits = machine.model.asid_bits
         self._memory = machine.memory
         self._events = machine.events
-        self._regime: Regime | None = None
+        self._regime: Regime
         self._probes: list[Probe] = []
         self._table_probes: list[Probe] = []
         self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
@@ -157,14 +157,14 @@ class Cpu:
     @property
     def regime(self) -> Regime:
         """The translation registers; `NoRegimeError` before the first `switch`."""
-        if self._regime is None:
+        if self.current is None:
             raise NoRegimeError(self.number)
         return self._regime
 
     @property
     def current(self) -> Regime | None:
         """The same, but ``None`` before the first `switch`."""
-        return self._regime
+        return getattr(self, "_regime", None)
 
     def switch(self, regime: Regime) -> None:
         """Write the translation registers; what the TLBs hold stays as it is.
@@ -172,13 +172,14 @@ class Cpu:
         Raises:
             InputError: the CPU shares its TLB, and a TTBR says that it must not.
         """
-        if regime is self._regime:
+        old = self.current
+        if regime is old:
             return
         if self.model.shared_tlb > 1 and not regime.ttbr0.CnP & regime.ttbr1.CnP:
             raise InputError(
                 f"CPU {self.number} shares its TLB with others: set CnP in both TTBRs"
             )
-        old, self._regime = self._regime, regime
+        self._regime = regime
         self._probes = self.tlb.sizes.of(regime.asid)
         self._table_probes = self.tlb.walk.sizes.of(regime.asid)
         self.asid_bits = 16 if regime.controls.tcr.AS else 8
@@ -260,7 +261,7 @@ class Cpu:
     def _walk(self, va: int) -> Translation | Fault:
         """Walk from the deepest table that the walk cache knows."""
         tables: list[Table] = []
-        tlb, regime = self.tlb, self.regime
+        tlb, regime = self.tlb, self._regime
         resume = tlb.walk.lookup(va, self._table_probes)
         found = walk(regime, self._memory, va, resume, tables)
         for table in tables:
@@ -276,7 +277,7 @@ class Cpu:
             ContiguousMisuseError: the group does not agree.
         """
         va, pa, leaf, descriptor, descriptor_pa = found
-        asid = self.regime.asid if leaf.not_global else GLOBAL
+        asid = self._regime.asid if leaf.not_global else GLOBAL
         shift = leaf.group_shift
         if shift != leaf.shift:
             if shift in self.tlb.l2.shifts:

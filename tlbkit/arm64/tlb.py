@@ -377,8 +377,20 @@ class Tlb:
 
     def fill(self, entry: Entry, va: int, micro: TlbArray) -> None:
         """Keep *entry*, just walked for *va*, in the main TLB and in *micro*."""
-        self._keep(self.l2, entry, va)
-        self._keep(micro, entry, va)
+        main, shift = self.l2, entry.shift
+        if shift not in main.shifts or shift not in micro.shifts:
+            self._keep(main, entry, va)
+            self._keep(micro, entry, va)
+            return
+        # The same as that, with one key for both.
+        tag = (entry.asid << _SHIFT_BITS | shift) << _PAGE_BITS
+        if tag not in self.sizes.tags:
+            self.note(self.sizes, entry.asid, (shift, tag))
+        key = va >> shift | tag
+        for array in (main, micro):
+            victim = array.fill(entry, key)
+            if self._events.heard:
+                self._tell_fill(entry, victim, array.name)
 
     def fill_table(self, table: Table, asid: int) -> None:
         """Keep *table* in the walk cache."""
