@@ -172,6 +172,46 @@ def test_controls_of_the_widget_ask_the_scenario():
     assert shown == feeds("mprotect", answer.columns)
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "setting"),
+    [
+        ("walk", "Text", {"va": "0xffff_ffff_8000_1000"}),
+        ("permissions", "Checkbox", {"dirty": "on"}),
+        ("stale", "Dropdown", {"change": "another frame takes its place"}),
+    ],
+)
+def test_text_and_ticks_of_the_widget_ask_too(name, kind, setting):
+    """Free text, a tick and a menu are answered in a kernel as in the page."""
+    import ipywidgets  # noqa: PLC0415 - only where it is shown
+
+    from tlbkit.show.live import widget  # noqa: PLC0415 - the same
+
+    box = widget(Explorer(name))
+    value = next(iter(setting.values()))
+    control = next(c for c in box.children if type(c) is getattr(ipywidgets, kind))
+    control.value = {"on": True}.get(value, value)
+    answer = lab.find_exploration(name).answer(setting)
+    shown = [unescape(c.value) for c in box.children if type(c) is ipywidgets.HTML]
+    assert any(answer.text in text for text in shown)
+    assert [list(row) for row in answer.rows] in map(cells, shown)
+
+
+def test_fields_are_boxes_in_the_page_and_in_a_kernel():
+    """Each box holds the bits, the name and the value; chosen ones are marked."""
+    from tlbkit.show.page import fields_html  # noqa: PLC0415 - Bokeh only if drawn
+
+    [panel] = PANELS["tlbi"]
+    assert isinstance(panel, Fields)
+    answer = lab.find_exploration("tlbi").answer({})
+    boxes = re.findall(
+        r"<li[^>]*><small>(.*?)</small><span>(.*?)</span><code>(.*?)</code></li>",
+        fields_html(panel, answer.columns),
+    )
+    columns = (answer.columns[name] for name in ("bits", "field", "value"))
+    assert boxes == list(zip(*columns, strict=True))
+    assert page(Explorer("tlbi")).count("<li>") == len(boxes)
+
+
 def test_settings_to_start_from_are_checked():
     """A wrong name or value is refused with the ones that are allowed."""
     with pytest.raises(InputError, match=r"'wheels'.*pages"):
