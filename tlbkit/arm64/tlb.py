@@ -468,49 +468,49 @@ class Tlb:
         """
         if self._over_invalidates:
             operation = _EVERYTHING
+        whole = operation.by is By.ALL or operation.by is By.ASID
+        probes: Iterable[Probe] = ()
+        if not whole:
+            any_asid = operation.any_asid
+            probes = self.sizes.every() if any_asid else self.sizes.of(target.asid)
         dropped: list[tuple[str, Entry | CachedTable]] = []
         for array in self.arrays:
-            if array.held:
-                for entry in tuple(self._candidates(array, operation, target)):
-                    if entry.descriptor_pa not in spared and names_entry(
-                        operation, target, entry
-                    ):
-                        array.drop(entry)
-                        dropped.append((array.name, entry))
-        if not operation.last_level and len(self.walk):
+            if not array.held:
+                continue
+            entries: Iterable[Entry] = array
+            if not whole:
+                entries = array.candidates(target.first, target.last, probes)
+            for entry in tuple(entries):
+                if entry.descriptor_pa not in spared and names_entry(
+                    operation, target, entry
+                ):
+                    array.drop(entry)
+                    dropped.append((array.name, entry))
+        if not operation.last_level:
             for cached in tuple(self.walk.items()):
                 if cached.table.descriptor_pa not in spared and names_table(
                     operation, target, cached
                 ):
                     self.walk.drop(cached)
                     dropped.append((WALK_CACHE, cached))
-        if not spared:
+        if whole and not spared:
             self._forget(operation, target)
-        self._tell_drops(dropped, operation.name)
-
-    def _candidates(
-        self, array: TlbArray, operation: Operation, target: Target
-    ) -> Iterable[Entry]:
-        """The entries among which are all that the operation names."""
-        if operation.by is By.ALL or operation.by is By.ASID:
-            return array
-        sizes = self.sizes
-        probes = sizes.every() if operation.any_asid else sizes.of(target.asid)
-        return array.candidates(target.first, target.last, probes)
+        if dropped:
+            self._tell_drops(dropped, operation.name)
 
     def _forget(self, operation: Operation, target: Target) -> None:
-        """Take note of what was dropped whole."""
-        if operation.by is By.ALL:
-            self.sizes.forget_all()
-            self.walk.sizes.forget_all()
-            for holders in self._holders.values():
-                holders.pop(self.cpu, None)
-            for array in self.arrays:
-                array.pieces = False
-        elif operation.by is By.ASID:
+        """Take note of what was dropped whole, by ASID or all."""
+        if operation.by is By.ASID:
             self.sizes.forget(target.asid)
             self.walk.sizes.forget(target.asid)
             self._holders.get(target.asid, {}).pop(self.cpu, None)
+            return
+        self.sizes.forget_all()
+        self.walk.sizes.forget_all()
+        for holders in self._holders.values():
+            holders.pop(self.cpu, None)
+        for array in self.arrays:
+            array.pieces = False
 
     # -- events ----------------------------------------------------------------------
 
