@@ -36,6 +36,7 @@ WRITTEN = [
     if path.suffix
     in {"", ".cff", ".css", ".js", ".json", ".md", ".py", ".toml", ".txt", ".yml"}
     and path.is_file()
+    and path.name != ".git"  # a linked work tree holds a file of this name
 ]
 
 
