@@ -1,0 +1,76 @@
+"""The huge zero folio: who holds it, and when it goes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_present,
+)
+from tlbkit.linux.include.linux.mm_types import (
+    LargeFolio,
+)
+from tlbkit.linux.mm.huge_memory.settings import HugeSettings
+from tlbkit.linux.mm.page_alloc import BadPageError
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+
+
+class HugeZero(HugeSettings):
+    """The block of zeros that all processes share."""
+
+    __slots__ = ()
+
+    def is_huge_zero_pmd(self, pmd: int) -> bool:
+        """Tell whether an entry maps the huge zero folio."""
+        zero = self.huge_zero_folio
+        if zero is None or not pte_present(pmd):
+            return False
+        return self._pgtable.pte_pfn(pmd) & -zero.nr_pages == zero.pfn
+
+    def mm_get_huge_zero_folio(self, mm: MmStruct) -> LargeFolio | None:
+        """Return the huge zero folio, held until *mm* ends; ``None`` without memory.
+
+        It counts processes, not mappings: the entries that map it hold nothing.
+        """
+        if not mm.huge_zero:
+            if not self._get_huge_zero_page():
+                return None
+            mm.huge_zero = True
+        return self.huge_zero_folio
+
+    def mm_put_huge_zero_folio(self, mm: MmStruct) -> None:
+        """Drop what `mm_get_huge_zero_folio` took, as *mm* goes away."""
+        if not mm.huge_zero:
+            return
+        mm.huge_zero = False
+        self._huge_zero_refcount -= 1
+        if not self._huge_zero_refcount:
+            assert self.huge_zero_folio is not None
+            raise BadPageError(
+                self.huge_zero_folio, "only the shrinker may drop the last reference"
+            )
+
+    def _get_huge_zero_page(self) -> bool:
+        """Take a reference, making the folio if need be: get_huge_zero_folio()."""
+        if self.huge_zero_folio is None:
+            order = self._pgtable.hpage_pmd_order
+            folio = self._kernel.page_alloc.alloc_zeroed(order)
+            if folio is None:
+                return False
+            assert isinstance(folio, LargeFolio)
+            self.huge_zero_folio = folio
+            self._huge_zero_refcount = 1  # the shrinker's
+        self._huge_zero_refcount += 1
+        return True
+
+    def shrink_huge_zero_folio(self) -> int:
+        """Free the huge zero folio unless a process holds it; return pages freed."""
+        folio = self.huge_zero_folio
+        if folio is None or self._huge_zero_refcount > 1:
+            return 0
+        self._huge_zero_refcount = 0
+        self.huge_zero_folio = None
+        self._kernel.swap.folio_put(folio)
+        return folio.nr_pages
