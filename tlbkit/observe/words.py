@@ -166,5 +166,6 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "free": _free,
     "notifier": _notifier,
     "notifier range": _notifier_range,
+    "warning": lambda event: f"warning in {event.what}: {event.why}",
     "spurious": lambda event: f"spurious fault at {event.what:#x}",
 }

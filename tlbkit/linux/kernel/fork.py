@@ -93,6 +93,7 @@ class Fork:
         flags = vma.flags & ~(VM_LOCKED | VM_UFFD)
         copy = VmArea(child, vma.start, vma.end, flags, vma.page_prot, vma.pgoff)
         copy.file = vma.file
+        copy.ops = vma.ops
         return copy
 
     def mmput(self, mm: MmStruct) -> None:

@@ -19,6 +19,7 @@ from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.fork import Fork
+from tlbkit.linux.kernel.panic import Panic
 from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
 from tlbkit.linux.mm.gup import Gup
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 PARTS: Final[Mapping[str, type]] = {
     "pgtable": Pgtable,
     "contpte": Contpte,
+    "panic": Panic,
     "page_alloc": PageAlloc,
     "mmu_notifier": MmuNotifier,
     "rcu": Rcu,
@@ -92,6 +94,7 @@ class Kernel:
 
     pgtable: Pgtable
     contpte: Contpte
+    panic: Panic
     page_alloc: PageAlloc
     mmu_notifier: MmuNotifier
     rcu: Rcu

@@ -80,6 +80,7 @@ class Vma:
         pages = (left.end - left.start) >> self._pgtable.page_shift
         return (
             left.file is right.file
+            and left.ops is right.ops
             and left.pgoff + pages == right.pgoff
             and (
                 left.anon_vma is right.anon_vma
@@ -214,6 +215,7 @@ class Vma:
         )
         right.anon_vma = vma.anon_vma
         right.file = vma.file
+        right.ops = vma.ops
         right.uffd = vma.uffd
         vma.end = addr
         vma.mm.vmas.insert(self.index(vma.mm, addr), right)

@@ -1,11 +1,14 @@
-"""Flags of memory areas, of faults, and what they answer.
+"""Flags of memory areas, of faults, what they answer, and who is asked.
 
 Source: include/linux/mm.h and include/linux/mm_types.h.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmFault
 
 VM_READ: Final = 0x1
 VM_WRITE: Final = 0x2
@@ -77,3 +80,22 @@ VM_FAULT_ERROR: Final = (
 def is_cow_mapping(flags: int) -> bool:
     """Tell whether a write to a mapping with these flags may copy a page."""
     return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
+
+
+class VmOperations:
+    """What a driver or a file system does for its areas: vm_operations_struct.
+
+    Each method here is what an area gets whose owner does not have it.
+    """
+
+    __slots__ = ()
+
+    def fault(self, vmf: VmFault) -> int:
+        """Map the page of a fault, or say which: ``VM_FAULT_`` bits."""
+        del vmf
+        return VM_FAULT_SIGBUS
+
+    def huge_fault(self, vmf: VmFault, order: int) -> int:
+        """Map the block of *order* pages, as log2, in which a fault lies."""
+        del vmf, order
+        return VM_FAULT_FALLBACK

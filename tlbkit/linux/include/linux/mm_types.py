@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
+    from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
 PG_locked: Final = 1 << 0
@@ -199,6 +200,7 @@ class VmArea:
         pgoff: Of its first page in the file, or its address in pages if it has none.
         anon_vma: Set once a private page was, or will be, made.
         file: What it maps, or ``None`` for anonymous memory.
+        ops: Who handles its faults, or ``None`` for anonymous memory: vm_ops.
         uffd: The userfaultfd context that watches it, or ``None``.
         vm_lock: Held for reading by who works in it without the mmap lock; made when
             it is first taken.
@@ -211,6 +213,7 @@ class VmArea:
         "file",
         "flags",
         "mm",
+        "ops",
         "page_prot",
         "pgoff",
         "start",
@@ -230,14 +233,15 @@ class VmArea:
         self.pgoff = pgoff
         self.anon_vma: AnonVma | None = None
         self.file: Any = None
+        self.ops: VmOperations | None = None
         self.uffd: UserfaultfdCtx | None = None
         self.vm_lock: RwSemaphore | None = None
         self.vm_lock_seq = 0
 
     @property
     def anonymous(self) -> bool:
-        """Whether it maps no file: vma_is_anonymous()."""
-        return self.file is None
+        """Whether nobody but the kernel itself fills it: vma_is_anonymous()."""
+        return self.ops is None
 
     def __repr__(self) -> str:
         """Name it by range and flags."""

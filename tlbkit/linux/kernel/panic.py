@@ -1,0 +1,45 @@
+"""What the kernel remembers of things that should not happen: kernel/panic.c."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from tlbkit.linux.kernel.kernel import Kernel
+
+TAINT_BAD_PAGE: Final = "B"
+TAINT_WARN: Final = "W"
+
+
+class Panic:
+    """Warnings and taint.
+
+    Events: ``warning``; ``what`` names the function, ``why`` says what was found there.
+
+    Attributes:
+        taints: The letters of all that has made the kernel suspect.
+        warnings: Each warning that was given, one line, oldest first.
+    """
+
+    __slots__ = ("_machine", "_warned", "taints", "warnings")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._machine = kernel.machine
+        self._warned: set[str] = set()
+        self.taints: set[str] = set()
+        self.warnings: list[str] = []
+
+    def add_taint(self, flag: str) -> None:
+        """Remember that the kernel is not to be trusted any more, and why."""
+        self.taints.add(flag)
+
+    def warn_on_once(self, function: str, problem: str) -> None:
+        """Warn of *problem*, unless *function* has done so before: WARN_ON_ONCE()."""
+        if function in self._warned:
+            return
+        self._warned.add(function)
+        self.warnings.append(f"{function}: {problem}")
+        self.add_taint(TAINT_WARN)
+        if "warning" in self._machine.events.heard:
+            cpu = self._machine.running.number
+            self._machine.events.emit(cpu, "warning", function, why=problem)
