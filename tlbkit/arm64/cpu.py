@@ -9,7 +9,7 @@ from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
 from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
-from tlbkit.arm64.tlb import GLOBAL, Entry
+from tlbkit.arm64.tlb_array import GLOBAL, Entry
 from tlbkit.arm64.walk import hardware_update, walk
 from tlbkit.errors import InputError, TlbkitError
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.arm64.regime import Regime
-    from tlbkit.arm64.tlb import Probe, Tlb, TlbArray
+    from tlbkit.arm64.tlb import Tlb
+    from tlbkit.arm64.tlb_array import Probe, TlbArray
     from tlbkit.arm64.tlbi import Operation
     from tlbkit.arm64.walk import Table, Translation
 

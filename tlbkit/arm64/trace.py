@@ -16,14 +16,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from tlbkit.arm64.descriptor import MASK64
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.granule import LAST_LEVEL
+from tlbkit.arm64.lru import lru_hits
 from tlbkit.arm64.models import Replacement
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_READ
-from tlbkit.arm64.tlb import probe_of
+from tlbkit.arm64.tlb_array import probe_of
 from tlbkit.arm64.walk import Table, Translation, walk
 from tlbkit.errors import InputError
 
@@ -35,10 +35,9 @@ if TYPE_CHECKING:
     from tlbkit.arm64.cpu import Cpu
     from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.regime import Regime
-    from tlbkit.arm64.tlb import Entry, Probe, TlbArray
+    from tlbkit.arm64.tlb_array import Entry, Probe, TlbArray
 
     Flags = NDArray[np.bool_]
-    Indices = NDArray[np.int32]
     Positions = NDArray[np.int64]
 
 UNIT_SHIFT = 12
@@ -48,8 +47,6 @@ _PAGE_BITS = 52
 # Bits of a descriptor on which leaf and fault depend: all but address bits 31:12, which
 # any output size has room for.
 _MATTERS = np.uint64(MASK64 & ~0xFFFF_F000)
-_CHUNK = 1 << 16  # accesses looked at together: what fits a core's own caches
-_CELLS = 1 << 22  # of a step in two dimensions
 
 
 @dataclass(frozen=True, slots=True)
@@ -390,92 +387,3 @@ def _hits(array: TlbArray, found: _Found, unit: Positions) -> Flags:
     hits = np.empty(len(unit), np.bool_)
     hits[order] = lru_hits(entry[unit[order]], array.ways)
     return hits
-
-
-# -- LRU -------------------------------------------------------------------------------
-
-
-def lru_hits(keys: Positions, ways: int) -> Flags:
-    """Tell which accesses hit in an LRU cache of *ways* entries.
-
-    Args:
-        keys: What is accessed, in order: numbers from 0 up.
-        ways: How many entries there are; the cache is empty at first.
-
-    An access hits if fewer than *ways* distinct others came since the last one like it.
-    The n-th after that one is distinct from those in between if it has no like among
-    them, which is one comparison. So all windows grow by one step at a time, all at
-    once; most are decided by two times *ways* steps, the rest in longer strides.
-    """
-    previous = _previous(keys)
-    horizon = 2 * ways
-    times, distinct = _fill_times(previous, ways, horizon)
-    gap = np.arange(len(keys), dtype=np.int32) - previous
-    time = times[previous]
-    seen = previous >= 0
-    hits = seen & (gap <= time)
-    access = np.flatnonzero(seen & (time > horizon) & (gap > horizon + 1))
-    first = previous[access]
-    known = distinct[first].astype(np.int32)
-    at = first + (horizon + 1)
-    width = ways
-    while len(access):
-        width = max(1, min(2 * width, _CELLS // len(access)))
-        windows = sliding_window_view(_padded(previous, width), width)[at]
-        inside = np.arange(width, dtype=np.int32) < (access - at)[:, None]
-        known += ((windows <= first[:, None]) & inside).sum(axis=1)
-        at += width
-        hits[access] = known < ways
-        going_on = (known < ways) & (at < access)
-        access, first = access[going_on], first[going_on]
-        known, at = known[going_on], at[going_on]
-    return hits
-
-
-def _previous(keys: Positions) -> Indices:
-    """For each access the one before it with the same key, or -1."""
-    size = len(keys)
-    bits = size.bit_length()
-    # One sort of key and index together; a stable sort of the keys costs far more.
-    joined = keys << bits | np.arange(size)
-    joined.sort()
-    order = joined.astype(np.int32) & (1 << bits) - 1
-    joined >>= bits
-    before = order[:-1].copy()
-    before[joined[1:] != joined[:-1]] = -1
-    previous = np.full(size, -1, np.int32)
-    previous[order[1:]] = before
-    return previous
-
-
-def _fill_times(
-    previous: Indices, ways: int, horizon: int
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """For each access, after how many more ones *ways* distinct ones have come.
-
-    Returns:
-        That number, or one more than *horizon* if it is larger; and for those how many
-        distinct ones came within the horizon.
-    """
-    size = len(previous)
-    padded = _padded(previous, horizon)
-    small = np.min_scalar_type(horizon + 1)
-    times, distinct = np.empty((2, size), small)
-    for start in range(0, size, _CHUNK):
-        at = np.arange(start, min(start + _CHUNK, size), dtype=np.int32)
-        time = times[start : start + _CHUNK]
-        come = distinct[start : start + _CHUNK]
-        time[:], come[:] = ways, 0
-        for step in range(1, horizon + 1):
-            come += (padded[start + step :][: len(at)] <= at).view(np.uint8)
-            if step >= ways:
-                missing = come < ways
-                if not missing.any():
-                    break
-                time += missing.view(np.uint8)
-    return times, distinct
-
-
-def _padded(previous: Indices, more: int) -> Indices:
-    """Continue *previous* by accesses that are distinct from none."""
-    return np.concatenate([previous, np.full(more, len(previous), np.int32)])

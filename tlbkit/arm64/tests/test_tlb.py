@@ -10,7 +10,6 @@ from tlbkit.arm64.conflicts import TlbConflictError
 from tlbkit.arm64.events import Stream
 from tlbkit.arm64.granule import GRANULE_4K, GRANULE_16K, GRANULE_64K, GRANULES
 from tlbkit.arm64.machine import Machine
-from tlbkit.arm64.models import Replacement
 from tlbkit.arm64.tests.support import (
     EVERY_SIZE,
     Replay,
@@ -22,7 +21,7 @@ from tlbkit.arm64.tests.support import (
     some_leaf,
     tiny,
 )
-from tlbkit.arm64.tlb import GLOBAL, WALK_CACHE, CachedTable, Sizes, Tlb, TlbArray
+from tlbkit.arm64.tlb import GLOBAL, WALK_CACHE, CachedTable, Tlb
 from tlbkit.arm64.tlbi import (
     OPERATIONS,
     By,
@@ -249,71 +248,6 @@ def test_fills_and_drops_tell_what_is_held(random):
             operation, operand = some_operation(random)
             tlb.invalidate(operation, decode(operation, operand))
         assert replay.held == contents(box)
-
-
-# Replacement.
-
-
-class Reference:
-    """One set-associative cache of page numbers, written as plainly as can be."""
-
-    def __init__(self, sets, ways, replacement):
-        self.sets: list[list[int]] = [[] for _ in range(sets)]
-        self.ways = ways
-        self.replacement = replacement
-
-    def lookup(self, page):
-        """Whether a page is there; a use moves it to the end of the queue."""
-        queue = self.sets[page % len(self.sets)]
-        if page not in queue:
-            return False
-        if self.replacement is Replacement.LRU:
-            queue.remove(page)
-            queue.append(page)
-        return True
-
-    def fill(self, page):
-        """Put a page at the end of the queue, and return what fell out in front."""
-        queue = self.sets[page % len(self.sets)]
-        queue.append(page)
-        return queue.pop(0) if len(queue) > self.ways else None
-
-
-@given(
-    st.sampled_from((1, 2, 8)),
-    st.integers(1, 4),
-    st.sampled_from((Replacement.LRU, Replacement.FIFO)),
-    st.lists(st.integers(0, 40), max_size=120),
-)
-def test_replacement_is_a_queue(sets, ways, replacement, pages):
-    """LRU and FIFO let go of the head of the set's queue, which LRU alone reorders."""
-    array = TlbArray("L2", tiny(sets, ways, {12}, replacement=replacement))
-    reference = Reference(sets, ways, replacement)
-    sizes = Sizes()
-    tag = (5 << 6 | 12) << 52
-    sizes.note(5, (12, tag))
-    for page in pages:
-        found = array.lookup(page << 12, sizes.of(5))
-        assert (found is not None) is reference.lookup(page)
-        if found is None:
-            victim = array.fill(some_entry(page << 12), page | tag)
-            assert (victim and victim.va >> 12) == reference.fill(page)
-        else:
-            assert found.va == page << 12
-    assert array.held == len(list(array)) == sum(map(len, reference.sets))
-
-
-def test_random_replacement_is_the_same_in_every_run():
-    """Victims look random, come from the full set, and repeat with the same input."""
-
-    def victims():
-        array = TlbArray("L2", tiny(1, 8, {12}, replacement=Replacement.RANDOM))
-        return [array.fill(some_entry(page << 12), page) for page in range(200)]
-
-    runs = victims(), victims()
-    assert runs[0] == runs[1]
-    ages = {page - (one.va >> 12) for page, one in enumerate(runs[0]) if one}
-    assert len(ages) > 8  # neither the oldest nor the youngest always
 
 
 def test_a_refill_is_counted():

@@ -1,6 +1,5 @@
 """Traces count the same however they are run, and as was worked out elsewhere."""
 
-from collections import OrderedDict
 from random import Random
 
 import numpy as np
@@ -27,7 +26,7 @@ from tlbkit.arm64.tests.support import (
     machine,
     tiny,
 )
-from tlbkit.arm64.trace import Counts, count, lru_hits, replay
+from tlbkit.arm64.trace import Counts, count, replay
 from tlbkit.errors import InputError
 
 seeds = st.integers(0, 1 << 32).map(Random)
@@ -258,33 +257,6 @@ def test_counting_in_every_granule(granule, frames):
     some += [va | 0x5A << 56 for va in some[:6]] + [2 * block, 1 << 52]
     vas = random.choices(some, k=400)
     assert count(cpu, np.array(vas, np.uint64)) == replay(cpu, vas)
-
-
-@given(st.lists(st.integers(0, 40), max_size=300), st.integers(1, 12))
-def test_lru_hits_are_those_of_a_cache(keys, ways):
-    """The distances between like accesses say what a queue of keys says."""
-    held: OrderedDict[int, None] = OrderedDict()
-    expected = []
-    for key in keys:
-        expected.append(key in held)
-        held[key] = None
-        held.move_to_end(key)
-        if len(held) > ways:
-            held.popitem(last=False)
-    assert lru_hits(np.array(keys, np.int64), ways).tolist() == expected
-
-
-@pytest.mark.parametrize("ways", [1, 2, 7, 64, 130])
-def test_long_windows_over_few_keys(ways):
-    """A key that comes back after a long time hits if few others came, else not."""
-    for others in (ways - 1, ways):
-        if not others:
-            continue
-        inner = np.tile(np.arange(1, others + 1), 40_000 // others)
-        keys = np.concatenate([[0], inner, [0], inner, [0]]).astype(np.int64)
-        hits = lru_hits(keys, ways)
-        at = [0, len(inner) + 1, 2 * len(inner) + 2]
-        assert hits[at].tolist() == [False, others < ways, others < ways]
 
 
 def test_a_trace_may_be_empty():
