@@ -83,7 +83,7 @@ def cachesim_rate(addresses: list[int]) -> float:
 
 
 def traces() -> Iterator[Row]:
-    """The golden traces: each access a call, made by `replay`, counted from an array."""
+    """The golden traces: an access a call, many replayed, an array counted."""
     for name, pages in golden_pages().items():
         array = pages * PAGE
         addresses = array.tolist()
