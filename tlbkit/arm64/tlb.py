@@ -88,9 +88,10 @@ class Tlb:
         self._events = events
         self._holders = holders
         self._over_invalidates = model.over_invalidates
-        self.l1i = TlbArray("L1I", model.l1i)
-        self.l1d = TlbArray("L1D", model.l1d)
-        self.l2 = TlbArray("L2", model.l2)
+        overlaps = model.bbml2_noabort
+        self.l1i = TlbArray("L1I", model.l1i, overlaps=overlaps)
+        self.l1d = TlbArray("L1D", model.l1d, overlaps=overlaps)
+        self.l2 = TlbArray("L2", model.l2, overlaps=overlaps)
         self.arrays = (self.l1i, self.l1d, self.l2)
         self.walk = WalkCache(model.walk_cache)
         self.sizes = Sizes()

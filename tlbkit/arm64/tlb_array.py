@@ -125,6 +125,7 @@ class TlbArray:
     Args:
         name: For people and events: ``"L1I"``, ``"L1D"`` or ``"L2"``.
         geometry: Sets, ways, sizes held and replacement.
+        overlaps: Two entries may answer for one address (FEAT_BBM, level 2).
 
     Attributes:
         held: How many entries are held.
@@ -138,6 +139,7 @@ class TlbArray:
 
     __slots__ = (
         "_fit",
+        "_overlaps",
         "_promotes",
         "_random",
         "geometry",
@@ -151,7 +153,9 @@ class TlbArray:
         "ways",
     )
 
-    def __init__(self, name: str, geometry: TlbGeometry) -> None:
+    def __init__(
+        self, name: str, geometry: TlbGeometry, *, overlaps: bool = False
+    ) -> None:
         self.name = name
         self.geometry = geometry
         self.shifts = geometry.shifts
@@ -161,6 +165,7 @@ class TlbArray:
         self.sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
         self.mask = geometry.sets - 1
         self.ways = geometry.ways
+        self._overlaps = overlaps
         self._promotes = geometry.replacement is Replacement.LRU
         self._random = 1 if geometry.replacement is Replacement.RANDOM else 0
         self._fit: dict[int, int | None] = {}
@@ -168,8 +173,10 @@ class TlbArray:
     def lookup(self, va: int, probes: Iterable[Probe]) -> Entry | None:
         """Return the entry that answers *va*; used last, it is replaced last.
 
+        Where entries may overlap, the smallest answers: software sees either.
+
         Raises:
-            TlbConflictError: two entries answer.
+            TlbConflictError: two entries answer, and may not.
         """
         found: Entry | None = None
         for shift, tag in probes:
@@ -178,6 +185,8 @@ class TlbArray:
             entry = ways.get(key)
             if entry is not None:
                 if found is not None:
+                    if self._overlaps:
+                        break
                     raise TlbConflictError(self.name, va, found, entry)
                 found = entry
                 if self._promotes:

@@ -319,6 +319,17 @@ def test_two_answers_are_a_conflict(asids):
     assert set(caught.value.entries) == {page, block}
 
 
+def test_with_bbml2_two_sizes_may_answer():
+    """FEAT_BBM level 2 without aborts: both are held, and one of them answers."""
+    tlb = machine(l1d=tiny(), bbml2_noabort=True).tlbs[0]
+    page = some_entry(0x20_3000, 5)
+    block = some_entry(0x20_0000, 5, GRANULE_4K, 2)
+    tlb.fill(block, block.va, tlb.l1d)
+    tlb.fill(page, page.va, tlb.l1d)
+    assert tlb.l1d.lookup(0x20_3008, tlb.sizes.of(5)) in {page, block}
+    assert set(tlb.answers(0x20_3008, 5)) == {page, block}
+
+
 def test_asids_are_apart():
     """An entry answers for its ASID, a global one for all."""
     tlb = machine().tlbs[0]

@@ -135,8 +135,9 @@ class Kernel:
 
     def regime(self, pgd: int, asid: int) -> Regime:
         """Return the translation registers for the tables at *pgd* under *asid*."""
-        ttbr1 = TTBR.at(self._boot.ttbr1.base(wide=False), asid)
-        return self._boot.with_ttbr(TTBR.at(pgd), ttbr1)
+        common = int(self.machine.model.shared_tlb > 1)
+        ttbr1 = TTBR.at(self._boot.ttbr1.base(wide=False), asid, common)
+        return self._boot.with_ttbr(TTBR.at(pgd, cnp=common), ttbr1)
 
     def spawn(self, cpu: int = 0) -> Process:
         """Start a process with nothing but a stack, and one thread, on *cpu*."""

@@ -133,3 +133,17 @@ def test_a_thread_that_moves_leaves_its_entries_behind():
 
     assert issued(kernel, move).tlbi == {}
     assert len(kernel.machine.cpus[0].tlb.entries()) == before
+
+
+def test_cpus_that_share_a_tlb_are_told_to():
+    """CnP: with the bit in both TTBRs, a neighbour hits what the first CPU filled."""
+    kernel = boot(cpus=4, shared_tlb=2)
+    process, base = touched(kernel, 1)
+    walks: list[Event] = []
+    kernel.machine.events.listen(walks.append, ("walk",))
+    for cpu in range(4):
+        assert process.read(base, cpu=cpu) == process.read(base)
+    assert {event.cpu for event in walks} == {2}
+    assert all(
+        cpu.regime.ttbr0.CnP and cpu.regime.ttbr1.CnP for cpu in kernel.machine.cpus
+    )
