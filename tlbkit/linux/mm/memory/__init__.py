@@ -1,0 +1,13 @@
+"""Page faults, copy on write, fork's copy of tables, and zapping: mm/memory.c."""
+
+from __future__ import annotations
+
+from tlbkit.linux.mm.memory.copy import MemoryCopy
+from tlbkit.linux.mm.memory.fault import MemoryFault
+from tlbkit.linux.mm.memory.zap import MemoryZap
+
+
+class Memory(MemoryFault, MemoryCopy, MemoryZap):
+    """The fault handlers and range walks of mm/memory.c."""
+
+    __slots__ = ()

@@ -1,0 +1,106 @@
+"""Page tables: their locks, how they are made, and the walk over PMD entries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pte_none,
+)
+from tlbkit.linux.kernel.locking import SpinLock
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class MemoryTables:
+    """What all of this part knows, and the tables that all of it walks."""
+
+    __slots__ = ("_kernel", "_machine", "_memory", "_pgtable")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self._memory = kernel.machine.memory
+        self._pgtable = kernel.pgtable
+
+    # -- tables ----------------------------------------------------------------------
+
+    def pte_lockptr(self, pmd: int) -> SpinLock:
+        """Return the lock of the PTE table that the entry *pmd* points to."""
+        lock = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd)).mapping
+        assert isinstance(lock, SpinLock)
+        return lock
+
+    def pmd_lockptr(self, pmdp: int) -> SpinLock:
+        """Return the lock of the PMD table in which the entry at *pmdp* stands."""
+        pfn = pmdp >> self._pgtable.page_shift
+        lock = self._kernel.page_alloc.folio_of(pfn).mapping
+        assert isinstance(lock, SpinLock)
+        return lock
+
+    def _table_alloc(self, mm: MmStruct, entryp: int, level: int, name: str) -> bool:
+        """Point an empty entry to a new table at *level*; false without memory."""
+        if not pte_none(self._pgtable.read(entryp)):
+            return True
+        table = self._kernel.page_alloc.alloc_table(name)
+        if table is None:
+            return False
+        with mm.page_table_lock:
+            if pte_none(self._pgtable.read(entryp)):
+                self._pgtable.populate(entryp, table.pfn)
+                mm.pgtables[level] += 1
+                return True
+        self._kernel.page_alloc.free(table)  # another CPU was first
+        return True
+
+    def pmd_alloc(self, mm: MmStruct, addr: int) -> int | None:
+        """Return where the PMD entry for *addr* stands, making tables; or ``None``."""
+        pgtable = self._pgtable
+        pmdp = pgtable.find_pmd(mm, addr)
+        if pmdp is not None:
+            return pmdp
+        pgdp = pgtable.pgd_offset(mm, addr)
+        if not pgtable.folded_pud and not self._table_alloc(mm, pgdp, 1, "PUD table"):
+            return None
+        pudp = pgtable.pud_offset(pgdp, addr)
+        if not self._table_alloc(mm, pudp, 2, "PMD table"):
+            return None
+        return pgtable.pmd_offset(pudp, addr)
+
+    def pte_alloc(self, mm: MmStruct, pmdp: int) -> bool:
+        """Make sure that *pmdp* points to a PTE table; false without memory."""
+        return self._table_alloc(mm, pmdp, 3, "PTE table")
+
+    def pmd_entries(
+        self, mm: MmStruct, addr: int, end: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(pmdp, addr, next)`` for each PMD entry of a range that has a table.
+
+        Upper entries that are empty are stepped over whole. The entry itself may be
+        anything, also empty; callers read it.
+        """
+        pgtable = self._pgtable
+        while addr < end:
+            pgdp = pgtable.pgd_offset(mm, addr)
+            if not pmd_table(pgtable.read(pgdp)):
+                shift = pgtable.pud_shift if pgtable.folded_pud else pgtable.pgdir_shift
+                addr = pgtable.addr_end(addr, end, shift)
+                continue
+            pudp = pgtable.pud_offset(pgdp, addr)
+            if not pmd_table(pgtable.read(pudp)):
+                addr = pgtable.addr_end(addr, end, pgtable.pud_shift)
+                continue
+            pmdp = pgtable.pmd_offset(pudp, addr)
+            for _ in range(pgtable.ptrs_per_pte):
+                following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
+                yield pmdp, addr, following
+                crossed = (addr ^ following) >> pgtable.pud_shift
+                addr = following
+                pmdp += 8
+                if addr >= end or crossed:
+                    break

@@ -1,0 +1,179 @@
+"""A write to an entry that is read-only: reuse the page, or copy it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_clear_uffd_wp,
+    pte_mkdirty,
+    pte_mkuffd_wp,
+    pte_mkyoung,
+    pte_uffd_wp,
+)
+from tlbkit.linux.include.linux.mm import (
+    FAULT_FLAG_UNSHARE,
+    VM_FAULT_OOM,
+    VM_UFFD_WP,
+    VM_WRITE,
+)
+from tlbkit.linux.include.linux.mm_types import (
+    Folio,
+    LargeFolio,
+    PG_ksm,
+    PG_locked,
+    PG_lru,
+    VmFault,
+)
+from tlbkit.linux.include.linux.userfaultfd_k import (
+    userfaultfd_pte_wp,
+    userfaultfd_wp,
+    userfaultfd_wp_async,
+)
+from tlbkit.linux.mm.memory.normal import MemoryNormal
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmArea
+
+
+class MemoryWrite(MemoryNormal):
+    """Copy on write."""
+
+    __slots__ = ()
+
+    def do_wp_page(self, vmf: VmFault) -> int:
+        """Handle a write to a present entry that is not writable; the lock is held."""
+        vma = vmf.vma
+        ptl = vmf.ptl
+        assert ptl is not None
+        if not vmf.flags & FAULT_FLAG_UNSHARE:
+            if userfaultfd_pte_wp(vma, vmf.orig_pte):
+                if not userfaultfd_wp_async(vma):
+                    ptl.release()
+                    return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
+                self._clear_uffd_wp(vmf)
+            if userfaultfd_wp(vma) and vma.mm.tlb_flush_pending:
+                # Somebody protects pages and has not flushed yet: others may write to
+                # the page that is about to be copied.
+                self._kernel.tlbflush.flush_tlb_page(vma, vmf.address)
+        pfn = self._pgtable.pte_pfn(vmf.orig_pte)
+        folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
+        if folio is not None and folio.anon:
+            exclusive = folio.page_exclusive(pfn)
+            if exclusive or self.wp_can_reuse_anon_folio(folio, vma):
+                if not exclusive:
+                    self._kernel.rmap.set_page_anon_exclusive(folio, pfn)
+                if vmf.flags & FAULT_FLAG_UNSHARE:
+                    ptl.release()
+                    return 0
+                self.wp_page_reuse(vmf)
+                return 0
+        if folio is not None:
+            folio.refcount += 1
+        vmf.page = folio
+        ptl.release()
+        return self.wp_page_copy(vmf)
+
+    def _clear_uffd_wp(self, vmf: VmFault) -> None:
+        """Note that a protected page is written, where nobody wants to be told."""
+        assert vmf.pte is not None
+        pgtable = self._pgtable
+        pte = pte_clear_uffd_wp(pgtable.ptep_get(vmf.pte))
+        pgtable.set_ptes(vmf.vma.mm, vmf.address, vmf.pte, pte, 1)
+        vmf.orig_pte = pte
+
+    def wp_can_reuse_anon_folio(self, folio: Folio, vma: VmArea) -> bool:
+        """Tell whether nobody else can reach an anonymous folio, and make it *vma*'s.
+
+        A reference from a batch on its way to the LRU lists is ours to drop; any other
+        means that somebody may look at the page.
+        """
+        if isinstance(folio, LargeFolio):
+            return self._wp_can_reuse_large_anon_folio(folio, vma)
+        if folio.flags & PG_ksm or folio.refcount > 3:
+            return False
+        if not folio.flags & PG_lru:
+            self._kernel.swap.lru_add_drain()
+        if folio.refcount > 1 or folio.flags & PG_locked:
+            return False
+        self._kernel.rmap.folio_move_anon_rmap(folio, vma)
+        return True
+
+    def _wp_can_reuse_large_anon_folio(self, folio: LargeFolio, vma: VmArea) -> bool:
+        """Tell the same of a large folio: only entries of *vma*'s mm may hold it.
+
+        One that only a single page is left of is better copied, and let go.
+        """
+        if folio.mapcount <= 1 or folio.maybe_mapped_shared:
+            return False
+        if folio.mapcount != folio.refcount:
+            return False
+        self._kernel.rmap.folio_move_anon_rmap(folio, vma)
+        return True
+
+    def wp_page_reuse(self, vmf: VmFault) -> None:
+        """Make the entry writable where it stands, and release the lock."""
+        assert vmf.pte is not None
+        assert vmf.ptl is not None
+        entry = pte_mkyoung(vmf.orig_pte)
+        entry = self.maybe_mkwrite(pte_mkdirty(entry), vmf.vma)
+        self._kernel.fault.ptep_set_access_flags(
+            vmf.vma, vmf.address, vmf.pte, entry, dirty=True
+        )
+        vmf.ptl.release()
+
+    def maybe_mkwrite(self, pte: int, vma: VmArea) -> int:
+        """Make an entry writable if its area is."""
+        return self._pgtable.pte_mkwrite(pte) if vma.flags & VM_WRITE else pte
+
+    def wp_page_copy(self, vmf: VmFault) -> int:
+        """Give the faulting process its own copy of a page.
+
+        The old entry is cleared and flushed everywhere before the new one is stored,
+        so that no two CPUs ever translate the address to different frames.
+        """
+        vma = vmf.vma
+        pgtable = self._pgtable
+        old = vmf.page
+        assert vmf.pte is not None
+        self._kernel.rmap.anon_vma_prepare(vma)
+        new = self._kernel.page_alloc.alloc()
+        if new is None:
+            if old is not None:
+                self._kernel.swap.folio_put(old)
+            return VM_FAULT_OOM
+        self._memory.copy_frame(pgtable.pte_pfn(vmf.orig_pte), new.pfn)
+        copied = False
+        with self._kernel.mmu_notifier.invalidate_range(
+            vma.mm, "CLEAR", vmf.address, vmf.address + pgtable.page_size
+        ):
+            ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
+            ptl.acquire()
+            if pgtable.ptep_get(vmf.pte) == vmf.orig_pte:
+                copied = True
+                if old is None:
+                    vma.mm.anonpages += 1
+                elif not old.anon:
+                    self._kernel.swap.dec_file_counter(vma.mm, old)
+                    vma.mm.anonpages += 1
+                entry = pte_mkyoung(pgtable.pfn_pte(new.pfn, vma.page_prot))
+                if not vmf.flags & FAULT_FLAG_UNSHARE:
+                    entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
+                elif pte_uffd_wp(vmf.orig_pte):
+                    entry = pte_mkuffd_wp(entry)
+                self._kernel.pgtable_generic.ptep_clear_flush(vma, vmf.address, vmf.pte)
+                self._kernel.rmap.folio_add_new_anon_rmap(new, vma, vmf.address)
+                self._kernel.swap.folio_add_lru(new)
+                pgtable.set_pte(vmf.pte, entry)
+                if old is not None:
+                    # Only now: until the flush, others could still use the old page.
+                    pfn = pgtable.pte_pfn(vmf.orig_pte)
+                    self._kernel.rmap.folio_remove_rmap_pte(old, pfn, vma)
+            ptl.release()
+        if not copied:
+            self._kernel.swap.folio_put(new)
+        elif old is not None:
+            self._kernel.swap.folio_put(old)
+        if old is not None:
+            self._kernel.swap.folio_put(old)
+        return 0

@@ -1,0 +1,221 @@
+"""Clearing ranges, and giving tables back."""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pmd_trans_huge,
+    pte_none,
+    pte_present,
+)
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
+    PTE_VALID,
+)
+from tlbkit.linux.include.linux.mm_types import (
+    Folio,
+    LargeFolio,
+)
+from tlbkit.linux.include.linux.swapops import (
+    is_migration_entry,
+    pte_to_swp_entry,
+)
+from tlbkit.linux.mm.internal import (
+    folio_pte_batch,
+)
+from tlbkit.linux.mm.memory.normal import MemoryNormal
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.mm.mmu_gather import MmuGather
+
+
+class MemoryZap(MemoryNormal):
+    """Takes entries, and then tables, out of an address space."""
+
+    __slots__ = ()
+
+    def unmap_vmas(
+        self, tlb: MmuGather, vmas: list[VmArea], start: int, end: int
+    ) -> None:
+        """Clear all entries of *vmas* within [start, end), and keep their pages."""
+        for vma in vmas:
+            first, last = max(vma.start, start), min(vma.end, end)
+            if first >= last:
+                continue
+            with self._kernel.mmu_notifier.invalidate_range(
+                vma.mm, "UNMAP", first, last
+            ):
+                self.unmap_page_range(tlb, vma, first, last)
+
+    def unmap_page_range(
+        self, tlb: MmuGather, vma: VmArea, addr: int, end: int
+    ) -> None:
+        """Clear the entries of one area within [addr, end)."""
+        for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
+            pmd = self._pgtable.read(pmdp)
+            if pmd_trans_huge(pmd):
+                huge = self._kernel.huge_memory
+                if last - first < self._pgtable.pmd_size:
+                    huge.split_huge_pmd_(vma, pmdp, first)
+                elif huge.zap_huge_pmd(tlb, vma, pmdp, first):
+                    continue
+            at = first
+            while at < last and not pte_none(self._pgtable.read(pmdp)):
+                at = self.zap_pte_range(tlb, vma, pmdp, at, last)
+        self._kernel.gather.tlb_end_vma(tlb, vma)
+
+    def zap_pte_range(
+        self, tlb: MmuGather, vma: VmArea, pmdp: int, addr: int, end: int
+    ) -> int:
+        """Clear the entries of one table, until it ends or the gather is full.
+
+        Returns:
+            The address up to which it came.
+        """
+        pgtable = self._pgtable
+        size = pgtable.page_size
+        read = self._memory.read
+        gather = self._kernel.gather
+        force_flush = False
+        ptep = pgtable.pte_offset(pmdp, addr)
+        ptl = self.pte_lockptr(pgtable.read(pmdp))
+        ptl.acquire()
+        if vma.mm.tlb_flush_batched:
+            self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
+        while addr < end and not force_flush:
+            pte = read(ptep)
+            if pte & PTE_VALID or pte_present(pte):
+                folio = self.vm_normal_folio(vma, addr, pte)
+                if isinstance(folio, LargeFolio):
+                    nr, force_flush = self.zap_present_folio_ptes(
+                        tlb, vma, folio, ptep, addr, end
+                    )
+                    ptep += (nr - 1) * 8
+                    addr += (nr - 1) * size
+                else:
+                    force_flush = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
+            elif pte:
+                self.zap_nonpresent_pte(vma, ptep, pte)
+            ptep += 8
+            addr += size
+        if force_flush:
+            gather.tlb_flush_mmu_tlbonly(tlb)
+        ptl.release()
+        if force_flush:
+            gather.tlb_flush_mmu(tlb)
+        return addr
+
+    def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
+        """Clear an entry of which no TLB and no folio's count knows."""
+        if is_migration_entry(pte_to_swp_entry(pte)):
+            vma.mm.anonpages -= 1
+        self._pgtable.set_pte(ptep, 0)
+
+    def zap_present_pte(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: Folio | None,
+        ptep: int,
+        pte: int,
+        addr: int,
+    ) -> bool:
+        """Clear one present entry; true if the gather must be flushed now."""
+        self._pgtable.ptep_get_and_clear_(ptep)
+        self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
+        if folio is None:
+            return False
+        if folio.anon:
+            vma.mm.anonpages -= 1
+        else:
+            self._kernel.swap.dec_file_counter(vma.mm, folio)
+        pfn = self._pgtable.pte_pfn(pte)
+        self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
+        return self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
+
+    def zap_present_folio_ptes(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        folio: LargeFolio,
+        ptep: int,
+        addr: int,
+        end: int,
+    ) -> tuple[int, bool]:
+        """Clear the entries of consecutive pages of one large folio.
+
+        Returns:
+            How many, and whether the gather must be flushed now.
+        """
+        pgtable = self._pgtable
+        pte = pgtable.ptep_get(ptep)
+        most = (end - addr) >> pgtable.page_shift
+        nr = folio_pte_batch(pgtable, folio, ptep, pte, most)
+        pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
+        if folio.anon:
+            vma.mm.anonpages -= nr
+        else:
+            self._kernel.swap.dec_file_counter(vma.mm, folio, nr)
+        self._kernel.gather.tlb_flush_pte_range(tlb, addr, nr * pgtable.page_size)
+        self._kernel.rmap.folio_remove_rmap_ptes(folio, pgtable.pte_pfn(pte), nr, vma)
+        return nr, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, nr)
+
+    def free_pgtables(
+        self, tlb: MmuGather, vmas: list[VmArea], floor: int, ceiling: int
+    ) -> None:
+        """Unhook the tables that only *vmas* used.
+
+        A table stays if an area before *floor* or from *ceiling* on may use it too;
+        a ceiling of 0 stands for the end of the address space.
+        """
+        for vma, above in zip_longest(vmas, vmas[1:]):
+            high = above.start if above else ceiling
+            self.free_pgd_range(tlb, vma.start, vma.end, floor, high)
+
+    def free_pgd_range(
+        self, tlb: MmuGather, addr: int, end: int, floor: int, ceiling: int
+    ) -> None:
+        """Unhook the PTE, PMD and PUD tables that lie between the limits."""
+        pgtable = self._pgtable
+        mm = tlb.mm
+        top = ceiling or pgtable.task_size
+        levels = [
+            (3, pgtable.pmd_shift, self._kernel.gather.tlb_flush_pmd_range),
+            (2, pgtable.pud_shift, self._kernel.gather.tlb_flush_pud_range),
+        ]
+        if not pgtable.folded_pud:
+            levels.append(
+                (1, pgtable.pgdir_shift, self._kernel.gather.tlb_flush_p4d_range)
+            )
+        for level, shift, record in levels:
+            # Rounded inwards: a table that reaches over a limit is not ours to free.
+            first = -(-floor >> shift) if floor else 0
+            last = top >> shift
+            for span in range(max(addr >> shift, first), min(-(-end >> shift), last)):
+                entryp = self._entry_above(mm, span << shift, level)
+                if entryp is None:
+                    continue
+                entry = pgtable.read(entryp)
+                if not pmd_table(entry):
+                    continue
+                self._machine.running.store(entryp, 0, "table unhooked")
+                table = self._kernel.page_alloc.folio_of(pgtable.pte_pfn(entry))
+                record(tlb, span << shift, pgtable.page_size)
+                tlb.freed_tables = True
+                mm.pgtables[level] -= 1
+                self._kernel.gather.tlb_remove_table(tlb, table)
+
+    def _entry_above(self, mm: MmStruct, addr: int, level: int) -> int | None:
+        """Return where the entry stands that points to the table at *level*."""
+        pgtable = self._pgtable
+        if level == 3:
+            return pgtable.find_pmd(mm, addr)
+        pgdp = pgtable.pgd_offset(mm, addr)
+        if level == 1:
+            return pgdp
+        if not pgtable.folded_pud and not pmd_table(pgtable.read(pgdp)):
+            return None
+        return pgtable.pud_offset(pgdp, addr)
