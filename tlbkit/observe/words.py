@@ -168,4 +168,5 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "notifier range": _notifier_range,
     "warning": lambda event: f"warning in {event.what}: {event.why}",
     "spurious": lambda event: f"spurious fault at {event.what:#x}",
+    "printk": lambda event: f"the log says: {event.what}",
 }

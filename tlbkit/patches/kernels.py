@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.kernel import kernel as linux
+from tlbkit.linux.kernel.config import ARM64
 from tlbkit.patches import registry
 from tlbkit.patches.build import build
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tlbkit.arm64.machine import Machine
+    from tlbkit.linux.kernel.config import Config
 
 
 class Kernel(linux.Kernel):
@@ -21,6 +23,7 @@ class Kernel(linux.Kernel):
         machine: A kernel owns its machine; "before" and "after" are two machines.
         name: A name of `tlbkit.patches.registry.KERNELS`.
         without: Hashes, or unique beginnings, of commits to leave out besides.
+        config: What the kernel is built with.
 
     Attributes:
         name: As given.
@@ -36,9 +39,10 @@ class Kernel(linux.Kernel):
         machine: Machine,
         name: str = registry.DEFAULT_KERNEL,
         without: Iterable[str] = (),
+        config: Config = ARM64,
     ) -> None:
         made = build(linux.PARTS, name, without)
         self.name = name
         self.missing = made.missing
         self.said = made.said
-        super().__init__(machine, made.parts)
+        super().__init__(machine, made.parts, config)

@@ -18,10 +18,13 @@ from tlbkit.linux.arch.arm64.mm.fault import ArmFault
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
+from tlbkit.linux.kernel.config import ARM64, Config
 from tlbkit.linux.kernel.fork import Fork
 from tlbkit.linux.kernel.panic import Panic
+from tlbkit.linux.kernel.printk.printk import Printk
 from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
+from tlbkit.linux.kernel.time.timer import Timer
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.khugepaged import Khugepaged
@@ -47,6 +50,8 @@ if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine
 
 PARTS: Final[Mapping[str, type]] = {
+    "printk": Printk,
+    "timer": Timer,
     "pgtable": Pgtable,
     "contpte": Contpte,
     "panic": Panic,
@@ -87,11 +92,15 @@ class Kernel:
         machine: A kernel owns its machine; two kernels need two.
         parts: The class of each part, by its name in `PARTS`; a kernel without a commit
             has subclasses in some places.
+        config: What it is built with.
 
     Attributes:
+        config: As given.
         zero_pfn: The frame of the zero page.
     """
 
+    printk: Printk
+    timer: Timer
     pgtable: Pgtable
     contpte: Contpte
     panic: Panic
@@ -123,9 +132,13 @@ class Kernel:
     exec: Exec
 
     def __init__(
-        self, machine: Machine, parts: Mapping[str, type[Any]] = PARTS
+        self,
+        machine: Machine,
+        parts: Mapping[str, type[Any]] = PARTS,
+        config: Config = ARM64,
     ) -> None:
         self.machine = machine
+        self.config = config
         self.processes: list[Process] = []
         for name, part in parts.items():
             setattr(self, name, part(self))

@@ -18,20 +18,31 @@ class Panic:
 
     Attributes:
         taints: The letters of all that has made the kernel suspect.
+        lock_debugging: What is reported about locks can still be believed.
         warnings: Each warning that was given, one line, oldest first.
     """
 
-    __slots__ = ("_machine", "_warned", "taints", "warnings")
+    __slots__ = ("_machine", "_warned", "lock_debugging", "taints", "warnings")
 
     def __init__(self, kernel: Kernel) -> None:
         self._machine = kernel.machine
         self._warned: set[str] = set()
         self.taints: set[str] = set()
+        self.lock_debugging = True
         self.warnings: list[str] = []
 
-    def add_taint(self, flag: str) -> None:
-        """Remember that the kernel is not to be trusted any more, and why."""
+    def add_taint(self, flag: str, *, lockdep_ok: bool = True) -> None:
+        """Remember that the kernel is not to be trusted any more, and why.
+
+        With *lockdep_ok* false, neither is what it reports about locks from here on.
+        """
         self.taints.add(flag)
+        self.lock_debugging = self.lock_debugging and lockdep_ok
+
+    def print_tainted(self) -> str:
+        """Return the letters as a stack dump shows them."""
+        letters = " ".join(sorted(self.taints))
+        return f"Tainted: {letters}" if letters else "Not tainted"
 
     def warn_on_once(self, function: str, problem: str) -> None:
         """Warn of *problem*, unless *function* has done so before: WARN_ON_ONCE()."""

@@ -12,7 +12,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pte_mkdirty,
     pte_mkold,
-    pte_mkspecial,
     pte_mkuffd_wp,
     pte_none,
     pte_present,
@@ -110,7 +109,7 @@ class Migrate:
         ):
             # The page stays out of every table, and goes with its last reference.
             pte = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
-            pte = pte_mkspecial(pte)
+            pte = pgtable.pte_mkspecial(pte)
             vma.mm.anonpages -= 1
         else:
             folio = self._kernel.page_alloc.folio_of(pfn)

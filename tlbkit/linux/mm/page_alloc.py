@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 RAM_BASE: Final = 0x8000_0000
 """Physical address of the first frame, as on many arm64 boards."""
+RAM_SIZE: Final = 64 << 30
+"""How much memory there is; below and above it are devices."""
 
 
 class BadPageError(TlbkitError):
@@ -36,6 +38,7 @@ class PageAlloc:
     Attributes:
         fail: Asked before each allocation; a true answer makes it fail.
         in_use: Frames handed out and not freed.
+        highest_memmap_pfn: The last frame that is memory: mm/mm_init.c.
     """
 
     __slots__ = (
@@ -45,6 +48,7 @@ class PageAlloc:
         "_machine",
         "_top_order",
         "fail",
+        "highest_memmap_pfn",
         "in_use",
     )
 
@@ -52,11 +56,16 @@ class PageAlloc:
         self._machine = kernel.machine
         shift = kernel.machine.model.page_shift
         self._base = RAM_BASE >> shift
+        self.highest_memmap_pfn = (RAM_BASE + RAM_SIZE >> shift) - 1
         self._top_order = 2 * (shift - 3)
         self._folios: list[Folio | None] = []
         self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
         self.fail: Callable[[], bool] | None = None
         self.in_use = 0
+
+    def pfn_valid(self, pfn: int) -> bool:
+        """Tell whether frame *pfn* is memory, so that there is a page to speak of."""
+        return self._base <= pfn <= self.highest_memmap_pfn
 
     def folio(self, pfn: int) -> Folio | None:
         """Return the folio that frame *pfn* belongs to: pfn_folio()."""

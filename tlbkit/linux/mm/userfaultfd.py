@@ -21,7 +21,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_trans_huge,
     pte_dirty,
     pte_mkdirty,
-    pte_mkspecial,
     pte_mkuffd_wp,
     pte_none,
     pte_present,
@@ -450,7 +449,7 @@ class Userfaultfd:
         with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
             if not pte_none(pgtable.read(ptep)):
                 return -EEXIST
-            pgtable.set_pte(ptep, pte_mkspecial(entry))
+            pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
         return 0
 
     def _copy_from_user(self, folio: Folio, src: int) -> bool:
@@ -1021,7 +1020,7 @@ class Userfaultfd:
             self._kernel.pgtable_generic.ptep_clear_flush(
                 move.src_vma, move.src_addr, pair.src_pte
             )
-            pgtable.set_pte(pair.dst_pte, pte_mkspecial(zero))
+            pgtable.set_pte(pair.dst_pte, pgtable.pte_mkspecial(zero))
         double_pt_unlock(pair.dst_ptl, pair.src_ptl)
         return pgtable.page_size if stable else -EAGAIN
 

@@ -5,10 +5,11 @@ Source: include/linux/mm.h and include/linux/mm_types.h.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import VmFault
+    from tlbkit.linux.include.linux.mm_types import Page, VmArea, VmFault
 
 VM_READ: Final = 0x1
 VM_WRITE: Final = 0x2
@@ -99,3 +100,19 @@ class VmOperations:
         """Map the block of *order* pages, as log2, in which a fault lies."""
         del vmf, order
         return VM_FAULT_FALLBACK
+
+
+class NormalPageOperations(VmOperations, ABC):
+    """Those of a driver that knows pages which page-table entries do not tell.
+
+    Their frames are not what the entries say: a hypervisor puts frames of its own in.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def find_normal_page(self, vma: VmArea, addr: int) -> Page | None:
+        """Return the page behind a special entry, or ``None`` if it has none.
+
+        Asked only in a kernel that is built with ``find_normal_page``.
+        """

@@ -35,6 +35,10 @@ GUP_PIN_COUNTING_BIAS: Final = 1024
 """What one pin adds to the reference count of a small folio."""
 
 
+Page = int
+"""One page, by its frame number; all else that struct page holds is in its folio."""
+
+
 class AnonVma:
     """What the pages of a family of private areas have in common.
 
@@ -265,10 +269,12 @@ class MmStruct:
         total_vm, locked_vm: Pages mapped and pages locked.
         users: Threads and borrowers that may use the addresses.
         huge_zero: It holds a reference to the huge zero folio: MMF_HUGE_ZERO_FOLIO.
+        comm: The name of its process, as reports give it.
     """
 
     __slots__ = (
         "anonpages",
+        "comm",
         "context",
         "cpumask",
         "filepages",
@@ -311,6 +317,7 @@ class MmStruct:
         self.locked_vm = 0
         self.users = 1
         self.huge_zero = False
+        self.comm = "a.out"
 
 
 @dataclass(slots=True)

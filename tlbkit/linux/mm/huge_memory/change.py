@@ -15,7 +15,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
     pte_protnone,
-    pte_special,
     pte_write,
     pte_wrprotect,
 )
@@ -77,7 +76,11 @@ class HugeChange(HugeSplit):
         memory = self._kernel.memory
         pmd = pgtable.read(source)
         # Nothing can change it before the lock is taken: fork has the areas to itself.
-        if pte_present(pmd) and pte_special(pmd) and not self.is_huge_zero_pmd(pmd):
+        if (
+            pte_present(pmd)
+            and pgtable.pmd_special(pmd)
+            and not self.is_huge_zero_pmd(pmd)
+        ):
             with memory.pmd_lockptr(target), memory.pmd_lockptr(source):
                 self._set_child_pmd(target, pmd)
             return 0

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkdirty,
-    pte_mkspecial,
     pte_mkyoung,
     pte_modify,
     pte_none,
@@ -85,7 +84,9 @@ class HugeFault(HugeSplit):
         self, table: Folio, vma: VmArea, pmdp: int, zero: LargeFolio
     ) -> None:
         """Map the huge zero folio, marked as no normal page, and store *table*."""
-        entry = pte_mkspecial(self._pgtable.mk_huge_pmd(zero.pfn, vma.page_prot))
+        entry = self._pgtable.pmd_mkspecial(
+            self._pgtable.mk_huge_pmd(zero.pfn, vma.page_prot)
+        )
         self._deposit(vma.mm, pmdp, table)
         self._pgtable.set_pte(pmdp, entry)
 

@@ -9,7 +9,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_mkdirty,
     pte_mkold,
-    pte_mkspecial,
     pte_mkuffd_wp,
     pte_uffd_wp,
     pte_write,
@@ -97,7 +96,9 @@ class HugeSplit(HugeZero):
         pgtable = self._pgtable
         old = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, pmdp)
         table = self._kernel.pgtable_generic.pgtable_trans_huge_withdraw(pmdp)
-        entry = pte_mkspecial(pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot))
+        entry = pgtable.pte_mkspecial(
+            pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
+        )
         if pte_uffd_wp(old):
             entry = pte_mkuffd_wp(entry)
         first = table.pfn << pgtable.page_shift

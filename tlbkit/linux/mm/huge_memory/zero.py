@@ -24,10 +24,12 @@ class HugeZero(HugeSettings):
 
     def is_huge_zero_pmd(self, pmd: int) -> bool:
         """Tell whether an entry maps the huge zero folio."""
+        return pte_present(pmd) and self.is_huge_zero_pfn(self._pgtable.pte_pfn(pmd))
+
+    def is_huge_zero_pfn(self, pfn: int) -> bool:
+        """Tell whether a frame is any page of the huge zero folio."""
         zero = self.huge_zero_folio
-        if zero is None or not pte_present(pmd):
-            return False
-        return self._pgtable.pte_pfn(pmd) & -zero.nr_pages == zero.pfn
+        return zero is not None and pfn & -zero.nr_pages == zero.pfn
 
     def mm_get_huge_zero_folio(self, mm: MmStruct) -> LargeFolio | None:
         """Return the huge zero folio, held until *mm* ends; ``None`` without memory.

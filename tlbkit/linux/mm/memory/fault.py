@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pte_mkdirty,
-    pte_mkspecial,
     pte_mkuffd_wp,
     pte_mkyoung,
     pte_modify,
@@ -155,7 +154,9 @@ class MemoryFault(MemoryWrite):
         if vmf.flags & FAULT_FLAG_WRITE:
             if "spurious" in self._machine.events.heard:
                 cpu = self._machine.running.number
-                self._machine.events.emit(cpu, "spurious", vmf.real_address, new=level)
+                self._machine.events.emit(
+                    cpu, "spurious", vmf.real_address, new=str(level)
+                )
             self._kernel.fault.flush_tlb_fix_spurious_fault(vmf.vma, vmf.address, level)
 
     # -- hidden to learn who uses it -------------------------------------------------
@@ -232,7 +233,7 @@ class MemoryFault(MemoryWrite):
         folio = None
         if not vmf.flags & FAULT_FLAG_WRITE:
             entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
-            entry = pte_mkspecial(entry)
+            entry = pgtable.pte_mkspecial(entry)
         else:
             self._kernel.rmap.anon_vma_prepare(vma)
             if self._kernel.huge_memory.mthp_orders:

@@ -41,6 +41,11 @@ from tlbkit.linux.include.linux.mm import (
     VM_SHARED,
     VM_WRITE,
 )
+from tlbkit.linux.include.linux.pgtable import (
+    PGTABLE_LEVEL_PMD,
+    PGTABLE_LEVEL_PTE,
+    PGTABLE_LEVEL_PUD,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct
@@ -260,6 +265,7 @@ class Pgtable:
         ptrs_per_pte: Entries of one full table.
         cont_ptes: Page entries of one contiguous block.
         hpage_pmd_order, hpage_pmd_nr: Of a block that one PMD entry maps, in pages.
+        hpage_pud_nr: Of one that a PUD entry maps.
         task_size: First address that user space cannot have.
     """
 
@@ -269,11 +275,15 @@ class Pgtable:
         "_kernel",
         "_machine",
         "_read",
+        "_special_pmd",
+        "_special_pte",
+        "_special_pud",
         "cont_ptes",
         "epan",
         "folded_pud",
         "hpage_pmd_nr",
         "hpage_pmd_order",
+        "hpage_pud_nr",
         "page_mask",
         "page_shift",
         "page_size",
@@ -302,6 +312,7 @@ class Pgtable:
         self.cont_ptes = 1 << _CONT_PTE_SHIFT[shift]
         self.hpage_pmd_order = shift - 3
         self.hpage_pmd_nr = 1 << self.hpage_pmd_order
+        self.hpage_pud_nr = 1 << 2 * self.hpage_pmd_order
         self.pud_size = 1 << self.pud_shift
         self.va_bits = 48
         self.epan = kernel.machine.model.epan
@@ -309,6 +320,10 @@ class Pgtable:
         self.task_size = 1 << self.va_bits
         self._addr_mask = ((1 << 48) - 1) & self.page_mask
         self._fixed = PTE_SHARED if kernel.machine.model.lpa2 else 0
+        self._special_pte, self._special_pmd, self._special_pud = (
+            PTE_SPECIAL if kernel.config.has_special(level) else 0
+            for level in (PGTABLE_LEVEL_PTE, PGTABLE_LEVEL_PMD, PGTABLE_LEVEL_PUD)
+        )
 
     # -- values ----------------------------------------------------------------------
 
@@ -328,6 +343,38 @@ class Pgtable:
         """
         pte |= PTE_WRITE
         return pte & ~PTE_RDONLY if pte & PTE_DIRTY else pte
+
+    def pmd_pfn(self, pmd: int) -> int:
+        """Return the first frame of a PMD leaf; of a table, a number without sense."""
+        return self.pte_pfn(pmd) & -self.hpage_pmd_nr
+
+    def pud_pfn(self, pud: int) -> int:
+        """Return the first frame of a PUD leaf."""
+        return self.pte_pfn(pud) & -self.hpage_pud_nr
+
+    def pte_special(self, pte: int) -> bool:
+        """Tell whether a page entry is marked; never, if there is no such bit."""
+        return bool(pte & self._special_pte)
+
+    def pmd_special(self, pmd: int) -> bool:
+        """Tell the same of a PMD leaf."""
+        return bool(pmd & self._special_pmd)
+
+    def pud_special(self, pud: int) -> bool:
+        """Tell the same of a PUD leaf."""
+        return bool(pud & self._special_pud)
+
+    def pte_mkspecial(self, pte: int) -> int:
+        """Mark a page entry as mapping no normal page, if there is a bit for it."""
+        return pte | self._special_pte
+
+    def pmd_mkspecial(self, pmd: int) -> int:
+        """Do the same to a PMD leaf."""
+        return pmd | self._special_pmd
+
+    def pud_mkspecial(self, pud: int) -> int:
+        """Do the same to a PUD leaf."""
+        return pud | self._special_pud
 
     def pte_advance_pfn(self, pte: int, nr: int) -> int:
         """Return *pte* for the frame that comes *nr* frames later."""
