@@ -26,7 +26,8 @@ PAGES: Final = Parameter(
     "Pages",
     "pages",
     64,
-    (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024, 2048, 4096),
+    (1, 2, 4, 8, 16, 32, 64, 128, 256, 511, 512, 1024),
+    most=4096,
 )
 """How many pages, of the kernel's size, a flow is about."""
 
@@ -42,8 +43,6 @@ THREADS: Final = Parameter(
 THP: Final = Parameter("thp", "Transparent huge pages", "", "no", ("no", "yes"))
 """Whether the memory may have huge pages where it is aligned and long enough."""
 
-_CURVE: Final = (1, 8, 64, 512)
-
 
 class Flow(Scenario):
     """A scenario whose answer is what one operation issues on two kernels.
@@ -54,9 +53,11 @@ class Flow(Scenario):
 
     Attributes:
         operation: What is counted, in words, over the table.
+        curve: Over which numbers of pages the cost is drawn, besides the one asked for.
     """
 
     operation: str
+    curve: tuple[int, ...] = (1, 8, 64, 512)
 
     @abstractmethod
     def reason(self, settings: Mapping[str, Value]) -> str:
@@ -78,7 +79,7 @@ class Flow(Scenario):
         at = int(settings[PAGES.name])
         curve = {
             pages: compared(self, tuple({**settings, PAGES.name: pages}.items()))
-            for pages in sorted({*_CURVE, at})
+            for pages in sorted({*self.curve, at})
         }
         before, after = _quantities(both.before), _quantities(both.after)
         return {

@@ -18,11 +18,16 @@ if TYPE_CHECKING:
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel
 
+# A page costs several faults here: fewer of them, so that an answer comes at once.
+SHARED_PAGES: Final = replace(
+    PAGES, choices=tuple(stop for stop in PAGES.choices if int(stop) <= 512)
+)
+CURVE: Final = (1, 8, 64)
 WRITERS: Final = Parameter(
     "writers", "Threads that write each page again", "threads", 1, (1, 2, 4, 8)
 )
 BOTH: Final = Parameter("both", "The child writes too", "", "no", ("no", "yes"))
-ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 4, 8))
+ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 4), most=8)
 
 
 def _broadcasts(result: Result) -> int:
@@ -76,7 +81,8 @@ class ForkReuse(Flow):
     name = "fork-reuse"
     title = "The child has gone: who must hear that the parent may write again?"
     operation = "the parent writes its pages again"
-    parameters = (PAGES, CPUS, THREADS, WRITERS, THP)
+    curve = CURVE
+    parameters = (SHARED_PAGES, CPUS, THREADS, WRITERS, THP)
     claims = (SAME_END, NO_MORE)
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
@@ -117,7 +123,8 @@ class ForkCopy(Flow):
     name = "fork-copy"
     title = "The child stays: what does copying a page cost the others?"
     operation = "the parent writes the pages that it shares"
-    parameters = (PAGES, CPUS, THREADS, BOTH, THP)
+    curve = CURVE
+    parameters = (SHARED_PAGES, CPUS, THREADS, BOTH, THP)
     claims = (SAME_END, NO_MORE)
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
@@ -153,8 +160,9 @@ class ForkStorm(Flow):
     name = "fork-storm"
     title = "Forking under load: what do the other CPUs hear?"
     operation = "rounds of fork, exec and rewriting"
+    curve = CURVE
     parameters = (
-        replace(PAGES, default=256),
+        replace(SHARED_PAGES, default=256),
         replace(CPUS, choices=(*CPUS.choices, 144, 192)),
         replace(THREADS, choices=(*THREADS.choices, 192)),
         ROUNDS,

@@ -22,6 +22,8 @@ class Parameter:
             slider stops at, the smallest first and the largest last: every number
             between them is allowed. Without choices it takes text, which whoever has
             the parameter judges.
+        most: Of a number, the largest that may be asked for by name, where that takes
+            too long for a slider.
     """
 
     name: str
@@ -29,16 +31,21 @@ class Parameter:
     unit: str
     default: Value
     choices: tuple[Value, ...]
+    most: int | None = None
 
     @property
     def allowed(self) -> str:
         """What values there are, in words."""
         if not self.choices:
             return "text"
-        low, high = self.choices[0], self.choices[-1]
+        low = self.choices[0]
         if isinstance(low, int):
-            return f"a whole number from {low} to {high}"
+            return f"a whole number from {low} to {self._high}"
         return "one of " + ", ".join(map(str, self.choices))
+
+    @property
+    def _high(self) -> int:
+        return int(self.choices[-1]) if self.most is None else self.most
 
     def check(self, value: object) -> Value:
         """Return *value* if it is allowed; `InputError` says what is.
@@ -50,9 +57,8 @@ class Parameter:
             if isinstance(value, str):
                 return value
         elif isinstance(self.choices[0], int):
-            low, high = int(self.choices[0]), int(self.choices[-1])
             # True and False are numbers to Python and to nobody else.
-            if type(value) is int and low <= value <= high:
+            if type(value) is int and int(self.choices[0]) <= value <= self._high:
                 return value
         elif isinstance(value, str) and value in self.choices:
             return value

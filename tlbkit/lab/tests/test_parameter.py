@@ -10,21 +10,22 @@ from tlbkit.errors import InputError
 from tlbkit.lab import Parameter
 
 NUMBER = Parameter("pages", "Pages", "pages", 64, (1, 64, 4096))
+SLOW = Parameter("pages", "Pages", "pages", 64, (1, 64, 512), most=4096)
 NAME = Parameter("change", "Change", "", "none-rw", ("none-rw", "rw-ro"))
 TEXT = Parameter("va", "Address", "", "0x0", ())
 KNOBS = st.sampled_from([NUMBER, NAME, TEXT])
 
 
-@given(st.integers(-5000, 10000))
-def test_a_number_is_allowed_between_the_ends(value):
-    """Every whole number from the first choice to the last is allowed, and no other."""
+@given(st.sampled_from([NUMBER, SLOW]), st.integers(-5000, 10000))
+def test_a_number_is_allowed_between_the_ends(knob, value):
+    """Every whole number from the first choice to the last, or the most, is allowed."""
     if 1 <= value <= 4096:
-        assert NUMBER.check(value) == NUMBER.parse(str(value)) == value
+        assert knob.check(value) == knob.parse(str(value)) == value
     else:
         with pytest.raises(InputError, match="a whole number from 1 to 4096"):
-            NUMBER.check(value)
+            knob.check(value)
         with pytest.raises(InputError, match="a whole number from 1 to 4096"):
-            NUMBER.parse(str(value))
+            knob.parse(str(value))
 
 
 @given(KNOBS, st.text())
