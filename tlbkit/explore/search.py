@@ -1,0 +1,441 @@
+"""The search for the shortest schedule that breaks a rule.
+
+Schedules are tried in the order of their preemptions: how often a flow was stopped that
+could have gone on. Most faults need one or two. Each schedule is run from the start, on
+a world made afresh.
+
+Two schedules in which steps that touch the same things come in the same order are one
+schedule told twice: they lead to the same state. So each run keeps, for each flow, one
+number that stands for all that its last step depends on (its own steps before, and
+whatever they read or overwrote), and what was reached before is not looked at again. A
+flow is moreover only stopped before a step that another flow could disturb.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tlbkit.explore.footprint import READ, UPDATE, WRITE, Notes, conflict, watching
+from tlbkit.explore.scheduler import Choice, Run, StopRunError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+    from random import Random
+
+    from tlbkit.arm64.machine import Machine
+    from tlbkit.errors import TlbkitError
+    from tlbkit.explore.scheduler import Scenario, Schedule
+
+PREEMPTIONS = 2
+"""How many are allowed unless the caller says otherwise."""
+
+
+class Breach(NamedTuple):
+    """A schedule that breaks a rule.
+
+    Attributes:
+        schedule: Its decisions; `replay` runs it again.
+        preemptions: How many of them stop a flow that could have gone on.
+        steps: Which flow made each step, up to the breach.
+        error: What was raised.
+    """
+
+    schedule: Schedule
+    preemptions: int
+    steps: tuple[int, ...]
+    error: TlbkitError
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search found.
+
+    Attributes:
+        breach: The shortest schedule that breaks a rule: of those with the fewest
+            preemptions, one with the fewest steps. ``None`` if there is none.
+        preemptions: Up to how many were allowed.
+        complete: Whether everything within that bound was looked at; always so if
+            there is a breach or no limit on the runs.
+        runs: How many worlds were made.
+        steps: How many steps were made in them.
+    """
+
+    breach: Breach | None
+    preemptions: int
+    complete: bool
+    runs: int
+    steps: int
+
+
+def explore(
+    scenario: Scenario,
+    *,
+    preemptions: int = PREEMPTIONS,
+    reduce: bool = True,
+    max_runs: int | None = None,
+) -> Search:
+    """Try schedules of a scenario, fewest preemptions first.
+
+    Args:
+        scenario: Makes the world, the same each time.
+        preemptions: Up to how many.
+        reduce: Leave out schedules that cannot differ from one that is tried.
+        max_runs: Give up after so many runs.
+    """
+    if not reduce:
+        return _Plain(scenario, preemptions, max_runs).search()
+    with watching() as notes:
+        return _Reduced(scenario, preemptions, max_runs, notes).search()
+
+
+def wander(scenario: Scenario, random: Random, *, runs: int = 1000) -> Search:
+    """Try schedules at random: at each step any flow may go on.
+
+    The same seed tries the same schedules. For flows too long to be searched.
+    """
+    steps = 0
+    for number in range(runs):
+        wanderer = _Wanderer(random)
+        run = Run(scenario(), wanderer.decide)
+        run.go()
+        steps += len(run.steps)
+        if run.error is not None:
+            breach = Breach(
+                tuple(wanderer.choices), wanderer.stops, tuple(run.steps), run.error
+            )
+            return Search(
+                breach, wanderer.stops, complete=False, runs=number + 1, steps=steps
+            )
+    return Search(None, 0, complete=False, runs=runs, steps=steps)
+
+
+class _Wanderer:
+    """Decides by chance, for a whole run often, sometimes or seldom."""
+
+    __slots__ = ("_pace", "_random", "choices", "stops")
+
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._pace = random.choice((0.02, 0.1, 0.5))
+        self.choices: list[Choice] = []
+        self.stops = 0
+
+    def decide(self, run: Run) -> int:
+        able = run.enabled()
+        goes_on = able[0] == run.current
+        if goes_on and self._random.random() >= self._pace:
+            return able[0]
+        chosen = self._random.choice(able)
+        if chosen != able[0]:
+            self.choices.append(Choice(len(run.steps), chosen))
+            self.stops += goes_on
+        return chosen
+
+
+def replay(
+    scenario: Scenario,
+    schedule: Schedule,
+    around: Callable[[Machine], AbstractContextManager[Any]] | None = None,
+) -> Run:
+    """Run one schedule and return the run, with what it raised.
+
+    Args:
+        scenario: As it was searched.
+        schedule: Of a breach, or made by hand.
+        around: Returns a context for the run, for example a recording.
+    """
+    world = scenario()
+    run = Run(world, _Follower(schedule).decide)
+    if around is None:
+        run.go()
+    else:
+        with around(world.machine):
+            run.go()
+    return run
+
+
+class _Follower:
+    """Decides as a schedule says, and lets whoever runs go on elsewhere."""
+
+    __slots__ = ("_choices",)
+
+    def __init__(self, schedule: Schedule) -> None:
+        self._choices = dict(schedule)
+
+    def decide(self, run: Run) -> int:
+        chosen = self._choices.get(len(run.steps))
+        if chosen is not None and run.is_enabled(chosen):
+            return chosen
+        return run.enabled()[0]
+
+
+class _Plain:
+    """A search that leaves nothing out.
+
+    Schedules that are still to be tried wait in one list for each number of
+    preemptions. From each run, those grow that do as it did up to some step and then
+    let another flow go on.
+    """
+
+    def __init__(
+        self, scenario: Scenario, preemptions: int, max_runs: int | None
+    ) -> None:
+        self._scenario = scenario
+        self._preemptions = preemptions
+        self._max_runs = max_runs
+        self._open: list[list[Any]] = [[] for _ in range(preemptions + 1)]
+        self._best: Breach | None = None
+        self._schedule: Schedule = ()
+        self._choices: dict[int, int] = {}
+        self._last = -1  # the step of the last choice; from there on, branches grow
+        self._cost = 0
+        self._runs = 0
+        self._steps = 0
+
+    def search(self) -> Search:
+        """Run schedule after schedule until there is none left, or a level broke."""
+        self._open[0].append(self._root())
+        for cost in range(self._preemptions + 1):
+            self._cost = cost
+            waiting = self._open[cost]
+            while waiting:
+                if self._runs == self._max_runs:
+                    return self._found(cost, complete=False)
+                self._try(waiting.pop())
+            if self._best is not None:
+                return self._found(cost, complete=True)
+        return self._found(self._preemptions, complete=True)
+
+    def _found(self, cost: int, *, complete: bool) -> Search:
+        return Search(self._best, cost, complete, self._runs, self._steps)
+
+    def _root(self) -> Any:
+        return ()
+
+    def _try(self, schedule: Any) -> None:
+        self._run(schedule, self._scenario)
+
+    def _run(self, schedule: Schedule, scenario: Scenario) -> Run:
+        self._schedule = schedule
+        self._choices = dict(schedule)
+        self._last = schedule[-1].step if schedule else -1
+        run = Run(scenario(), self._decide)
+        run.go()
+        self._runs += 1
+        self._steps += len(run.steps)
+        if run.error is not None:
+            breach = Breach(schedule, self._cost, tuple(run.steps), run.error)
+            if self._best is None or len(breach.steps) < len(self._best.steps):
+                self._best = breach
+        return run
+
+    def _decide(self, run: Run) -> int:
+        step = len(run.steps)
+        if self._best is not None and step >= len(self._best.steps):
+            raise StopRunError
+        chosen = self._choices.get(step)
+        if chosen is not None:
+            return chosen
+        able = run.enabled()
+        if step > self._last:
+            cost = self._cost + (able[0] == run.current)
+            if cost <= self._preemptions:
+                for other in able[1:]:
+                    branch = (*self._schedule, Choice(step, other))
+                    self._open[cost].append(branch)
+        return able[0]
+
+
+class _Branch(NamedTuple):
+    """A schedule that is still to be tried.
+
+    Attributes:
+        schedule: Its decisions.
+        key: The state at the last of them, and who goes on there.
+        cost: Its preemptions.
+    """
+
+    schedule: Schedule
+    key: tuple[int, int]
+    cost: int
+
+
+class _Deferred(NamedTuple):
+    """Branches at a place where, so far, stopping makes no difference.
+
+    Attributes:
+        flow: Who would be stopped.
+        touched: What its next step touches.
+        branches: The branches.
+    """
+
+    flow: int
+    touched: dict[int, int]
+    branches: list[_Branch]
+
+
+class _Reduced(_Plain):
+    """A search that leaves out what cannot differ."""
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        preemptions: int,
+        max_runs: int | None,
+        notes: Notes,
+    ) -> None:
+        super().__init__(scenario, preemptions, max_runs)
+        self._notes = notes
+        self._seen: dict[tuple[int, int], int] = {}
+        # For each thing, what each flow has ever done to it.
+        self._ever: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        self._deferred: defaultdict[int, list[_Deferred]] = defaultdict(list)
+        self._pending: list[_Branch] = []
+        self._history = History(0)
+
+    def _root(self) -> _Branch:
+        return _Branch((), (0, -1), 0)
+
+    def _try(self, schedule: _Branch) -> None:
+        if schedule.schedule and self._seen[schedule.key] < self._cost:
+            return  # reached more cheaply in the meantime
+        self._notes.begin()
+        self._pending = []
+        run = self._run(schedule.schedule, self._world)
+        if not run.stopped:
+            self._account(run.current, self._notes.take())
+        self._notes.on = False
+
+    def _world(self) -> Any:
+        world = self._scenario()
+        self._notes.take()  # and with it, what was noted while the world was made
+        self._history = History(len(world.flows))
+        self._notes.page_shift = world.machine.model.page_shift
+        world.machine.events.listen(self._notes.hear)
+        return world
+
+    def _decide(self, run: Run) -> int:
+        touched = self._notes.take()
+        flow = run.current
+        if flow >= 0:
+            self._history.add(flow, touched)
+            self._account(flow, touched)
+        chosen = self._decide_here(run)
+        self._notes.resume(chosen)
+        return chosen
+
+    def _decide_here(self, run: Run) -> int:
+        step = len(run.steps)
+        if self._best is not None and step >= len(self._best.steps):
+            raise StopRunError
+        chosen = self._choices.get(step)
+        if chosen is not None:
+            return chosen
+        able = run.enabled()
+        if step > self._last:
+            state = self._history.state()
+            plain = state, able[0]
+            if self._seen.get(plain, self._cost + 1) <= self._cost:
+                raise StopRunError
+            self._seen[plain] = self._cost
+            stops = able[0] == run.current
+            cost = self._cost + stops
+            if cost <= self._preemptions and len(able) > 1:
+                branches = [
+                    _Branch(
+                        (*self._schedule, Choice(step, other)), (state, other), cost
+                    )
+                    for other in able[1:]
+                ]
+                if stops:
+                    self._pending = branches  # until it is known what comes next
+                else:
+                    self._grow(branches)
+        return able[0]
+
+    def _account(self, flow: int, touched: dict[int, int]) -> None:
+        """Take note of a step, and grow what it gives a reason for."""
+        if self._pending:
+            branches, self._pending = self._pending, []
+            deferred = _Deferred(flow, touched, branches)
+            if self._disturbed(deferred):
+                self._grow(branches)
+            else:
+                for resource in touched:
+                    self._deferred[resource].append(deferred)
+        for resource, how in touched.items():
+            ever = self._ever[resource]
+            known = ever.get(flow, 0)
+            if known | how != known:
+                ever[flow] = known | how
+                self._reconsider(resource)
+
+    def _reconsider(self, resource: int) -> None:
+        """Grow what was deferred and is disturbed now."""
+        waiting = self._deferred.get(resource)
+        if not waiting:
+            return
+        left = []
+        for one in waiting:
+            if not one.branches:
+                continue
+            if self._disturbed(one):
+                self._grow(one.branches)
+                one.branches.clear()
+            else:
+                left.append(one)
+        self._deferred[resource] = left
+
+    def _disturbed(self, deferred: _Deferred) -> bool:
+        """Tell whether another flow ever does what the next step is sensitive to."""
+        for resource, how in deferred.touched.items():
+            for flow, other in self._ever[resource].items():
+                if flow != deferred.flow and conflict(how, other):
+                    return True
+        return False
+
+    def _grow(self, branches: list[_Branch]) -> None:
+        for branch in branches:
+            cost = max(branch.cost, self._cost)
+            if self._seen.get(branch.key, cost + 1) > cost:
+                self._seen[branch.key] = cost
+                self._open[cost].append(branch)
+
+
+class History:
+    """What each flow's last step depends on, as one number a flow.
+
+    For each thing, its last change is known, and what has happened to it since: reads,
+    or updates, which all commute with each other.
+    """
+
+    __slots__ = ("_flows", "_things")
+
+    def __init__(self, flows: int) -> None:
+        self._flows = [0] * flows
+        # Kind of the accesses since the last change, that change, their sum.
+        self._things: dict[int, tuple[int, int, int]] = {}
+
+    def state(self) -> int:
+        """Return a number for everything that has happened, up to its order."""
+        return hash(tuple(self._flows))
+
+    def add(self, flow: int, touched: dict[int, int]) -> None:
+        """Add a step of *flow*."""
+        things = self._things
+        seen = 0
+        after = []
+        for resource, how in touched.items():
+            kind, base, since = things.get(resource, (READ, 0, 0))
+            if how not in (READ, UPDATE):
+                how = WRITE  # noqa: PLW2901 - several kinds at once are a change
+            if how != kind or how == WRITE:
+                base, since = hash((resource, base, since)), 0
+            after.append((resource, how, base, since))
+            seen += hash((resource, how, base))
+        me = self._flows[flow] = hash((flow, self._flows[flow], seen))
+        for resource, how, base, since in after:
+            things[resource] = how, base, since + hash((me, resource))
