@@ -207,6 +207,15 @@ class Tlb:
         for array in self.arrays:
             if not array.held:
                 continue
+            if operation.by is By.VA and not array.pieces:
+                # Who is found by this key is named, but for the hint.
+                for entry in array.candidates(target.first, target.first, probes):
+                    if entry.descriptor_pa not in spared and target.fits_leaf(
+                        entry.leaf.shift
+                    ):
+                        array.drop(entry)
+                        dropped.append((array.name, entry))
+                continue
             entries: Iterable[Entry] = array
             if not whole:
                 entries = array.candidates(target.first, target.last, probes)

@@ -213,7 +213,8 @@ class TlbArray:
         """Drop *entry* if it is here; tell whether it was."""
         key = entry.va >> entry.shift | probe_of(entry.asid, entry.shift)[1]
         ways = self.sets[key & self.mask]
-        if ways.get(key) != entry:
+        held = ways.get(key)
+        if held is not entry and held != entry:
             return False
         del ways[key]
         self.held -= 1
