@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.tlb import CachedTable
 from tlbkit.arm64.tlbi import OPERATIONS
+from tlbkit.observe.calls import is_kernel
 from tlbkit.observe.recording import Change, Group, Recording, Step
 from tlbkit.observe.words import describe
 
@@ -254,18 +255,9 @@ class _Tree:
         name = self._names.get(code)
         if name is None:
             module = frame.f_globals["__name__"]
-            name = code.co_name if _is_kernel(module, code.co_name) else ""
+            name = code.co_name if is_kernel(module, code.co_name) else ""
             self._names[code] = name
         return name
-
-
-def _is_kernel(module: str, function: str) -> bool:
-    """Tell whether a function stands for one of the kernel, and is not help of ours."""
-    return (
-        module.startswith(("tlbkit.linux.", "tlbkit.patches."))
-        and module != "tlbkit.linux.kernel.locking"
-        and not function.startswith(("_", "<"))
-    )
 
 
 @contextmanager

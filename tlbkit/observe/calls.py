@@ -1,0 +1,87 @@
+"""Who is at work: the kernel functions on the stack, in the kernel's own terms."""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_LINUX = "tlbkit.linux."
+_PATCHES = "tlbkit.patches."
+_PACKAGES = ("mm.memory", "mm.huge_memory")
+_USER = ("process", "userfaultfd_fd")
+
+
+class Call(NamedTuple):
+    """One kernel function at work.
+
+    Attributes:
+        function: Its name.
+        file: The kernel source file that has it, as ``"mm/mprotect.c"``; where it is an
+            old body, the module of its commit; for what user space asks, nothing.
+    """
+
+    function: str
+    file: str
+
+    def __str__(self) -> str:
+        """Name it as a stack trace does."""
+        return f"{self.function}  [{self.file}]" if self.file else self.function
+
+
+def is_kernel(module: str, function: str) -> bool:
+    """Tell whether a function stands for one of the kernel, and is not help of ours."""
+    return (
+        module.startswith((_LINUX, _PATCHES))
+        and module != "tlbkit.linux.kernel.locking"
+        and not function.startswith(("_", "<"))
+    )
+
+
+@cache
+def kernel_file(module: str) -> str:
+    """Return the kernel source file that a module stands for.
+
+    >>> kernel_file("tlbkit.linux.mm.memory.wp")
+    'mm/memory.c'
+    >>> kernel_file("tlbkit.linux.arch.arm64.include.asm.tlbflush")
+    'arch/arm64/include/asm/tlbflush.h'
+    """
+    if not module.startswith(_LINUX):
+        return f"before {module.rpartition('.')[2]}"
+    place = module.removeprefix(_LINUX)
+    if place in _USER:
+        return ""
+    for package in _PACKAGES:
+        if place.startswith(package + "."):
+            place = package
+    ending = "h" if "include" in place.split(".") else "c"
+    return f"{place.replace('.', '/')}.{ending}"
+
+
+@cache
+def _call(module: str, function: str) -> Call | None:
+    if not is_kernel(module, function):
+        return None
+    return Call(function, kernel_file(module))
+
+
+def path(depth: int = 1, limit: int = 24) -> tuple[Call, ...]:
+    """Return the kernel functions at work, the innermost first.
+
+    Args:
+        depth: Frames to leave out; 1 begins with the caller.
+        limit: How many frames of the stack to look at.
+    """
+    frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - the documented way to name the caller
+    found = []
+    while frame is not None and limit:
+        call = _call(frame.f_globals["__name__"], frame.f_code.co_name)
+        if call is not None:
+            found.append(call)
+        frame = frame.f_back
+        limit -= 1
+    return tuple(found)

@@ -1,0 +1,1 @@
+"""The rules that the sanitizer holds a kernel to, one module for each kind."""

@@ -1,0 +1,280 @@
+"""What the TLBs of a machine hold, found by the descriptors that it was made from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from tlbkit.arm64.fault import Fault, FaultKind
+from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
+from tlbkit.arm64.tlb import WALK_CACHE, CachedTable
+from tlbkit.arm64.walk import walk
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlbkit.arm64.events import Event
+    from tlbkit.arm64.machine import Machine
+    from tlbkit.arm64.regime import Regime
+    from tlbkit.arm64.tlb import Entry
+    from tlbkit.arm64.walk import Memory, Table
+    from tlbkit.observe.calls import Call
+
+Key = tuple[int, "Entry | CachedTable"]
+"""Names what is held: the (first) CPU of a TLB, and the item."""
+
+SINCE_BEFORE: Final = 0
+"""The step of what was filled before anybody listened."""
+
+
+class Filled(NamedTuple):
+    """How something got into a TLB.
+
+    Attributes:
+        step: The event, `SINCE_BEFORE` if nobody was listening yet.
+        cpu: Who did it.
+        calls: What was at work then.
+    """
+
+    step: int
+    cpu: int
+    calls: tuple[Call, ...]
+
+
+class Held:
+    """One item that a TLB holds, in one or more of its structures.
+
+    Attributes:
+        cpu: The (first) CPU of that TLB.
+        what: The entry, or the table.
+        regime: The registers under which it was filled.
+        where: The structures, by name.
+        filled: How it got there.
+    """
+
+    __slots__ = ("cpu", "filled", "regime", "what", "where")
+
+    def __init__(
+        self, cpu: int, what: Entry | CachedTable, regime: Regime, filled: Filled
+    ) -> None:
+        self.cpu = cpu
+        self.what = what
+        self.regime = regime
+        self.filled = filled
+        self.where: list[str] = []
+
+    @property
+    def asid(self) -> int:
+        """The ASID under which it is found."""
+        return self.what.asid
+
+    @property
+    def va(self) -> int:
+        """The first address that it is for."""
+        if isinstance(self.what, CachedTable):
+            return self.what.table.va
+        return self.what.va
+
+    @property
+    def pa(self) -> int:
+        """The physical address that it leads to."""
+        if isinstance(self.what, CachedTable):
+            return self.what.table.pa
+        return self.what.pa
+
+    @property
+    def size(self) -> int:
+        """How many bytes of physical memory it reaches from there."""
+        if isinstance(self.what, CachedTable):
+            return 1
+        return 1 << self.what.shift
+
+    def __str__(self) -> str:
+        """Say what it translates."""
+        if isinstance(self.what, CachedTable):
+            table = self.what.table
+            return (
+                f"level {table.level} table at {table.pa:#x} for {table.va:#x}, "
+                f"asid {self.asid:#x}"
+            )
+        entry = self.what
+        return (
+            f"{entry.va:#x} -> {entry.pa:#x}, {1 << entry.shift - 10} KiB, "
+            f"{rights(entry.leaf.permissions)}, asid {entry.asid:#x}"
+        )
+
+    def excess(self, memory: Memory, pa: int | None = None) -> str:
+        """Return what it allows and the tables do not, in words; nothing if it is fine.
+
+        An entry that only lacks permission is fine: whoever needs more faults. One
+        whose descriptor lost its access flag allows no access that the tables forbid.
+
+        Args:
+            memory: Where the tables are.
+            pa: Where the descriptor stands that changed, if only one did.
+        """
+        if isinstance(self.what, CachedTable):
+            return self._excess_of_table(memory, self.what.table)
+        for address in self._addresses(self.what, pa):
+            problem = self._excess_of_entry(memory, self.what, address)
+            if problem:
+                return problem
+        return ""
+
+    @staticmethod
+    def _addresses(entry: Entry, pa: int | None) -> Iterator[int]:
+        """Yield one address for each descriptor (or for the one at *pa*)."""
+        leaf = entry.leaf
+        if entry.shift <= leaf.shift:
+            yield entry.va
+            return
+        last = (1 << entry.shift - leaf.shift) - 1
+        own = entry.descriptor >> leaf.shift & last
+        first = entry.descriptor_pa - 8 * own
+        if pa is not None and 0 <= pa - first <= 8 * last:
+            yield entry.va + ((pa - first >> 3) << leaf.shift)
+            return
+        for n in range(last + 1):
+            yield entry.va + (n << leaf.shift)
+
+    def _excess_of_entry(self, memory: Memory, entry: Entry, va: int) -> str:
+        found = walk(self.regime, memory, va)
+        if isinstance(found, Fault):
+            if found.kind is FaultKind.ACCESS_FLAG:
+                return ""
+            return f"the tables map nothing at {va:#x} any more"
+        pa = found.pa + va - found.va
+        if pa != entry.pa + va - entry.va:
+            return f"the tables lead {va:#x} to {pa:#x}"
+        more = entry.leaf.permissions & ~found.leaf.permissions_dirty
+        if more:
+            allowed = rights(found.leaf.permissions_dirty)
+            return f"the tables allow only {allowed} at {va:#x}"
+        return ""
+
+    def _excess_of_table(self, memory: Memory, held: Table) -> str:
+        tables: list[Table] = []
+        walk(self.regime, memory, held.va, tables=tables)
+        for table in tables:
+            if table.level == held.level:
+                if table.pa != held.pa:
+                    return f"the tables go on at {table.pa:#x}"
+                return ""
+        return f"the tables have none of level {held.level} there any more"
+
+
+class Holdings:
+    """Everything that all TLBs hold, kept up by their events.
+
+    Args:
+        machine: Whose TLBs.
+
+    Attributes:
+        by_descriptor: What was made from the descriptor at an address.
+        by_frame: Addresses of such descriptors, by the frame of their table.
+    """
+
+    __slots__ = ("_machine", "_shift", "by_descriptor", "by_frame", "held")
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._shift = machine.model.page_shift
+        self.held: dict[Key, Held] = {}
+        self.by_descriptor: dict[int, dict[Key, Held]] = {}
+        self.by_frame: dict[int, set[int]] = {}
+        for tlb in machine.tlbs:
+            for array in tlb.arrays:
+                for entry in array:
+                    self._note(tlb.cpu, array.name, entry, SINCE_BEFORE, ())
+            for cached in tlb.walk.items():
+                self._note(tlb.cpu, WALK_CACHE, cached, SINCE_BEFORE, ())
+
+    def fill(self, event: Event, calls: tuple[Call, ...]) -> Held | None:
+        """Note what was filled; return it if it was not held before."""
+        return self._note(event.cpu, event.new, event.what, event.number, calls)
+
+    def drop(self, event: Event) -> Held | None:
+        """Note what was dropped; return it if no structure holds it any more."""
+        key = (event.cpu, event.what)
+        held = self.held.get(key)
+        if held is None:
+            return None
+        held.where.remove(event.old)
+        if held.where:
+            return None
+        del self.held[key]
+        for pa in sources(event.what):
+            made = self.by_descriptor[pa]
+            del made[key]
+            if not made:
+                del self.by_descriptor[pa]
+                frame = self.by_frame[pa >> self._shift]
+                frame.discard(pa)
+                if not frame:
+                    del self.by_frame[pa >> self._shift]
+        return held
+
+    def _note(
+        self,
+        cpu: int,
+        structure: str,
+        what: Any,
+        step: int,
+        calls: tuple[Call, ...],
+    ) -> Held | None:
+        key = (cpu, what)
+        held = self.held.get(key)
+        if held is not None:
+            if structure not in held.where:
+                held.where.append(structure)
+            return None
+        doer, regime = self._regime(cpu, what.asid)
+        if regime is None:
+            return None
+        held = Held(cpu, what, regime, Filled(step, doer, calls))
+        held.where.append(structure)
+        self.held[key] = held
+        for pa in sources(what):
+            self.by_descriptor.setdefault(pa, {})[key] = held
+            self.by_frame.setdefault(pa >> self._shift, set()).add(pa)
+        return held
+
+    def _regime(self, cpu: int, asid: int) -> tuple[int, Regime | None]:
+        """Return which CPU of a TLB translates under *asid*, and its registers."""
+        cpus = self._machine.cpus
+        for number in range(cpu, cpu + self._machine.model.shared_tlb):
+            regime = cpus[number].current if number < len(cpus) else None
+            if regime is not None and regime.asid == asid:
+                return number, regime
+        return cpu, cpus[cpu].current
+
+
+def rights(permissions: int) -> str:
+    """Return what user space may do, in words.
+
+    >>> rights(EL0_READ | EL0_WRITE)
+    'read and write'
+    """
+    names = [
+        name
+        for bit, name in (
+            (EL0_READ, "read"),
+            (EL0_WRITE, "write"),
+            (EL0_EXECUTE, "execute"),
+        )
+        if permissions & bit
+    ]
+    return " and ".join(names) or "nothing for user space"
+
+
+def sources(what: Entry | CachedTable) -> Iterator[int]:
+    """Yield where each descriptor stands that *what* speaks for."""
+    if isinstance(what, CachedTable):
+        yield what.table.descriptor_pa
+        return
+    leaf = what.leaf
+    if what.shift <= leaf.shift:
+        yield what.descriptor_pa
+        return
+    last = (1 << what.shift - leaf.shift) - 1
+    first = what.descriptor_pa - 8 * (what.descriptor >> leaf.shift & last)
+    yield from range(first, first + 8 * last + 1, 8)

@@ -1,0 +1,136 @@
+"""A listener that stops a kernel where it breaks a rule of memory management.
+
+>>> from tlbkit import Kernel, Machine
+>>> kernel = Kernel(Machine(cpus=2))
+>>> with Sanitizer(kernel) as rules:
+...     process = kernel.spawn()
+...     page = process.mmap(4096)
+...     process.write(page, 1)
+...     process.munmap(page, 4096)
+>>> rules.reports
+[]
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Self
+
+from tlbkit.observe.rules import coherence
+from tlbkit.observe.rules.coherence import Coherence
+from tlbkit.observe.rules.rule import Report, Rule, RuleBrokenError
+from tlbkit.observe.rules.tables import LEAVES, Tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import TracebackType
+
+    from tlbkit.arm64.events import Event
+    from tlbkit.linux.kernel.kernel import Kernel
+
+__all__ = ["RULES", "Report", "Rule", "RuleBrokenError", "Sanitizer"]
+
+RULES: Final[Mapping[str, Rule]] = {
+    rule.id: rule
+    for rule in (
+        coherence.STALE,
+        coherence.NO_DSB,
+        coherence.FREED,
+        coherence.BREAK_FIRST,
+    )
+}
+"""Every rule, by its name."""
+
+
+class Sanitizer:
+    """Holds a kernel to its rules from here to the end of the ``with`` block.
+
+    What TLBs and tables hold when it begins is taken as it is. Each check looks only at
+    what the event touched.
+
+    Args:
+        kernel: Whose machine is listened to.
+        halt: Raise `RuleBrokenError` out of the step that broke a rule. Otherwise the
+            run goes on, and `reports` has them all.
+
+    Attributes:
+        reports: What was found, in order.
+    """
+
+    def __init__(self, kernel: Kernel, *, halt: bool = True) -> None:
+        self._kernel = kernel
+        self._shift = kernel.pgtable.page_shift
+        self._halt = halt
+        self.reports: list[Report] = []
+        self._locks: dict[int, dict[object, str]] = {}
+        self._handlers: Mapping[str, Callable[[Event], None]] = {}
+
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        self._tables = Tables(self._kernel)
+        self._coherence = Coherence(self._kernel, self._locks, self._report)
+        self._handlers = {
+            "store": self._store,
+            "hardware": self._coherence_store,
+            "fill": self._coherence.fill,
+            "drop": self._coherence.drop,
+            "tlbi": self._coherence.tlbi,
+            "dsb": self._coherence.dsb,
+            "lock": self._lock,
+            "alloc": self._alloc,
+            "free": self._free,
+            "call": self._call,
+        }
+        for kind, handler in self._handlers.items():
+            self._kernel.machine.events.listen(handler, {kind})
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop listening; what is still owed, and by nobody, is reported."""
+        for handler in self._handlers.values():
+            self._kernel.machine.events.leave(handler)
+        if kind is None:
+            self.check()
+
+    def check(self) -> None:
+        """Look now for what is due, without waiting for the next step."""
+        self._coherence.settle(self._kernel.machine.events.number)
+
+    def _report(self, report: Report) -> None:
+        self.reports.append(report)
+        if self._halt:
+            raise RuleBrokenError(report)
+
+    # -- events ----------------------------------------------------------------------
+
+    def _store(self, event: Event) -> None:
+        table = self._tables.find(event.what >> self._shift)
+        gone = None
+        if table is not None and table.level != LEAVES:
+            gone = self._tables.store(table, event)
+        self._coherence.store(event, gone)
+
+    def _coherence_store(self, event: Event) -> None:
+        self._coherence.store(event, None)
+
+    def _lock(self, event: Event) -> None:
+        locks = self._locks.setdefault(event.cpu, {})
+        if event.new == "released":
+            locks.pop(event.what, None)
+            self._coherence.released(event.what, event)
+        else:
+            locks[event.what] = event.new
+
+    def _alloc(self, event: Event) -> None:
+        self._tables.forget(event.what, event.new)
+
+    def _free(self, event: Event) -> None:
+        self._coherence.free(event)
+        self._tables.forget(event.what, event.old)
+
+    def _call(self, event: Event) -> None:
+        self._coherence.settle(event.number)
