@@ -167,6 +167,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "notifier": _notifier,
     "notifier range": _notifier_range,
     "warning": lambda event: f"warning in {event.what}: {event.why}",
+    "stat": lambda event: f"{event.what}: {event.old} -> {event.new}",
     "spurious": lambda event: f"spurious fault at {event.what:#x}",
     "printk": lambda event: f"the log says: {event.what}",
 }

@@ -42,6 +42,7 @@ from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.linux.mm.swap import Swap
 from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
+from tlbkit.linux.mm.vmstat import Vmstat
 from tlbkit.linux.process import Process
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ PARTS: Final[Mapping[str, type]] = {
     "pgtable": Pgtable,
     "contpte": Contpte,
     "panic": Panic,
+    "vmstat": Vmstat,
     "page_alloc": PageAlloc,
     "mmu_notifier": MmuNotifier,
     "rcu": Rcu,
@@ -104,6 +106,7 @@ class Kernel:
     pgtable: Pgtable
     contpte: Contpte
     panic: Panic
+    vmstat: Vmstat
     page_alloc: PageAlloc
     mmu_notifier: MmuNotifier
     rcu: Rcu

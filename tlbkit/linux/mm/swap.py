@@ -38,6 +38,8 @@ class Swap:
                 raise BadPageError(folio, "the zero page lost its last reference")
             if folio.order:
                 self._kernel.huge_memory.folio_unqueue_deferred_split(folio)
+                if folio.anon:
+                    self._kernel.vmstat.mod_mthp_stat(folio.order, -1)
             self._kernel.page_alloc.free(folio)
 
     def free_pages_and_swap_cache(self, folios: list[Folio]) -> None:

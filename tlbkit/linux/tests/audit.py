@@ -111,10 +111,11 @@ class Books:
             self._check_large(folio, maps, blocks)
 
     def _check_large(self, folio, maps, blocks):
-        assert list(folio.page_mapcount) == list(map(len, maps))
         assert folio.entire_mapcount == len(blocks)
         mapped = sum(map(bool, maps))
-        assert folio.nr_pages_mapped == mapped + bool(blocks) * ENTIRELY_MAPPED
+        if self.kernel.config.page_mapcount:
+            assert list(folio.page_mapcount) == list(map(len, maps))
+            assert folio.nr_pages_mapped == mapped + bool(blocks) * ENTIRELY_MAPPED
         owners = self.owners[folio.pfn]
         for mm, count in zip(folio.mm_id, folio.mm_id_mapcount, strict=True):
             assert count <= (owners[mm] if mm is not None else 0)
@@ -126,6 +127,28 @@ class Books:
             folio in self.kernel.huge_memory.deferred_split_queue
         )
 
+    def check_statistics(self):
+        """Pages of anonymous memory that are mapped, and by blocks, are counted once.
+
+        Without counts for pages, a folio of which anything is mapped counts whole.
+        """
+        exact = self.kernel.config.page_mapcount
+        mapped = blocks = 0
+        for folio in self.folios.values():
+            if folio.pfn in self.by_block:
+                blocks += folio.nr_pages
+                mapped += folio.nr_pages
+            elif exact:
+                mapped += sum(
+                    folio.pfn + n in self.by_page for n in range(folio.nr_pages)
+                )
+            else:
+                mapped += folio.nr_pages
+        node = self.kernel.vmstat.node
+        assert (node["NR_ANON_MAPPED"], node["NR_ANON_THPS"]) == (mapped, blocks)
+        large = Counter(folio.order for folio in self.folios.values() if folio.order)
+        assert {o: n for o, n in self.kernel.vmstat.mthp_nr_anon.items() if n} == large
+
 
 def audit(kernel):
     """Hold the laws of mapcounts, stores, blocks and frames; nobody pins anything."""
@@ -133,6 +156,7 @@ def audit(kernel):
     books = Books(kernel)
     for folio in books.folios.values():
         books.check_folio(folio)
+    books.check_statistics()
     huge = kernel.huge_memory
     holders = sum(mm.huge_zero for mm in kernel.fork.mmlist)
     assert holders == 0 or huge.huge_zero_folio is not None

@@ -262,6 +262,7 @@ class HugeSplit(HugeZero):
     def _split_unmapped(self, folio: LargeFolio) -> Folio:
         """Give each page of a folio that nobody maps a folio of its own, all locked."""
         self.folio_unqueue_deferred_split(folio)
+        self._kernel.vmstat.mod_mthp_stat(folio.order, -1)
         pages = self._kernel.page_alloc.split(folio)
         for number, page in enumerate(pages):
             page.flags = folio.flags & (

@@ -1,0 +1,70 @@
+"""The anon_vma of areas and folios: who may map a page of private memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.mm_types import AnonVma
+from tlbkit.linux.kernel.locking import RwSemaphore
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import Folio, VmArea
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class RmapAnon:
+    """Families of areas, and what belongs to which."""
+
+    __slots__ = ("_flush_required", "_kernel")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._flush_required: set[int] = set()
+
+    def anon_vma_prepare(self, vma: VmArea) -> None:
+        """Give *vma* an anon_vma before its first private page."""
+        if vma.anon_vma is None:
+            vma.anon_vma = AnonVma(RwSemaphore(self._kernel.machine, "anon_vma"))
+
+    def anon_vma_fork(self, child: VmArea, parent: VmArea) -> None:
+        """Give a child's copy of *parent* an anon_vma under the same root."""
+        if parent.anon_vma is not None:
+            root = parent.anon_vma.root
+            child.anon_vma = AnonVma(root.lock, root)
+
+    def folio_get_anon_vma(self, folio: Folio) -> AnonVma | None:
+        """Return the anon_vma of a mapped folio, with a reference, or ``None``."""
+        if not folio.anon or not folio.mapcount:
+            return None
+        anon_vma: AnonVma = folio.mapping
+        anon_vma.refcount += 1
+        return anon_vma
+
+    @staticmethod
+    def put_anon_vma(anon_vma: AnonVma) -> None:
+        """Drop a reference to an anon_vma."""
+        anon_vma.refcount -= 1
+
+    @staticmethod
+    def anon_vma_lock_write(anon_vma: AnonVma) -> None:
+        """Lock all of the tree that *anon_vma* belongs to, waiting if need be."""
+        anon_vma.root.lock.down_write()
+
+    @staticmethod
+    def anon_vma_trylock_write(anon_vma: AnonVma) -> bool:
+        """Lock it if nobody has; tell whether it was locked."""
+        return anon_vma.root.lock.down_write_trylock()
+
+    @staticmethod
+    def anon_vma_unlock_write(anon_vma: AnonVma) -> None:
+        """Release it."""
+        anon_vma.root.lock.up_write()
+
+    @staticmethod
+    def folio_move_anon_rmap(folio: Folio, vma: VmArea) -> None:
+        """Make *vma*'s own anon_vma the one of a page that only it maps."""
+        folio.mapping = vma.anon_vma
+
+    def linear_page_index(self, vma: VmArea, address: int) -> int:
+        """Return the place of *address* in what *vma* maps, in pages."""
+        return ((address - vma.start) >> self._kernel.pgtable.page_shift) + vma.pgoff

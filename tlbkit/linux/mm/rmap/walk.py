@@ -1,0 +1,132 @@
+"""From a folio to the entries that map it, and flushes that are waited for later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
+    pmd_trans_huge,
+    pte_dirty,
+    pte_present,
+)
+from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.swapops import make_migration_pte
+from tlbkit.linux.mm.rmap.counts import RmapCounts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlbkit.linux.include.linux.mm_types import AnonVma, Folio, MmStruct, VmArea
+
+
+class RmapWalk(RmapCounts):
+    """Finds the entries of a folio, and takes them away."""
+
+    __slots__ = ()
+
+    # -- from a folio to its entries -------------------------------------------------
+
+    def rmap_walk_anon(
+        self, anon_vma: AnonVma, index: int, nr: int
+    ) -> Iterator[tuple[VmArea, int, int]]:
+        """Yield where *nr* pages from *index* on of a family of areas may be mapped.
+
+        Each item is an area and the addresses, end not included. The kernel has a tree
+        of the areas of each anon_vma; here all that there are are looked through.
+        """
+        shift = self._kernel.pgtable.page_shift
+        for mm in self._kernel.fork.mmlist:
+            for vma in mm.vmas:
+                if vma.anon_vma is None or vma.anon_vma.root is not anon_vma.root:
+                    continue
+                base = vma.start + (index - vma.pgoff << shift)
+                start = max(base, vma.start)
+                end = min(base + (nr << shift), vma.end)
+                if start < end:
+                    yield vma, start, end
+
+    def try_to_migrate_one(
+        self, folio: Folio, vma: VmArea, start: int, end: int
+    ) -> None:
+        """Let each entry in [start, end) that maps *folio* say that it migrates.
+
+        Entries of single pages are flushed as they go, where the architecture can put
+        off the wait: `try_to_unmap_flush` must follow.
+        """
+        pgtable = self._kernel.pgtable
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+            for pmdp, addr, until in self._kernel.memory.pmd_entries(
+                vma.mm, start, end
+            ):
+                pmd = pgtable.read(pmdp)
+                if pmd_trans_huge(pmd) and pgtable.pte_pfn(pmd) == folio.pfn:
+                    with self._kernel.memory.pmd_lockptr(pmdp):
+                        self._kernel.huge_memory.split_huge_pmd_locked(
+                            vma, addr, pmdp, freeze=True
+                        )
+                elif pmd_table(pmd):
+                    with self._kernel.memory.pte_lockptr(pmd):
+                        self._try_to_migrate_ptes(folio, vma, pmdp, addr, until)
+
+    def _try_to_migrate_ptes(
+        self, folio: Folio, vma: VmArea, pmdp: int, start: int, end: int
+    ) -> None:
+        """Do so for the page entries of one locked table."""
+        pgtable = self._kernel.pgtable
+        pages = range(folio.pfn, folio.pfn + folio.nr_pages)
+        ptep = pgtable.pte_offset(pmdp, start)
+        for addr in range(start, end, pgtable.page_size):
+            pte = pgtable.read(ptep)
+            pfn = pgtable.pte_pfn(pte)
+            if pte_present(pte) and not pgtable.pte_special(pte) and pfn in pages:
+                pte = self._unmap_pte(vma, addr, ptep)
+                exclusive = folio.page_exclusive(pfn)
+                if exclusive and not self.folio_try_share_anon_rmap(folio, pfn):
+                    pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
+                else:
+                    if pte_dirty(pte):
+                        folio.flags |= PG_dirty
+                    entry = make_migration_pte(pte, pfn, exclusive=exclusive)
+                    pgtable.set_pte(ptep, entry)
+                    self.folio_remove_rmap_pte(folio, pfn, vma)
+                    self._kernel.swap.folio_put(folio)
+            ptep += 8
+
+    def _unmap_pte(self, vma: VmArea, addr: int, ptep: int) -> int:
+        """Clear an entry and flush it, without a wait if that may come later."""
+        pgtable = self._kernel.pgtable
+        if not self._kernel.tlbflush.arch_tlbbatch_should_defer():
+            return self._kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
+        pte = pgtable.ptep_get_and_clear(vma.mm, addr, ptep)
+        self.set_tlb_ubc_flush_pending(vma.mm, pte, addr, addr + pgtable.page_size)
+        return pte
+
+    # -- flushes that are waited for later -------------------------------------------
+
+    def set_tlb_ubc_flush_pending(
+        self, mm: MmStruct, pte: int, start: int, end: int
+    ) -> None:
+        """Start the flush of an entry that was *pte*, and note that it is not over."""
+        if not self._kernel.pgtable_generic.pte_accessible(mm, pte):
+            return
+        self._kernel.tlbflush.arch_tlbbatch_add_pending(mm, start, end)
+        self._flush_required.add(self._kernel.machine.running.number)
+        mm.tlb_flush_batched = True
+
+    def try_to_unmap_flush(self) -> None:
+        """Wait for the flushes that this CPU has started, if there are any."""
+        number = self._kernel.machine.running.number
+        if number in self._flush_required:
+            self._kernel.tlbflush.arch_tlbbatch_flush()
+            self._flush_required.remove(number)
+
+    def flush_tlb_batched_pending(self, mm: MmStruct) -> None:
+        """Make sure that no entry of *mm* is cleared and not flushed yet.
+
+        Another CPU may have started such flushes, for which only it can wait. Whoever
+        takes a cleared entry for proof that nobody uses the page asks this first.
+        """
+        if mm.tlb_flush_batched:
+            self._kernel.tlbflush.flush_tlb_mm(mm)
+            mm.tlb_flush_batched = False
