@@ -220,7 +220,13 @@ class Coherence:
         self._resizes = kernel.machine.model.bbml2_noabort
         self._locks = held_locks
         self._report = report
-        self.holdings = Holdings(kernel.machine)
+        regimes = [
+            regime
+            for mm in kernel.fork.mmlist
+            for regime in mm.regimes or ()
+            if mm.users
+        ]
+        self.holdings = Holdings(kernel.machine, regimes)
         self._debts: dict[Held, Debt] = {}
         self._obligations: dict[int, list[Obligation]] = {}
         self._loose: list[Obligation] = []

@@ -10,7 +10,7 @@ from tlbkit.arm64.tlb import WALK_CACHE, CachedTable
 from tlbkit.arm64.walk import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
@@ -165,32 +165,41 @@ class Held:
 class Holdings:
     """Everything that all TLBs hold, kept up by their events.
 
+    What is held from the start under an ASID that nobody has any more is left out.
+
     Args:
         machine: Whose TLBs.
+        regimes: The registers of every address space that there is.
 
     Attributes:
+        held: All items.
         by_descriptor: What was made from the descriptor at an address.
         by_frame: Addresses of such descriptors, by the frame of their table.
     """
 
     __slots__ = ("_machine", "_shift", "by_descriptor", "by_frame", "held")
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, regimes: Iterable[Regime]) -> None:
         self._machine = machine
         self._shift = machine.model.page_shift
         self.held: dict[Key, Held] = {}
         self.by_descriptor: dict[int, dict[Key, Held]] = {}
         self.by_frame: dict[int, set[int]] = {}
+        known = {regime.asid: regime for regime in regimes}
+        before = Filled(SINCE_BEFORE, 0, ())
         for tlb in machine.tlbs:
             for array in tlb.arrays:
                 for entry in array:
-                    self._note(tlb.cpu, array.name, entry, SINCE_BEFORE, ())
+                    self._note(tlb.cpu, array.name, entry, known, before)
             for cached in tlb.walk.items():
-                self._note(tlb.cpu, WALK_CACHE, cached, SINCE_BEFORE, ())
+                self._note(tlb.cpu, WALK_CACHE, cached, known, before)
 
     def fill(self, event: Event, calls: tuple[Call, ...]) -> Held | None:
         """Note what was filled; return it if it was not held before."""
-        return self._note(event.cpu, event.new, event.what, event.number, calls)
+        number, regime = self._filler(event.cpu, event.what.asid)
+        filled = Filled(event.number, number, calls)
+        known = {} if regime is None else {regime.asid: regime}
+        return self._note(event.cpu, event.new, event.what, known, filled)
 
     def drop(self, event: Event) -> Held | None:
         """Note what was dropped; return it if no structure holds it any more."""
@@ -218,8 +227,8 @@ class Holdings:
         cpu: int,
         structure: str,
         what: Any,
-        step: int,
-        calls: tuple[Call, ...],
+        known: Mapping[int, Regime],
+        filled: Filled,
     ) -> Held | None:
         key = (cpu, what)
         held = self.held.get(key)
@@ -227,10 +236,10 @@ class Holdings:
             if structure not in held.where:
                 held.where.append(structure)
             return None
-        doer, regime = self._regime(cpu, what.asid)
+        regime = known.get(what.asid)
         if regime is None:
             return None
-        held = Held(cpu, what, regime, Filled(step, doer, calls))
+        held = Held(cpu, what, regime, filled)
         held.where.append(structure)
         self.held[key] = held
         for pa in sources(what):
@@ -238,14 +247,14 @@ class Holdings:
             self.by_frame.setdefault(pa >> self._shift, set()).add(pa)
         return held
 
-    def _regime(self, cpu: int, asid: int) -> tuple[int, Regime | None]:
+    def _filler(self, cpu: int, asid: int) -> tuple[int, Regime | None]:
         """Return which CPU of a TLB translates under *asid*, and its registers."""
-        cpus = self._machine.cpus
-        for number in range(cpu, cpu + self._machine.model.shared_tlb):
-            regime = cpus[number].current if number < len(cpus) else None
+        last = cpu + self._machine.model.shared_tlb
+        for one in self._machine.cpus[cpu:last]:
+            regime = one.current
             if regime is not None and regime.asid == asid:
-                return number, regime
-        return cpu, cpus[cpu].current
+                return one.number, regime
+        return cpu, None
 
 
 def rights(permissions: int) -> str:
