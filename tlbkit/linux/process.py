@@ -17,6 +17,7 @@ from tlbkit.linux.mm.mmap import (
     MAP_PRIVATE,
     MAP_SHARED,
 )
+from tlbkit.linux.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
 from tlbkit.linux.userfaultfd_fd import UserfaultFd, feature_bits
 
 if TYPE_CHECKING:
@@ -191,6 +192,37 @@ class Thread:
         mm.mmap_lock.up_write()
         self._kernel.fs_userfaultfd.userfaultfd_unmap_complete(unmapped)
         self._result("munmap", result)
+
+    def mremap(
+        self,
+        address: int,
+        old_length: int,
+        new_length: int,
+        *,
+        maymove: bool = False,
+        fixed: bool = False,
+        dontunmap: bool = False,
+        new_address: int = 0,
+    ) -> int:
+        """Give a mapping another length or another place, and return its address.
+
+        Args:
+            address: Where it is.
+            old_length: Of what is resized or moved, in bytes.
+            new_length: Of what it becomes, in bytes.
+            maymove: MREMAP_MAYMOVE: it may go elsewhere if there is no room to grow.
+            fixed: MREMAP_FIXED: it goes to *new_address*; what is there is unmapped.
+            dontunmap: MREMAP_DONTUNMAP: its pages go elsewhere, and the old addresses
+                stay mapped, with no pages.
+            new_address: Where it goes, or with *dontunmap* alone a hint.
+        """
+        flags = MREMAP_MAYMOVE * maymove | MREMAP_FIXED * fixed
+        flags |= MREMAP_DONTUNMAP * dontunmap
+        self.enter_kernel("mremap", address, old_length, new_length)
+        result = self._kernel.mremap.do_mremap(
+            self.mm, address, old_length, new_length, flags, new_address
+        )
+        return self._result("mremap", result)
 
     def mprotect(self, address: int, length: int, prot: str) -> None:
         """Give a range the rights *prot*, a name of `PROT`."""

@@ -36,6 +36,7 @@ from tlbkit.linux.mm.mmap_lock import MmapLock
 from tlbkit.linux.mm.mmu_gather import Gather
 from tlbkit.linux.mm.mmu_notifier import MmuNotifier
 from tlbkit.linux.mm.mprotect import Mprotect
+from tlbkit.linux.mm.mremap import Mremap
 from tlbkit.linux.mm.page_alloc import PageAlloc
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
 from tlbkit.linux.mm.rmap import Rmap
@@ -78,6 +79,7 @@ PARTS: Final[Mapping[str, type]] = {
     "madvise": Madvise,
     "mmap": Mmap,
     "mprotect": Mprotect,
+    "mremap": Mremap,
     "userfaultfd": Userfaultfd,
     "fs_userfaultfd": FsUserfaultfd,
     "fault": ArmFault,
@@ -128,6 +130,7 @@ class Kernel:
     madvise: Madvise
     mmap: Mmap
     mprotect: Mprotect
+    mremap: Mremap
     userfaultfd: Userfaultfd
     fs_userfaultfd: FsUserfaultfd
     fault: ArmFault

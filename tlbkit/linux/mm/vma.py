@@ -123,6 +123,26 @@ class Vma:
         left.anon_vma = left.anon_vma or right.anon_vma
         left.mm.vmas.remove(right)
 
+    def copy_vma(self, vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea:
+        """Return an area at *addr* for what *vma* maps from *pgoff* on.
+
+        It may be part of a larger one, of which *vma* may be part too. An area that
+        never had a page has no ties to its old place.
+        """
+        if vma.anonymous and vma.anon_vma is None:
+            pgoff = addr >> self._pgtable.page_shift
+        copy = VmArea(vma.mm, addr, addr + length, vma.flags, vma.page_prot, pgoff)
+        copy.anon_vma = vma.anon_vma
+        copy.file = vma.file
+        copy.uffd = vma.uffd
+        return self.vma_insert(copy)
+
+    def vma_merge_extend(self, vma: VmArea, delta: int) -> VmArea:
+        """Let *vma* grow by *delta* bytes, and join what it then touches."""
+        self._kernel.mmap_lock.vma_start_write(vma)
+        vma.end += delta
+        return self._merge_around(vma)
+
     # -- change a part ---------------------------------------------------------------
 
     def vma_modify(self, vma: VmArea, start: int, end: int, flags: int) -> VmArea | int:

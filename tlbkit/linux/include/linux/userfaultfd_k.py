@@ -15,6 +15,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_UFFD_WP,
 )
 from tlbkit.linux.include.uapi.linux.userfaultfd import (
+    UFFD_FEATURE_EVENT_REMAP,
     UFFD_FEATURE_WP_ASYNC,
     UFFD_FEATURE_WP_UNPOPULATED,
 )
@@ -46,6 +47,14 @@ def userfaultfd_pte_wp(vma: VmArea, pte: int) -> bool:
 def userfaultfd_wp_async(vma: VmArea) -> bool:
     """Tell whether writes to protected pages of *vma* are noted and not reported."""
     return vma.uffd is not None and bool(vma.uffd.features & UFFD_FEATURE_WP_ASYNC)
+
+
+def vma_has_uffd_without_event_remap(vma: VmArea) -> bool:
+    """Tell whether *vma* is watched by who will not be told that it moves.
+
+    Then it is let go of, and its pages lose their marks on the way.
+    """
+    return vma.uffd is not None and not vma.uffd.features & UFFD_FEATURE_EVENT_REMAP
 
 
 def userfaultfd_wp_use_markers(vma: VmArea) -> bool:

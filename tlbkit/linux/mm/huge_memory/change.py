@@ -33,6 +33,7 @@ from tlbkit.linux.include.linux.pagemap import (
 )
 from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_pte_wp,
+    vma_has_uffd_without_event_remap,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EAGAIN,
@@ -41,7 +42,6 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOENT,
     ENOMEM,
 )
-from tlbkit.linux.include.uapi.linux.userfaultfd import UFFD_FEATURE_EVENT_REMAP
 from tlbkit.linux.mm.huge_memory.split import HugeSplit
 from tlbkit.linux.mm.userfaultfd import double_pt_lock, double_pt_unlock
 
@@ -235,7 +235,7 @@ class HugeChange(HugeSplit):
         pmd = pgtable.ptep_get_and_clear_(old_pmdp)
         if new_ptl is not old_ptl and vma.anonymous:  # pmd_move_must_withdraw()
             self._move_deposited(old_pmdp, new_pmdp)
-        if vma.uffd and not vma.uffd.features & UFFD_FEATURE_EVENT_REMAP:
+        if vma_has_uffd_without_event_remap(vma):
             pmd = pte_clear_uffd_wp(pmd)
         pgtable.set_pte(new_pmdp, pmd)
         self._kernel.tlbflush.flush_pmd_tlb_range(

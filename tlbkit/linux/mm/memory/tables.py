@@ -64,13 +64,18 @@ class MemoryTables:
         pmdp = pgtable.find_pmd(mm, addr)
         if pmdp is not None:
             return pmdp
+        pudp = self.pud_alloc(mm, addr)
+        if pudp is None or not self._table_alloc(mm, pudp, 2, "PMD table"):
+            return None
+        return pgtable.pmd_offset(pudp, addr)
+
+    def pud_alloc(self, mm: MmStruct, addr: int) -> int | None:
+        """Return where the PUD entry for *addr* stands, making a table; or ``None``."""
+        pgtable = self._pgtable
         pgdp = pgtable.pgd_offset(mm, addr)
         if not pgtable.folded_pud and not self._table_alloc(mm, pgdp, 1, "PUD table"):
             return None
-        pudp = pgtable.pud_offset(pgdp, addr)
-        if not self._table_alloc(mm, pudp, 2, "PMD table"):
-            return None
-        return pgtable.pmd_offset(pudp, addr)
+        return pgtable.pud_offset(pgdp, addr)
 
     def pte_alloc(self, mm: MmStruct, pmdp: int) -> bool:
         """Make sure that *pmdp* points to a PTE table; false without memory."""
