@@ -433,8 +433,7 @@ class Cpu:
             raise InputError(
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
-        machine = self.machine
-        if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
+        if self.machine.without and self.machine.omits(f"tlbi {name}"):
             return
         spared: frozenset[int] = frozenset()
         if self._late:

@@ -7,22 +7,35 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.errors import InputError, TlbkitError
+from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
 from tlbkit.linux.include.linux.mm import VM_EXEC, VM_READ, VM_WRITE
-from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM, SystemCallError
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EBADF,
+    EINVAL,
+    ENOMEM,
+    SystemCallError,
+)
 from tlbkit.linux.mm.mmap import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
     MAP_NORESERVE,
+    MAP_POPULATE,
     MAP_PRIVATE,
     MAP_SHARED,
+    MAP_TYPE,
 )
 from tlbkit.linux.mm.mremap import MREMAP_DONTUNMAP, MREMAP_FIXED, MREMAP_MAYMOVE
+from tlbkit.linux.mm.msync import MS_SYNC
 from tlbkit.linux.userfaultfd_fd import UserfaultFd, feature_bits
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from tlbkit.arm64.cpu import Cpu
+    from tlbkit.linux.fs.file import FilesStruct
     from tlbkit.linux.fs.userfaultfd import Unmapping
+    from tlbkit.linux.include.linux.fs import File
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -38,6 +51,11 @@ PROT: Final = {
 }
 """Protections by the names that `mmap` and `mprotect` take."""
 
+_MODES: Final = {
+    "r": FMODE_READ,
+    "w": FMODE_WRITE,
+    "rw": FMODE_READ | FMODE_WRITE,
+}
 _FAULTS_BEFORE_GIVING_UP: Final = 64
 
 
@@ -76,11 +94,14 @@ class Thread:
     ``call``: ``what`` is its name, ``new`` its arguments.
     """
 
-    __slots__ = ("_kernel", "_mm", "cpu")
+    __slots__ = ("_files", "_kernel", "_mm", "cpu")
 
-    def __init__(self, kernel: Kernel, mm: MmStruct, cpu: int) -> None:
+    def __init__(
+        self, kernel: Kernel, mm: MmStruct, cpu: int, files: FilesStruct
+    ) -> None:
         self._kernel = kernel
         self._mm: MmStruct | None = mm
+        self._files = files
         self.cpu = cpu
 
     @property
@@ -89,6 +110,11 @@ class Thread:
         if self._mm is None:
             raise ProcessGoneError("mm")
         return self._mm
+
+    @property
+    def open_files(self) -> Mapping[int, File]:
+        """What its descriptors stand for."""
+        return self._files.fds
 
     def _enter(self, cpu: int | None = None) -> Cpu:
         """Run on *cpu*, or on the thread's own, from here on."""
@@ -155,31 +181,59 @@ class Thread:
         prot: str = "rw",
         *,
         addr: int = 0,
+        fd: int | None = None,
+        offset: int = 0,
         shared: bool = False,
         fixed: bool = False,
         noreplace: bool = False,
         noreserve: bool = False,
+        populate: bool = False,
+        flags: int = 0,
     ) -> int:
-        """Map anonymous memory and return its address.
+        """Map a file, or anonymous memory, and return its address.
 
         Args:
             length: In bytes.
             prot: A name of `PROT`.
             addr: A hint, or with *fixed* the place.
+            fd: The descriptor of the file; without it MAP_ANONYMOUS.
+            offset: Where in the file to begin, in bytes; whole pages.
             shared: MAP_SHARED instead of MAP_PRIVATE.
             fixed: MAP_FIXED: what is there is unmapped.
             noreplace: MAP_FIXED_NOREPLACE: what is there is an error.
             noreserve: MAP_NORESERVE.
+            populate: MAP_POPULATE: the pages are faulted in at once.
+            flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
+                (MAP_SHARED_VALIDATE), that counts and not *shared*.
         """
-        flags = MAP_ANONYMOUS | (MAP_SHARED if shared else MAP_PRIVATE)
+        if not flags & MAP_TYPE:
+            flags |= MAP_SHARED if shared else MAP_PRIVATE
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
-        flags |= MAP_NORESERVE * noreserve
+        flags |= MAP_NORESERVE * noreserve | MAP_POPULATE * populate
+        if fd is None:
+            flags |= MAP_ANONYMOUS
         protection = _protection(prot)
         self.enter_kernel("mmap", length, prot)
+        kernel = self._kernel
         mm = self.mm
+        file = None
+        if offset & ~kernel.pgtable.page_mask:
+            raise SystemCallError("mmap", EINVAL)
+        if fd is not None:
+            file = self._fget("mmap", fd)
         mm.mmap_lock.down_write()
-        result = self._kernel.mmap.do_mmap(mm, addr, length, protection, flags)
+        result = kernel.mmap.do_mmap(
+            mm,
+            addr,
+            length,
+            protection,
+            flags,
+            file,
+            offset >> kernel.pgtable.page_shift,
+        )
         mm.mmap_lock.up_write()
+        if populate and result >= 0:
+            kernel.gup.mm_populate(mm, result, length)
         return self._result("mmap", result)
 
     def munmap(self, address: int, length: int) -> None:
@@ -243,6 +297,100 @@ class Thread:
             self._kernel.madvise.do_madvise(self.mm, address, length, advice),
         )
 
+    def msync(self, address: int, length: int, flags: int = MS_SYNC) -> None:
+        """Write back the files that a range maps shared; *flags* are ``MS_`` bits."""
+        self.enter_kernel("msync", address, length, flags)
+        self._result("msync", self._kernel.msync.msync(self.mm, address, length, flags))
+
+    # -- files -----------------------------------------------------------------------
+
+    def open(self, name: str, mode: str = "rw", *, create: bool = False) -> int:
+        """Open an ordinary file by name and return its descriptor.
+
+        Args:
+            name: Any text; there are no folders.
+            mode: ``"r"``, ``"w"`` or ``"rw"``.
+            create: O_CREAT: make it if there is none.
+        """
+        if mode not in _MODES:
+            raise InputError(f"mode {mode!r}: known are {', '.join(_MODES)}")
+        self.enter_kernel("open", name, mode)
+        file = self._kernel.file_table.do_open(name, _MODES[mode], create=create)
+        return self._install("open", file)
+
+    def memfd_create(self, name: str) -> int:
+        """Return the descriptor of an empty file of shared memory."""
+        self.enter_kernel("memfd_create", name)
+        return self._install("memfd_create", self._kernel.memfd.memfd_create(name))
+
+    def close(self, fd: int) -> None:
+        """Give a descriptor back; mappings of the file stay."""
+        self.enter_kernel("close", fd)
+        file = self._fget("close", fd)
+        del self._files.fds[fd]
+        self._kernel.file_table.fput(file)
+
+    def unlink(self, name: str) -> None:
+        """Take the name of a file away; it goes with its last user."""
+        self.enter_kernel("unlink", name)
+        self._result("unlink", self._kernel.file_table.do_unlink(name))
+
+    def ftruncate(self, fd: int, size: int) -> None:
+        """Give a file another size, in bytes."""
+        self.enter_kernel("ftruncate", fd, size)
+        file = self._fget("ftruncate", fd)
+        self._result("ftruncate", self._kernel.file_table.do_ftruncate(file, size))
+
+    def fsync(self, fd: int) -> None:
+        """Write back all that is dirty of a file."""
+        self.enter_kernel("fsync", fd)
+        file = self._fget("fsync", fd)
+        self._result("fsync", file.ops.fsync(file, 0, file.inode.size))
+
+    def pread(self, fd: int, offset: int) -> int | None:
+        """Return the 64-bit word at byte *offset* of a file, ``None`` at its end.
+
+        *offset* is a multiple of 8, as memory has words of that size.
+        """
+        self.enter_kernel("pread", fd, offset)
+        file = self._fget("pread", fd)
+        if not file.mode & FMODE_READ:
+            raise SystemCallError("pread", EBADF)
+        self._check_offset("pread", offset)
+        word = self._kernel.filemap.filemap_read(file, offset)
+        return None if word is None else self._result("pread", word)
+
+    def pwrite(self, fd: int, offset: int, value: int) -> None:
+        """Store a 64-bit word at byte *offset* of a file, also beyond its end."""
+        self.enter_kernel("pwrite", fd, offset)
+        file = self._fget("pwrite", fd)
+        if not file.mode & FMODE_WRITE:
+            raise SystemCallError("pwrite", EBADF)
+        self._check_offset("pwrite", offset)
+        error = self._kernel.filemap.generic_perform_write(file, offset, value)
+        self._result("pwrite", error)
+
+    @staticmethod
+    def _check_offset(call: str, offset: int) -> None:
+        if offset < 0:
+            raise SystemCallError(call, EINVAL)
+        if offset % 8:
+            raise InputError(f"offset={offset:#x}: give a multiple of 8")
+
+    def _fget(self, call: str, fd: int) -> File:
+        """Return the open file of a descriptor, or raise EBADF."""
+        file = self._files.fget(fd)
+        if file is None:
+            raise SystemCallError(call, EBADF)
+        return file
+
+    def _install(self, call: str, file: File | int) -> int:
+        if isinstance(file, int):
+            raise SystemCallError(call, -file)
+        return self._files.fd_install(file)
+
+    # -- userfaultfd -----------------------------------------------------------------
+
     def userfaultfd(self, *features: str) -> UserfaultFd:
         """Return a descriptor through which faults of this process can be answered.
 
@@ -263,7 +411,8 @@ class Process(Thread):
 
     def thread(self, cpu: int) -> Thread:
         """Return another thread of this process, on *cpu*."""
-        return Thread(self._kernel, self.mm, self._kernel.machine.cpu(cpu).number)
+        number = self._kernel.machine.cpu(cpu).number
+        return Thread(self._kernel, self.mm, number, self._files)
 
     def fork(self, cpu: int | None = None) -> Process:
         """Return a child process with a copy of the address space.
@@ -277,7 +426,7 @@ class Process(Thread):
         copy = kernel.fork.dup_mm(self.mm)
         if isinstance(copy, int):
             raise SystemCallError("fork", -copy)
-        child = Process(kernel, copy, number)
+        child = Process(kernel, copy, number, self._files.dup_fd())
         kernel.processes.append(child)
         return child
 
@@ -306,3 +455,4 @@ class Process(Thread):
         self._mm = None
         self._kernel.processes.remove(self)
         self._kernel.fork.mmput(mm)
+        self._files.close_files(self._kernel.file_table.fput)

@@ -77,6 +77,9 @@ class Fork:
                 continue
             copy = self._vm_area_dup(vma, child)
             child.vmas.append(copy)
+            if copy.ops is not None:
+                copy.ops.open(copy)
+            kernel.vma.vma_link_file(copy)
             if not vma.flags & VM_WIPEONFORK:
                 kernel.rmap.anon_vma_fork(copy, vma)
                 error = kernel.memory.copy_page_range(copy, vma)

@@ -15,7 +15,10 @@ from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.fs.disk import Disk
 from tlbkit.linux.fs.exec import Exec
+from tlbkit.linux.fs.file import FilesStruct
+from tlbkit.linux.fs.file_table import FileTable
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.config import ARM64, Config
@@ -25,10 +28,12 @@ from tlbkit.linux.kernel.printk.printk import Printk
 from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
 from tlbkit.linux.kernel.time.timer import Timer
+from tlbkit.linux.mm.filemap import Filemap
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.khugepaged import Khugepaged
 from tlbkit.linux.mm.madvise import Madvise
+from tlbkit.linux.mm.memfd import Memfd
 from tlbkit.linux.mm.memory import Memory
 from tlbkit.linux.mm.migrate import Migrate
 from tlbkit.linux.mm.mmap import Mmap
@@ -37,10 +42,14 @@ from tlbkit.linux.mm.mmu_gather import Gather
 from tlbkit.linux.mm.mmu_notifier import MmuNotifier
 from tlbkit.linux.mm.mprotect import Mprotect
 from tlbkit.linux.mm.mremap import Mremap
+from tlbkit.linux.mm.msync import Msync
 from tlbkit.linux.mm.page_alloc import PageAlloc
+from tlbkit.linux.mm.page_writeback import PageWriteback
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
 from tlbkit.linux.mm.rmap import Rmap
+from tlbkit.linux.mm.shmem import Shmem
 from tlbkit.linux.mm.swap import Swap
+from tlbkit.linux.mm.truncate import Truncate
 from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
 from tlbkit.linux.mm.vmstat import Vmstat
@@ -72,12 +81,20 @@ PARTS: Final[Mapping[str, type]] = {
     "rmap": Rmap,
     "mmap_lock": MmapLock,
     "vma": Vma,
+    "file_table": FileTable,
+    "page_writeback": PageWriteback,
+    "filemap": Filemap,
+    "truncate": Truncate,
+    "disk": Disk,
+    "shmem": Shmem,
+    "memfd": Memfd,
     "memory": Memory,
     "huge_memory": HugeMemory,
     "migrate": Migrate,
     "khugepaged": Khugepaged,
     "madvise": Madvise,
     "mmap": Mmap,
+    "msync": Msync,
     "mprotect": Mprotect,
     "mremap": Mremap,
     "userfaultfd": Userfaultfd,
@@ -123,12 +140,20 @@ class Kernel:
     rmap: Rmap
     mmap_lock: MmapLock
     vma: Vma
+    file_table: FileTable
+    page_writeback: PageWriteback
+    filemap: Filemap
+    truncate: Truncate
+    disk: Disk
+    shmem: Shmem
+    memfd: Memfd
     memory: Memory
     huge_memory: HugeMemory
     migrate: Migrate
     khugepaged: Khugepaged
     madvise: Madvise
     mmap: Mmap
+    msync: Msync
     mprotect: Mprotect
     mremap: Mremap
     userfaultfd: Userfaultfd
@@ -163,7 +188,7 @@ class Kernel:
         mm = self.exec.new_mm()
         if mm is None:
             raise BootError("no memory for the tables of a first process")
-        process = Process(self, mm, self.machine.cpu(cpu).number)
+        process = Process(self, mm, self.machine.cpu(cpu).number, FilesStruct())
         self.processes.append(process)
         return process
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
 from tlbkit.linux.include.linux.mm import (
     VM_ACCOUNT,
     VM_MAYEXEC,
@@ -15,23 +16,45 @@ from tlbkit.linux.include.linux.mm import (
     VM_WRITE,
 )
 from tlbkit.linux.include.linux.mm_types import VmArea
-from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EINVAL, ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EACCES,
+    EEXIST,
+    EINVAL,
+    ENOMEM,
+    EOPNOTSUPP,
+    EOVERFLOW,
+)
 from tlbkit.linux.mm.vma import DEFAULT_MAX_MAP_COUNT
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import Unmapping
+    from tlbkit.linux.include.linux.fs import File
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
 MAP_SHARED: Final = 0x01
 MAP_PRIVATE: Final = 0x02
+MAP_SHARED_VALIDATE: Final = 0x03
+MAP_TYPE: Final = 0x0F
 MAP_FIXED: Final = 0x10
 MAP_ANONYMOUS: Final = 0x20
 MAP_NORESERVE: Final = 0x4000
 MAP_POPULATE: Final = 0x8000
 MAP_HUGETLB: Final = 0x40000
 MAP_FIXED_NOREPLACE: Final = 0x100000
+MAP_KNOWN: Final = (
+    MAP_TYPE
+    | MAP_FIXED
+    | MAP_ANONYMOUS
+    | MAP_NORESERVE
+    | MAP_POPULATE
+    | MAP_HUGETLB
+    | MAP_FIXED_NOREPLACE
+)
+"""The flags that MAP_SHARED_VALIDATE lets pass, as far as they are here."""
 
+MAX_LFS_FILESIZE: Final = (1 << 63) - 1
+"""The bytes that a file can have at most."""
 MMAP_MIN_ADDR: Final = 0x1_0000
 _STACK_GAP: Final = 128 << 20
 
@@ -53,9 +76,16 @@ class Mmap:
     # -- mmap ------------------------------------------------------------------------
 
     def do_mmap(
-        self, mm: MmStruct, addr: int, length: int, prot: int, flags: int
+        self,
+        mm: MmStruct,
+        addr: int,
+        length: int,
+        prot: int,
+        flags: int,
+        file: File | None = None,
+        pgoff: int = 0,
     ) -> int:
-        """Map anonymous memory; return its address, or a negative error number.
+        """Map a file, or anonymous memory; return where, or a negative error number.
 
         Args:
             mm: The address space; its lock is held for writing.
@@ -63,9 +93,11 @@ class Mmap:
             length: Rounded up to pages.
             prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``.
             flags: The ``MAP_`` bits.
+            file: What to map, or ``None`` for anonymous memory.
+            pgoff: From which place of the file on, in pages.
         """
         page_size = self._pgtable.page_size
-        if not length or bool(flags & MAP_SHARED) == bool(flags & MAP_PRIVATE):
+        if not length:
             return -EINVAL
         if flags & MAP_FIXED_NOREPLACE:
             flags |= MAP_FIXED
@@ -77,12 +109,44 @@ class Mmap:
         place = self.get_unmapped_area(mm, addr, length, flags)
         if place < 0:
             return place
+        if file is not None and pgoff * page_size + length > MAX_LFS_FILESIZE:
+            return -EOVERFLOW
         vm_flags = prot | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
-        if flags & MAP_SHARED:
-            vm_flags |= VM_SHARED | VM_MAYSHARE
+        vm_flags = self._flags_of_type(vm_flags, flags, file)
+        if vm_flags < 0:
+            return vm_flags
         if flags & MAP_NORESERVE:
             vm_flags |= VM_NORESERVE
-        return self.mmap_region(mm, place, length, vm_flags)
+        if file is None:
+            pgoff = 0 if vm_flags & VM_SHARED else place // page_size
+        return self.mmap_region(mm, place, length, vm_flags, file, pgoff)
+
+    @staticmethod
+    def _flags_of_type(vm_flags: int, flags: int, file: File | None) -> int:
+        """Return *vm_flags* with those of a shared or a private mapping of *file*.
+
+        Or a negative error number: there is no such type, or the file was opened for
+        less, or cannot be mapped. Only MAP_SHARED_VALIDATE looks for flags that nobody
+        knows.
+        """
+        kind = flags & MAP_TYPE
+        if file is None:
+            if kind == MAP_SHARED:
+                return vm_flags | VM_SHARED | VM_MAYSHARE
+            return vm_flags if kind == MAP_PRIVATE else -EINVAL
+        if kind not in (MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE):
+            return -EINVAL
+        if kind == MAP_SHARED_VALIDATE and flags & ~MAP_KNOWN:
+            return -EOPNOTSUPP
+        if kind != MAP_PRIVATE:
+            if vm_flags & VM_WRITE and not file.mode & FMODE_WRITE:
+                return -EACCES
+            vm_flags |= VM_SHARED | VM_MAYSHARE
+            if not file.mode & FMODE_WRITE:
+                vm_flags &= ~(VM_MAYWRITE | VM_SHARED)
+        if not file.mode & FMODE_READ:
+            return -EACCES
+        return vm_flags
 
     def get_unmapped_area(
         self, mm: MmStruct, addr: int, length: int, flags: int
@@ -124,8 +188,19 @@ class Mmap:
     def _overlaps(self, mm: MmStruct, addr: int, length: int) -> bool:
         return bool(self._kernel.vma.overlapping(mm, addr, addr + length))
 
-    def mmap_region(self, mm: MmStruct, addr: int, length: int, vm_flags: int) -> int:
-        """Put a new area in place; what was mapped there before is unmapped."""
+    def mmap_region(
+        self,
+        mm: MmStruct,
+        addr: int,
+        length: int,
+        vm_flags: int,
+        file: File | None = None,
+        pgoff: int = 0,
+    ) -> int:
+        """Put a new area in place; what was mapped there before is unmapped.
+
+        If the owner of *file* then refuses, there is nothing at all.
+        """
         end = addr + length
         if self._overlaps(mm, addr, length):
             error = self.do_munmap(mm, addr, length)
@@ -133,10 +208,20 @@ class Mmap:
                 return error
         if vm_flags & VM_WRITE and not vm_flags & (VM_SHARED | VM_NORESERVE):
             vm_flags |= VM_ACCOUNT
-        pgoff = addr >> self._pgtable.page_shift
         vma = VmArea(mm, addr, end, vm_flags, 0, pgoff)
+        table = self._kernel.file_table
+        if file is not None:
+            vma.file = table.get_file(file)
+            error = file.ops.mmap(file, vma)
+            if error:
+                table.fput(file)
+                return error
+        elif vm_flags & VM_SHARED:
+            file = self._kernel.shmem.shmem_zero_setup(vma)
         self._kernel.vma.vma_set_page_prot(vma)
         self._kernel.vma.vma_insert(vma)
+        if file is not None:
+            table.fput(file)
         mm.total_vm += length >> self._pgtable.page_shift
         return addr
 
@@ -194,6 +279,7 @@ class Mmap:
         self._kernel.memory.free_pgtables(tlb, vmas, floor, ceiling)
         gather.tlb_finish_mmu(tlb)
         for vma in vmas:
+            self._kernel.vma.remove_vma(vma)
             mm.total_vm -= (vma.end - vma.start) >> self._pgtable.page_shift
 
     def exit_mmap(self, mm: MmStruct) -> None:
@@ -204,4 +290,6 @@ class Mmap:
         self._kernel.memory.unmap_vmas(tlb, vmas, 0, self._pgtable.task_size)
         self._kernel.memory.free_pgtables(tlb, vmas, 0, self._pgtable.task_size)
         gather.tlb_finish_mmu(tlb)
+        for vma in vmas:
+            self._kernel.vma.remove_vma(vma)
         mm.total_vm = 0

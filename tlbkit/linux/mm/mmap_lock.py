@@ -39,10 +39,7 @@ class MmapLock:
     def vma_start_read(self, vma: VmArea) -> bool:
         """Lock *vma* for reading unless it is being changed; tell whether it was."""
         mmap_lock = vma.mm.mmap_lock
-        changing = (
-            mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence
-        )
-        if changing and not self._machine.skips("vm_lock_seq"):
+        if mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence:
             return False
         self._down_read(vma)
         return True
@@ -74,5 +71,5 @@ class MmapLock:
             return
         vma.vm_lock_seq = mmap_lock.sequence
         lock = vma.vm_lock
-        if lock is not None and lock.readers and not self._machine.skips("readers"):
+        if lock is not None and lock.readers:
             self._machine.wait(lambda: not lock.readers, lock.name)

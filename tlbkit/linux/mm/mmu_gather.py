@@ -37,6 +37,8 @@ class MmuGather:
         room: Entries left before another batch page is needed.
         batches: Batch pages in use.
         tables: Tables to free after the flush.
+        delayed_rmaps: Dirty pages of files whose count of mappings still includes the
+            entries that were cleared: folio, first frame, number.
     """
 
     mm: MmStruct
@@ -52,6 +54,7 @@ class MmuGather:
     room: int = MMU_GATHER_BUNDLE
     batches: int = 0
     tables: list[Folio] = field(default_factory=list)
+    delayed_rmaps: list[tuple[Folio, int, int]] = field(default_factory=list)
 
     @property
     def recorded(self) -> bool:
@@ -107,8 +110,7 @@ class Gather:
         already cleared may not have been flushed yet, so everything is.
         """
         mm = tlb.mm
-        nested = mm.tlb_flush_pending > 1  # mm_tlb_flush_nested()
-        if nested and not self._kernel.machine.skips("mm_tlb_flush_nested"):
+        if mm.tlb_flush_pending > 1:  # mm_tlb_flush_nested()
             tlb.fullmm = True
             self._reset_range(tlb)
             tlb.freed_tables = True
@@ -170,6 +172,16 @@ class Gather:
         if tlb.room >= 2:
             return False
         return not self._next_batch(tlb)
+
+    def tlb_flush_rmaps(self, tlb: MmuGather, vma: VmArea) -> None:
+        """Count the mappings off that had to wait for the flush, which is over.
+
+        While a TLB may still let somebody write, a dirty page must look mapped: who
+        writes it back must find that entry, and wait for the lock of its table.
+        """
+        delayed, tlb.delayed_rmaps = tlb.delayed_rmaps, []
+        for folio, pfn, nr in delayed:
+            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
 
     def _next_batch(self, tlb: MmuGather) -> bool:
         """Make room for more pages: tlb_next_batch(). It may fail."""

@@ -31,7 +31,12 @@ from tlbkit.linux.include.linux.mm import (
     VM_WRITE,
     is_cow_mapping,
 )
-from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_ksm
+from tlbkit.linux.include.linux.mm_types import (
+    LargeFolio,
+    PG_dirty,
+    PG_ksm,
+    PG_swapbacked,
+)
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     SWP_MIGRATION_WRITE,
@@ -137,13 +142,14 @@ class Mprotect:
         self.change_protection(tlb, vma, start, end, how)
         return 0
 
-    @staticmethod
-    def vma_wants_manual_pte_write_upgrade(vma: VmArea) -> bool:
+    def vma_wants_manual_pte_write_upgrade(self, vma: VmArea) -> bool:
         """Tell whether entries of *vma* become writable one by one, by their page.
 
         Shared memory that needs no notice of writes is writable from the start.
         """
-        return bool(vma.flags & VM_WRITE) and not vma.flags & VM_SHARED
+        if vma.flags & VM_SHARED:
+            return self._kernel.vma.vma_wants_writenotify(vma)
+        return bool(vma.flags & VM_WRITE)
 
     # -- the range -------------------------------------------------------------------
 
@@ -373,7 +379,7 @@ class Mprotect:
         if pte_protnone(pte) or folio is None or folio.flags & PG_ksm:
             return True
         if not is_cow_mapping(vma.flags):
-            return False
+            return not folio.flags & PG_swapbacked and bool(folio.flags & PG_dirty)
         if isinstance(folio, LargeFolio):
             shared = folio.maybe_mapped_shared
         else:
@@ -432,7 +438,8 @@ class Mprotect:
     def can_change_pte_writable(self, vma: VmArea, addr: int, pte: int) -> bool:
         """Tell whether a write to this entry would only be made writable by a fault.
 
-        Then it may as well be writable now: a private page must be its process's own.
+        Then it may as well be writable now. A private page must be its process's own; a
+        shared one must be dirty, for then its owner knows of it.
         """
         if not vma.flags & VM_WRITE or pte_protnone(pte) or pte_uffd_wp(pte):
             return False

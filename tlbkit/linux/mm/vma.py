@@ -10,7 +10,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import vm_get_page_prot
-from tlbkit.linux.include.linux.mm import VM_SOFTDIRTY
+from tlbkit.linux.include.linux.mm import (
+    VM_PFNMAP,
+    VM_SHARED,
+    VM_SOFTDIRTY,
+    VM_UFFD_WP,
+    VM_WRITE,
+)
 from tlbkit.linux.include.linux.mm_types import VmArea
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 
@@ -78,6 +84,8 @@ class Vma:
     def _alike(self, left: VmArea, right: VmArea) -> bool:
         """Tell whether two neighbours agree in all that no caller changes."""
         pages = (left.end - left.start) >> self._pgtable.page_shift
+        if left.ops is not None and left.ops.has("close"):
+            return False  # its owner counts its areas
         return (
             left.file is right.file
             and left.ops is right.ops
@@ -94,6 +102,7 @@ class Vma:
         mm = vma.mm
         place = bisect_right(mm.vmas, vma.start, key=_start)
         mm.vmas.insert(place, vma)
+        self.vma_link_file(vma)
         return self._merge_around(vma)
 
     def _merge_around(self, vma: VmArea) -> VmArea:
@@ -122,6 +131,8 @@ class Vma:
         left.end = right.end
         left.anon_vma = left.anon_vma or right.anon_vma
         left.mm.vmas.remove(right)
+        self.unlink_file_vma(right)
+        self._put_file(right)
 
     def copy_vma(self, vma: VmArea, addr: int, length: int, pgoff: int) -> VmArea:
         """Return an area at *addr* for what *vma* maps from *pgoff* on.
@@ -134,6 +145,9 @@ class Vma:
         copy = VmArea(vma.mm, addr, addr + length, vma.flags, vma.page_prot, pgoff)
         copy.anon_vma = vma.anon_vma
         copy.file = vma.file
+        copy.ops = vma.ops
+        if copy.ops is not None:
+            copy.ops.open(copy)
         copy.uffd = vma.uffd
         return self.vma_insert(copy)
 
@@ -193,6 +207,8 @@ class Vma:
             after.anon_vma = after.anon_vma or vma.anon_vma
             if start == vma.start:
                 vmas.remove(vma)
+                self.unlink_file_vma(vma)
+                self._put_file(vma)
             else:
                 vma.end = start
             return after
@@ -239,8 +255,77 @@ class Vma:
         right.uffd = vma.uffd
         vma.end = addr
         vma.mm.vmas.insert(self.index(vma.mm, addr), right)
+        self.vma_link_file(right)
+        if right.ops is not None:
+            right.ops.open(right)
         return right
 
+    # -- what an area maps -----------------------------------------------------------
+
+    @staticmethod
+    def vma_link_file(vma: VmArea) -> None:
+        """Let the file of an area know of it, and hold the file."""
+        if vma.file is None:
+            return
+        vma.file.count += 1
+        mapping = vma.file.mapping
+        mapping.i_mmap_rwsem.down_write()
+        mapping.i_mmap[vma] = None
+        mapping.i_mmap_rwsem.up_write()
+
+    @staticmethod
+    def unlink_file_vma(vma: VmArea) -> None:
+        """Let the file of an area forget it; the file is held still."""
+        if vma.file is None:
+            return
+        mapping = vma.file.mapping
+        mapping.i_mmap_rwsem.down_write()
+        del mapping.i_mmap[vma]
+        mapping.i_mmap_rwsem.up_write()
+
+    def remove_vma(self, vma: VmArea) -> None:
+        """Part from an area that is in no address space any more, and in no file."""
+        if vma.ops is not None:
+            vma.ops.close(vma)
+        self._put_file(vma)
+
+    def _put_file(self, vma: VmArea) -> None:
+        if vma.file is not None:
+            self._kernel.file_table.fput(vma.file)
+
+    # -- what its entries start from -------------------------------------------------
+
     def vma_set_page_prot(self, vma: VmArea) -> None:
-        """Work out anew what entries of *vma* start from."""
-        vma.page_prot = vm_get_page_prot(vma.flags, epan=self._pgtable.epan)
+        """Work out anew what entries of *vma* start from.
+
+        Where writes must be noticed, they start read-only, as those of private memory.
+        """
+        flags = vma.flags
+        vma.page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
+        if self.vma_wants_writenotify(vma):
+            flags &= ~VM_SHARED
+            vma.page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
+
+    @staticmethod
+    def vma_needs_dirty_tracking(vma: VmArea) -> bool:
+        """Tell whether somebody must know of each page that is written through *vma*.
+
+        The file system that asks for it, or the one that writes dirty pages back.
+        """
+        if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
+            return False
+        ops = vma.ops
+        if ops is not None and (ops.has("page_mkwrite") or ops.has("pfn_mkwrite")):
+            return True
+        if vma.flags & VM_PFNMAP:
+            return False
+        return vma.file is not None and vma.file.mapping.ops.can_writeback
+
+    def vma_wants_writenotify(self, vma: VmArea) -> bool:
+        """Tell whether clean pages of a shared area must be mapped read-only.
+
+        A userfaultfd that protects pages needs it too.
+        """
+        if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
+            return False
+        return bool(vma.flags & VM_UFFD_WP) or self.vma_needs_dirty_tracking(vma)

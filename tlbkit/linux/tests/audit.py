@@ -16,11 +16,15 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_valid_cont,
     pte_write,
 )
+from tlbkit.linux.include.linux.fs import File, Inode
 from tlbkit.linux.include.linux.mm_types import (
     ENTIRELY_MAPPED,
     Folio,
     LargeFolio,
     MmStruct,
+    PG_locked,
+    PG_swapbacked,
+    VmArea,
 )
 
 BOOT_FRAMES = 2
@@ -41,7 +45,8 @@ class Books:
 
     def _read(self, mm):
         pgtable = self.pgtable
-        pages = tables = leaves = 0
+        pages: Counter[str] = Counter()
+        tables = leaves = 0
         stores = set()
         for pmdp, _, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
             stores.add(pmdp & pgtable.page_mask)
@@ -50,28 +55,37 @@ class Books:
                 leaves += 1
                 if not pte_special(pmd):
                     self._note(self.by_block, mm, pmd)
-                    pages += pgtable.hpage_pmd_nr
+                    pages[self._kind(pmd)] += pgtable.hpage_pmd_nr
             elif pmd_table(pmd):
                 tables += 1
                 pages += self._read_table(mm, pgtable.pte_pfn(pmd))
         stored = sum(map(self.kernel.pgtable_generic.deposited, stores))
         assert stored == leaves, "every block keeps one table, and nothing else does"
         assert mm.pgtables[3] == tables + stored, "nr_ptes"
-        assert mm.anonpages == pages, "the resident set"
+        resident = (mm.anonpages, mm.filepages, mm.shmempages)
+        counted = (pages["anon"], pages["file"], pages["shmem"])
+        assert resident == counted, "the resident set"
 
     def _read_table(self, mm, pfn):
         pgtable = self.pgtable
         entries = self.kernel.machine.memory.frame(pfn)
-        pages = 0
+        pages: Counter[str] = Counter()
         for place, pte in enumerate(entries):
             if pte_present(pte) and not pte_special(pte):
                 self._note(self.by_page, mm, pte)
-                pages += 1
+                pages[self._kind(pte)] += 1
             else:
                 assert pte_none(pte) or pte_present(pte), "nothing is on its way"
             if pte_valid_cont(pte):
                 self._check_block(entries, place - place % pgtable.cont_ptes)
         return pages
+
+    def _kind(self, entry):
+        """Which counter of the resident set a page is in."""
+        folio = self.kernel.page_alloc.folio_of(self.pgtable.pte_pfn(entry))
+        if folio.anon:
+            return "anon"
+        return "shmem" if folio.flags & PG_swapbacked else "file"
 
     def _note(self, entries, mm, entry):
         pfn = self.pgtable.pte_pfn(entry)
@@ -97,10 +111,11 @@ class Books:
         maps = [self.by_page.get(folio.pfn + n, []) for n in range(folio.nr_pages)]
         blocks = self.by_block.get(folio.pfn, [])
         assert folio.mapcount == sum(map(len, maps)) + len(blocks)
-        assert folio.refcount == folio.mapcount, "only entries hold it"
+        cached = 0 if folio.anon or folio.mapping is None else folio.nr_pages
+        assert folio.refcount == folio.mapcount + cached, "entries and page cache"
         for n, entries in enumerate(maps):
             everyone = entries + blocks
-            if not everyone:
+            if not everyone or not folio.anon:
                 continue
             mark = folio.page_exclusive(folio.pfn + (0 if blocks else n))
             if mark:
@@ -120,8 +135,8 @@ class Books:
         for mm, count in zip(folio.mm_id, folio.mm_id_mapcount, strict=True):
             assert count <= (owners[mm] if mm is not None else 0)
         if not folio.maybe_mapped_shared:
-            assert len(owners) == 1, "a folio that is not shared has one owner"
-        if folio.order >= 2 and not blocks and mapped < folio.nr_pages:
+            assert len(owners) <= 1, "a folio that is not shared has one owner"
+        if folio.anon and folio.order >= 2 and not blocks and mapped < folio.nr_pages:
             assert folio.partially_mapped
         assert folio.deferred_split == (
             folio in self.kernel.huge_memory.deferred_split_queue
@@ -134,7 +149,8 @@ class Books:
         """
         exact = self.kernel.config.page_mapcount
         mapped = blocks = 0
-        for folio in self.folios.values():
+        anonymous = [folio for folio in self.folios.values() if folio.anon]
+        for folio in anonymous:
             if folio.pfn in self.by_block:
                 blocks += folio.nr_pages
                 mapped += folio.nr_pages
@@ -146,14 +162,44 @@ class Books:
                 mapped += folio.nr_pages
         node = self.kernel.vmstat.node
         assert (node["NR_ANON_MAPPED"], node["NR_ANON_THPS"]) == (mapped, blocks)
-        large = Counter(folio.order for folio in self.folios.values() if folio.order)
+        large = Counter(folio.order for folio in anonymous if folio.order)
         assert {o: n for o, n in self.kernel.vmstat.mthp_nr_anon.items() if n} == large
+
+    def add_page_cache(self):
+        """Each page of a file that is in memory stands where it says it does."""
+        for inode in self.kernel.file_table.inodes:
+            for index, folio in inode.mapping.pages.items():
+                assert folio.mapping is inode.mapping
+                assert 0 <= index - folio.index < folio.nr_pages
+                assert not folio.flags & PG_locked
+                self.folios[folio.pfn] = folio
+                self.owners.setdefault(folio.pfn, Counter())
+
+    def check_files(self):
+        """Files know the areas that map them, and who holds them."""
+        files: Counter[File] = Counter()
+        areas: dict[Inode, set[VmArea]] = {}
+        for mm in self.kernel.fork.mmlist:
+            for vma in mm.vmas:
+                if vma.file is not None:
+                    files[vma.file] += 1
+                    areas.setdefault(vma.file.inode, set()).add(vma)
+        for process in self.kernel.processes:
+            files.update(process.open_files.values())
+        for file, holders in files.items():
+            assert file.count == holders, file
+        users = Counter(file.inode for file in files)
+        for inode in self.kernel.file_table.inodes:
+            assert inode.count == users[inode]
+            assert set(inode.mapping.i_mmap) == areas.get(inode, set())
 
 
 def audit(kernel):
     """Hold the laws of mapcounts, stores, blocks and frames; nobody pins anything."""
     kernel.swap.lru_add_drain_all()
     books = Books(kernel)
+    books.add_page_cache()
+    books.check_files()
     for folio in books.folios.values():
         books.check_folio(folio)
     books.check_statistics()

@@ -87,9 +87,25 @@ class VmOperations:
     """What a driver or a file system does for its areas: vm_operations_struct.
 
     Each method here is what an area gets whose owner does not have it.
+
+    Attributes:
+        is_shmem: The areas are of shared memory: vma_is_shmem().
     """
 
     __slots__ = ()
+    is_shmem: bool = False
+
+    def has(self, operation: str) -> bool:
+        """Tell whether the owner has an operation, by the name of its method."""
+        return getattr(type(self), operation) is not getattr(VmOperations, operation)
+
+    def open(self, vma: VmArea) -> None:
+        """Be told of an area that another one was split, moved or forked into."""
+        del vma
+
+    def close(self, vma: VmArea) -> None:
+        """Be told that an area goes away; such areas are never merged."""
+        del vma
 
     def fault(self, vmf: VmFault) -> int:
         """Map the page of a fault, or say which: ``VM_FAULT_`` bits."""
@@ -100,6 +116,28 @@ class VmOperations:
         """Map the block of *order* pages, as log2, in which a fault lies."""
         del vmf, order
         return VM_FAULT_FALLBACK
+
+    def map_pages(self, vmf: VmFault, first: int, last: int) -> int:
+        """Map what is at hand from place *first* to *last*, around a read fault.
+
+        ``VM_FAULT_NOPAGE`` if the page of the fault is among it.
+        """
+        del vmf, first, last
+        return 0
+
+    def page_mkwrite(self, vmf: VmFault) -> int:
+        """Be told that the page ``vmf.page`` of a shared area is about to be written.
+
+        ``VM_FAULT_LOCKED`` leaves it locked; an error, or ``VM_FAULT_NOPAGE``, if it
+        may not be written.
+        """
+        del vmf
+        return 0
+
+    def pfn_mkwrite(self, vmf: VmFault) -> int:
+        """Be told the same of a frame that is no page."""
+        del vmf
+        return 0
 
 
 class NormalPageOperations(VmOperations, ABC):

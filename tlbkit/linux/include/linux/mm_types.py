@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
+    from tlbkit.linux.include.linux.fs import File
     from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
@@ -236,7 +237,7 @@ class VmArea:
         self.page_prot = page_prot
         self.pgoff = pgoff
         self.anon_vma: AnonVma | None = None
-        self.file: Any = None
+        self.file: File | None = None
         self.ops: VmOperations | None = None
         self.uffd: UserfaultfdCtx | None = None
         self.vm_lock: RwSemaphore | None = None
@@ -331,7 +332,10 @@ class VmFault:
         flags: The ``FAULT_FLAG_`` bits.
         pmd, pte: Where the entries stand, once found; ``pte`` is ``None`` without one.
         orig_pmd, orig_pte: What they said when they were first read.
-        page: The page that the fault is about, once known.
+        page: The folio that the fault is about, once known.
+        cow_page: The folio that takes the place of a file's: a private copy.
+        pgoff: The place of the page in what the area maps, in pages.
+        prealloc_pte: A page table for the day when it is needed.
         ptl: The lock on the table, while held.
     """
 
@@ -345,4 +349,7 @@ class VmFault:
     orig_pmd: int = 0
     orig_pte: int = 0
     page: Folio | None = None
+    cow_page: Folio | None = None
+    pgoff: int = 0
+    prealloc_pte: Folio | None = None
     ptl: SpinLock | None = None

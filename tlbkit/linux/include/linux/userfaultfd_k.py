@@ -11,6 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
 from tlbkit.linux.include.linux.mm import (
     VM_SHARED,
     VM_UFFD,
+    VM_UFFD_MINOR,
     VM_UFFD_MISSING,
     VM_UFFD_WP,
 )
@@ -32,6 +33,16 @@ def userfaultfd_missing(vma: VmArea) -> bool:
 def userfaultfd_wp(vma: VmArea) -> bool:
     """Tell whether pages of *vma* may be write-protected by a userfaultfd."""
     return bool(vma.flags & VM_UFFD_WP)
+
+
+def userfaultfd_minor(vma: VmArea) -> bool:
+    """Tell whether faults on pages that are there but not mapped go to user space."""
+    return bool(vma.flags & VM_UFFD_MINOR)
+
+
+def uffd_disable_fault_around(vma: VmArea) -> bool:
+    """Tell whether a fault of *vma* must map nothing but its own page."""
+    return bool(vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR))
 
 
 def userfaultfd_armed(vma: VmArea) -> bool:

@@ -22,6 +22,8 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
 from tlbkit.linux.include.linux.mm import (
+    VM_MIXEDMAP,
+    VM_PFNMAP,
     VM_SHARED,
     is_cow_mapping,
 )
@@ -34,6 +36,7 @@ from tlbkit.linux.include.linux.swapops import (
     make_readable_migration_pte,
     pte_to_swp_entry,
 )
+from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, ENOMEM
 from tlbkit.linux.mm.internal import (
     FPB_MERGE_WRITE,
@@ -90,7 +93,8 @@ class MemoryCopy(MemoryNormal):
     @staticmethod
     def vma_needs_copy(child: VmArea, parent: VmArea) -> bool:
         """Tell whether a child could not simply fault its pages in again."""
-        del child
+        if userfaultfd_wp(child) or parent.flags & (VM_PFNMAP | VM_MIXEDMAP):
+            return True
         return parent.anon_vma is not None
 
     def copy_pte_range(

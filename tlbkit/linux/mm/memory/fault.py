@@ -50,13 +50,13 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_missing,
     userfaultfd_wp,
 )
-from tlbkit.linux.mm.memory.wp import MemoryWrite
+from tlbkit.linux.mm.memory.file import MemoryFile
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
 
 
-class MemoryFault(MemoryWrite):
+class MemoryFault(MemoryFile):
     """Finds out what is missing, and maps it."""
 
     __slots__ = ()
@@ -64,6 +64,7 @@ class MemoryFault(MemoryWrite):
     def handle_mm_fault(self, vma: VmArea, address: int, flags: int) -> int:
         """Make an access to *address* possible, or say why not: ``VM_FAULT_`` bits."""
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
+        vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
         pmdp = self.pmd_alloc(vma.mm, address)
         if pmdp is None:
             return VM_FAULT_OOM
@@ -120,11 +121,11 @@ class MemoryFault(MemoryWrite):
                 if vmf.vma.flags & VM_ACCESS_FLAGS:
                     return self.do_numa_page(vmf)  # pte_protnone()
         if vmf.pte is None:
-            return self.do_anonymous_page(vmf)
+            return self.do_pte_missing(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
         entry = vmf.orig_pte
-        if pgtable.ptep_get(vmf.pte) != entry and not self._machine.skips("pte_same"):
+        if pgtable.ptep_get(vmf.pte) != entry:
             ptl.release()  # somebody else was faster; the access is simply repeated
             return 0
         if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
@@ -149,8 +150,7 @@ class MemoryFault(MemoryWrite):
 
         A retried fault is left alone: it comes again if it must, and is fixed then.
         """
-        tried = vmf.flags & FAULT_FLAG_TRIED
-        if tried and not self._machine.skips("FAULT_FLAG_TRIED"):
+        if vmf.flags & FAULT_FLAG_TRIED:
             return
         if vmf.flags & FAULT_FLAG_WRITE:
             if "spurious" in self._machine.events.heard:
@@ -172,8 +172,7 @@ class MemoryFault(MemoryWrite):
         pgtable = self._pgtable
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
-            if not same and not self._machine.skips("pte_same"):
+            if pgtable.ptep_get(vmf.pte) != vmf.orig_pte:
                 return 0
             folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
             if folio is None or not folio.order:
@@ -219,6 +218,12 @@ class MemoryFault(MemoryWrite):
 
     # -- nothing there ---------------------------------------------------------------
 
+    def do_pte_missing(self, vmf: VmFault) -> int:
+        """Map a page where there is none, or only a marker."""
+        if vmf.vma.anonymous:
+            return self.do_anonymous_page(vmf)
+        return self.do_fault(vmf)
+
     def do_anonymous_page(self, vmf: VmFault) -> int:
         """Map a page of private memory that nothing maps yet.
 
@@ -257,8 +262,6 @@ class MemoryFault(MemoryWrite):
             changed = self._memory.read(ptep) != vmf.orig_pte
         else:
             changed = not self.pte_range_none(ptep, nr)
-        if changed and self._machine.skips("pte_none"):
-            changed = False
         if changed or userfaultfd_missing(vma):
             ptl.release()
             if folio is not None:
@@ -305,10 +308,6 @@ class MemoryFault(MemoryWrite):
                 return folio
         return self._kernel.page_alloc.alloc_zeroed()
 
-    def pte_range_none(self, ptep: int, nr: int) -> bool:
-        """Tell whether *nr* entries are all empty."""
-        return not any(self._memory.read(ptep + n * 8) for n in range(nr))
-
     def do_swap_page(self, vmf: VmFault) -> int:
         """Handle a fault on an entry that maps nothing now, but is not empty."""
         entry = pte_to_swp_entry(vmf.orig_pte)
@@ -323,11 +322,10 @@ class MemoryFault(MemoryWrite):
         The page that is mapped there inherits that; a marker that is out of date goes.
         """
         if userfaultfd_wp(vmf.vma):
-            return self.do_anonymous_page(vmf)
+            return self.do_pte_missing(vmf)
         pgtable = self._pgtable
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            same = pgtable.read(vmf.pte) == vmf.orig_pte
-            if same or self._machine.skips("pte_same"):
+            if pgtable.read(vmf.pte) == vmf.orig_pte:
                 pgtable.set_pte(vmf.pte, 0)
         return 0

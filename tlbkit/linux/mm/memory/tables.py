@@ -13,7 +13,7 @@ from tlbkit.linux.kernel.locking import SpinLock
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.include.linux.mm_types import Folio, MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
 
@@ -51,8 +51,7 @@ class MemoryTables:
         if table is None:
             return False
         with mm.page_table_lock:
-            empty = pte_none(self._pgtable.read(entryp))
-            if empty or self._machine.skips("pmd_none"):
+            if pte_none(self._pgtable.read(entryp)):
                 self._pgtable.populate(entryp, table.pfn)
                 mm.pgtables[level] += 1
                 return True
@@ -81,6 +80,15 @@ class MemoryTables:
     def pte_alloc(self, mm: MmStruct, pmdp: int) -> bool:
         """Make sure that *pmdp* points to a PTE table; false without memory."""
         return self._table_alloc(mm, pmdp, 3, "PTE table")
+
+    def pmd_install(self, mm: MmStruct, pmdp: int, table: Folio) -> bool:
+        """Point *pmdp* to a table that was set aside; false if it has one already."""
+        with mm.page_table_lock:
+            if not pte_none(self._pgtable.read(pmdp)):
+                return False
+            self._pgtable.populate(pmdp, table.pfn)
+            mm.pgtables[3] += 1
+        return True
 
     def pmd_entries(
         self, mm: MmStruct, addr: int, end: int

@@ -12,8 +12,15 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
 )
 from tlbkit.linux.include.linux.mm import (
+    FAULT_FLAG_MKWRITE,
     FAULT_FLAG_UNSHARE,
+    FAULT_FLAG_WRITE,
+    VM_FAULT_ERROR,
+    VM_FAULT_LOCKED,
+    VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
+    VM_MAYSHARE,
+    VM_SHARED,
     VM_UFFD_WP,
     VM_WRITE,
 )
@@ -25,6 +32,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_lru,
     VmFault,
 )
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
 from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_pte_wp,
     userfaultfd_wp,
@@ -58,6 +66,13 @@ class MemoryWrite(MemoryNormal):
                 self._kernel.tlbflush.flush_tlb_page(vma, vmf.address)
         pfn = self._pgtable.pte_pfn(vmf.orig_pte)
         folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
+        if vma.flags & (VM_SHARED | VM_MAYSHARE):
+            # An area that only may be shared is not writable, and so does not get here.
+            vmf.page = folio
+            if folio is None:
+                vmf.page = None
+                return self.wp_pfn_shared(vmf)
+            return self.wp_page_shared(vmf, folio)
         if folio is not None and folio.anon:
             exclusive = folio.page_exclusive(pfn)
             if exclusive or self.wp_can_reuse_anon_folio(folio, vma):
@@ -94,8 +109,7 @@ class MemoryWrite(MemoryNormal):
             return False
         if not folio.flags & PG_lru:
             self._kernel.swap.lru_add_drain()
-        used = folio.refcount > 1 or folio.flags & PG_locked
-        if used and not self._machine.skips("folio_ref_count"):
+        if folio.refcount > 1 or folio.flags & PG_locked:
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
@@ -127,6 +141,84 @@ class MemoryWrite(MemoryNormal):
         """Make an entry writable if its area is."""
         return self._pgtable.pte_mkwrite(pte) if vma.flags & VM_WRITE else pte
 
+    def wp_page_shared(self, vmf: VmFault, folio: Folio) -> int:
+        """Let a shared page be written, once its owner knows; the lock is held."""
+        assert vmf.vma.ops is not None
+        assert vmf.ptl is not None
+        folio.refcount += 1
+        result = 0
+        if vmf.vma.ops.has("page_mkwrite"):
+            vmf.ptl.release()
+            told = self.do_page_mkwrite(vmf)
+            if not told or told & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+                self._kernel.swap.folio_put(folio)
+                return told
+            if not self.finish_mkwrite_fault(vmf):
+                folio_unlock(self._machine, folio)
+                self._kernel.swap.folio_put(folio)
+                return 0
+        else:
+            self.wp_page_reuse(vmf)
+            folio_lock(self._machine, folio)
+        result |= self.fault_dirty_shared_page(vmf)
+        self._kernel.swap.folio_put(folio)
+        return result
+
+    def wp_pfn_shared(self, vmf: VmFault) -> int:
+        """Let a shared frame that is no page be written; the lock is held."""
+        assert vmf.vma.ops is not None
+        assert vmf.ptl is not None
+        if vmf.vma.ops.has("pfn_mkwrite"):
+            vmf.ptl.release()
+            vmf.flags |= FAULT_FLAG_MKWRITE
+            told = vmf.vma.ops.pfn_mkwrite(vmf)
+            if told & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+                return told
+            self.finish_mkwrite_fault(vmf)
+            return 0
+        self.wp_page_reuse(vmf)
+        return 0
+
+    def finish_mkwrite_fault(self, vmf: VmFault) -> bool:
+        """Make the entry writable, now that the owner knows; false if it changed."""
+        assert vmf.pte is not None
+        vmf.ptl = ptl = self.pte_lockptr(self._pgtable.read(vmf.pmd))
+        ptl.acquire()
+        if self._pgtable.ptep_get(vmf.pte) != vmf.orig_pte:
+            ptl.release()
+            return False
+        self.wp_page_reuse(vmf)
+        return True
+
+    def do_page_mkwrite(self, vmf: VmFault) -> int:
+        """Tell the owner that ``vmf.page`` is about to be written.
+
+        ``VM_FAULT_LOCKED`` with the page locked; 0 if the fault must be tried again.
+        """
+        folio = vmf.page
+        assert vmf.vma.ops is not None
+        assert folio is not None
+        flags = vmf.flags
+        vmf.flags = FAULT_FLAG_WRITE | FAULT_FLAG_MKWRITE
+        result = vmf.vma.ops.page_mkwrite(vmf)
+        vmf.flags = flags
+        if result & (VM_FAULT_ERROR | VM_FAULT_NOPAGE):
+            return result
+        if not result & VM_FAULT_LOCKED:
+            folio_lock(self._machine, folio)
+            if folio.mapping is None:
+                folio_unlock(self._machine, folio)
+                return 0
+        return result | VM_FAULT_LOCKED
+
+    def fault_dirty_shared_page(self, vmf: VmFault) -> int:
+        """Note that a locked page of a shared area was written, and unlock it."""
+        folio = vmf.page
+        assert folio is not None
+        self._kernel.page_writeback.folio_mark_dirty(folio)
+        folio_unlock(self._machine, folio)
+        return 0
+
     def wp_page_copy(self, vmf: VmFault) -> int:
         """Give the faulting process its own copy of a page.
 
@@ -150,8 +242,7 @@ class MemoryWrite(MemoryNormal):
         ):
             ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
             ptl.acquire()
-            same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
-            if same or self._machine.skips("pte_same"):
+            if pgtable.ptep_get(vmf.pte) == vmf.orig_pte:
                 copied = True
                 if old is None:
                     vma.mm.anonpages += 1

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
+    pte_dirty,
     pte_none,
     pte_present,
+    pte_young,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
@@ -28,8 +30,23 @@ from tlbkit.linux.mm.internal import (
 from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.fs import AddressSpace
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
     from tlbkit.linux.mm.mmu_gather import MmuGather
+
+
+class ZapDetails(NamedTuple):
+    """What to spare when a range is cleared: struct zap_details.
+
+    Attributes:
+        even_cows: Private copies of pages of a file go too.
+    """
+
+    even_cows: bool
+
+    def should_zap_folio(self, folio: Folio | None) -> bool:
+        """Tell whether an entry that maps *folio* is to be cleared."""
+        return self.even_cows or folio is None or not folio.anon
 
 
 class MemoryZap(MemoryNormal):
@@ -51,7 +68,12 @@ class MemoryZap(MemoryNormal):
                 self.unmap_page_range(tlb, vma, first, last)
 
     def unmap_page_range(
-        self, tlb: MmuGather, vma: VmArea, addr: int, end: int
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        addr: int,
+        end: int,
+        details: ZapDetails | None = None,
     ) -> None:
         """Clear the entries of one area within [addr, end)."""
         for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
@@ -64,11 +86,57 @@ class MemoryZap(MemoryNormal):
                     continue
             at = first
             while at < last and not pte_none(self._pgtable.read(pmdp)):
-                at = self.zap_pte_range(tlb, vma, pmdp, at, last)
+                at = self.zap_pte_range(tlb, vma, pmdp, at, last, details)
         self._kernel.gather.tlb_end_vma(tlb, vma)
 
+    def zap_page_range_single(
+        self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
+    ) -> None:
+        """Clear the entries of [addr, addr + size), which lies within one area."""
+        end = addr + size
+        gather = self._kernel.gather
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", addr, end):
+            tlb = gather.tlb_gather_mmu(vma.mm)
+            self.unmap_page_range(tlb, vma, addr, end, details)
+            gather.tlb_finish_mmu(tlb)
+
+    def unmap_mapping_pages(
+        self,
+        mapping: AddressSpace,
+        start: int,
+        nr: int | None = None,
+        *,
+        even_cows: bool,
+    ) -> None:
+        """Clear every entry that maps one of *nr* pages of a file from *start* on.
+
+        Args:
+            mapping: The pages of the file.
+            start: The place of the first, in pages.
+            nr: How many; all that follow if not given.
+            even_cows: Private copies of such pages go as well.
+        """
+        shift = self._pgtable.page_shift
+        details = ZapDetails(even_cows=even_cows)
+        mapping.i_mmap_rwsem.down_read()
+        for vma in mapping.i_mmap:
+            first = max(start, vma.pgoff)
+            last = vma.pgoff + (vma.end - vma.start >> shift)
+            if nr is not None:
+                last = min(last, start + nr)
+            if first < last:
+                addr = vma.start + (first - vma.pgoff << shift)
+                self.zap_page_range_single(vma, addr, last - first << shift, details)
+        mapping.i_mmap_rwsem.up_read()
+
     def zap_pte_range(
-        self, tlb: MmuGather, vma: VmArea, pmdp: int, addr: int, end: int
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pmdp: int,
+        addr: int,
+        end: int,
+        details: ZapDetails | None = None,
     ) -> int:
         """Clear the entries of one table, until it ends or the gather is full.
 
@@ -79,30 +147,34 @@ class MemoryZap(MemoryNormal):
         size = pgtable.page_size
         read = self._memory.read
         gather = self._kernel.gather
-        force_flush = False
+        full = False
         ptep = pgtable.pte_offset(pmdp, addr)
         ptl = self.pte_lockptr(pgtable.read(pmdp))
         ptl.acquire()
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
-        while addr < end and not force_flush:
+        while addr < end and not full:
             pte = read(ptep)
             if pte & PTE_VALID or pte_present(pte):
                 folio = self.vm_normal_folio(vma, addr, pte)
-                if isinstance(folio, LargeFolio):
-                    nr, force_flush = self.zap_present_folio_ptes(
+                if details is not None and not details.should_zap_folio(folio):
+                    pass
+                elif isinstance(folio, LargeFolio):
+                    nr, full = self.zap_present_folio_ptes(
                         tlb, vma, folio, ptep, addr, end
                     )
                     ptep += (nr - 1) * 8
                     addr += (nr - 1) * size
                 else:
-                    force_flush = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
-            elif pte:
+                    full = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
+            elif pte and (details is None or details.even_cows):
                 self.zap_nonpresent_pte(vma, ptep, pte)
             ptep += 8
             addr += size
+        force_flush = full or bool(tlb.delayed_rmaps)
         if force_flush:
             gather.tlb_flush_mmu_tlbonly(tlb)
+            gather.tlb_flush_rmaps(tlb, vma)
         ptl.release()
         if force_flush:
             gather.tlb_flush_mmu(tlb)
@@ -124,17 +196,36 @@ class MemoryZap(MemoryNormal):
         addr: int,
     ) -> bool:
         """Clear one present entry; true if the gather must be flushed now."""
-        self._pgtable.ptep_get_and_clear_(ptep)
+        pte = self._pgtable.ptep_get_and_clear_(ptep)
         self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
         if folio is None:
             return False
-        if folio.anon:
-            vma.mm.anonpages -= 1
+        if not folio.anon:
+            self.zap_file_rmap(tlb, vma, folio, pte, 1)
         else:
-            self._kernel.swap.dec_file_counter(vma.mm, folio)
-        pfn = self._pgtable.pte_pfn(pte)
-        self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
+            pfn = self._pgtable.pte_pfn(pte)
+            vma.mm.anonpages -= 1
+            self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
         return self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
+
+    def zap_file_rmap(
+        self, tlb: MmuGather, vma: VmArea, folio: Folio, pte: int, nr: int
+    ) -> None:
+        """Count off *nr* entries, which said *pte*, of a folio of a file.
+
+        What the entries knew goes over to the folio. If it was dirty, it counts as
+        mapped until the flush is over: CPUs may still write to it.
+        """
+        swap = self._kernel.swap
+        pfn = self._pgtable.pte_pfn(pte)
+        swap.dec_file_counter(vma.mm, folio, nr)
+        if pte_young(pte):
+            self._kernel.filemap.folio_mark_accessed(folio)
+        if pte_dirty(pte):
+            self._kernel.page_writeback.folio_mark_dirty(folio)
+            tlb.delayed_rmaps.append((folio, pfn, nr))
+        else:
+            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
 
     def zap_present_folio_ptes(
         self,
@@ -154,24 +245,26 @@ class MemoryZap(MemoryNormal):
         pte = pgtable.ptep_get(ptep)
         most = (end - addr) >> pgtable.page_shift
         nr = folio_pte_batch(pgtable, folio, ptep, pte, most)
-        pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
-        if folio.anon:
-            vma.mm.anonpages -= nr
-        else:
-            self._kernel.swap.dec_file_counter(vma.mm, folio, nr)
+        pte = pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
         self._kernel.gather.tlb_flush_pte_range(tlb, addr, nr * pgtable.page_size)
-        self._kernel.rmap.folio_remove_rmap_ptes(folio, pgtable.pte_pfn(pte), nr, vma)
+        if not folio.anon:
+            self.zap_file_rmap(tlb, vma, folio, pte, nr)
+        else:
+            pfn = pgtable.pte_pfn(pte)
+            vma.mm.anonpages -= nr
+            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
         return nr, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, nr)
 
     def free_pgtables(
         self, tlb: MmuGather, vmas: list[VmArea], floor: int, ceiling: int
     ) -> None:
-        """Unhook the tables that only *vmas* used.
+        """Unhook the tables that only *vmas* used, and let their files forget them.
 
         A table stays if an area before *floor* or from *ceiling* on may use it too;
         a ceiling of 0 stands for the end of the address space.
         """
         for vma, above in zip_longest(vmas, vmas[1:]):
+            self._kernel.vma.unlink_file_vma(vma)
             high = above.start if above else ceiling
             self.free_pgd_range(tlb, vma.start, vma.end, floor, high)
 

@@ -17,6 +17,7 @@ EPERM: Final = 1
 ENOENT: Final = 2
 ESRCH: Final = 3
 EINTR: Final = 4
+EIO: Final = 5
 EBADF: Final = 9
 EAGAIN: Final = 11
 ENOMEM: Final = 12
@@ -26,7 +27,9 @@ EBUSY: Final = 16
 EEXIST: Final = 17
 ENODEV: Final = 19
 EINVAL: Final = 22
+EFBIG: Final = 27
 ENOSPC: Final = 28
+EOVERFLOW: Final = 75
 EOPNOTSUPP: Final = 95
 
 NAMES: Final = {

@@ -1,0 +1,302 @@
+"""The page cache, and faults that find their pages in it: mm/filemap.c.
+
+Left out: readahead beyond the folio that is asked for, reads that take time (a page is
+read in while the fault waits, and the mmap lock is kept), and the eviction of pages
+that nobody has used for long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.mm import (
+    VM_FAULT_LOCKED,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VmOperations,
+)
+from tlbkit.linux.include.linux.mm_types import (
+    PG_dirty,
+    PG_referenced,
+    PG_swapbacked,
+    PG_uptodate,
+)
+from tlbkit.linux.include.linux.pagemap import (
+    folio_lock,
+    folio_trylock,
+    folio_unlock,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
+    from tlbkit.linux.include.linux.mm_types import Folio, VmArea, VmFault
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class GenericFileVmOperations(VmOperations):
+    """What areas that map files of ordinary file systems do: generic_file_vm_ops."""
+
+    __slots__ = ("_filemap",)
+
+    def __init__(self, filemap: Filemap) -> None:
+        self._filemap = filemap
+
+    def fault(self, vmf: VmFault) -> int:
+        """Find the page, or read it in."""
+        return self._filemap.filemap_fault(vmf)
+
+    def map_pages(self, vmf: VmFault, first: int, last: int) -> int:
+        """Map what is in memory around the fault."""
+        return self._filemap.filemap_map_pages(vmf, first, last)
+
+    def page_mkwrite(self, vmf: VmFault) -> int:
+        """Be told that a page of a shared mapping is about to be written."""
+        return self._filemap.filemap_page_mkwrite(vmf)
+
+
+class Filemap:
+    """Finds, adds and removes pages of files.
+
+    Attributes:
+        vm_ops: What areas do that map files of ordinary file systems.
+    """
+
+    __slots__ = ("_kernel", "_machine", "_pgtable", "vm_ops")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self._pgtable = kernel.pgtable
+        self.vm_ops = GenericFileVmOperations(self)
+
+    # -- the page cache --------------------------------------------------------------
+
+    def pages_in_file(self, inode: Inode) -> int:
+        """Return how many pages a file has; the last one may be begun only."""
+        return -(-inode.size >> self._pgtable.page_shift)
+
+    @staticmethod
+    def filemap_get_folio(mapping: AddressSpace, index: int) -> Folio | None:
+        """Return the folio at a place of a file, with a reference, or ``None``."""
+        folio = mapping.pages.get(index)
+        if folio is not None:
+            folio.refcount += 1
+        return folio
+
+    def filemap_alloc_folio(self, mapping: AddressSpace, index: int) -> Folio | None:
+        """Return a new folio for a place of a file, locked; ``None`` without memory.
+
+        It is as large as the mapping wants it, if there is room for all of it between
+        its neighbours and the end of the file.
+        """
+        alloc = self._kernel.page_alloc.alloc
+        for order in range(mapping.folio_order, 0, -1):
+            first = index & -(1 << order)
+            if first + (1 << order) > self.pages_in_file(mapping.host):
+                continue
+            if mapping.folios(first, first + (1 << order) - 1):
+                continue
+            folio = alloc(order)
+            if folio is not None:
+                folio.index = first
+                folio_lock(self._machine, folio)
+                return folio
+        folio = alloc()
+        if folio is not None:
+            folio.index = index
+            folio_lock(self._machine, folio)
+        return folio
+
+    def filemap_add_folio(self, mapping: AddressSpace, folio: Folio) -> None:
+        """Add a locked folio at its index; the page cache holds it once for each page.
+
+        The caller's own reference stays.
+        """
+        folio.mapping = mapping
+        folio.refcount += folio.nr_pages
+        if mapping.ops.swap_backed:
+            folio.flags |= PG_swapbacked
+        for page in range(folio.nr_pages):
+            mapping.pages[folio.index + page] = folio
+        self._kernel.swap.folio_add_lru(folio)
+
+    def filemap_remove_folio(self, folio: Folio) -> None:
+        """Take a locked folio that nobody maps out of its file."""
+        mapping: AddressSpace = folio.mapping
+        for page in range(folio.nr_pages):
+            del mapping.pages[folio.index + page]
+        folio.mapping = None
+        folio.flags &= ~PG_dirty
+        for _ in range(folio.nr_pages):
+            self._kernel.swap.folio_put(folio)
+
+    def read_mapping_folio(self, mapping: AddressSpace, index: int) -> Folio | int:
+        """Return the folio of a place with a reference, read in if need be.
+
+        Or a negative error number.
+        """
+        folio = self.filemap_get_folio(mapping, index)
+        if folio is not None:
+            return folio
+        folio = self.filemap_alloc_folio(mapping, index)
+        if folio is None:
+            return -ENOMEM
+        self.filemap_add_folio(mapping, folio)
+        error = mapping.ops.read_folio(mapping, folio)
+        if error:
+            self.filemap_remove_folio(folio)
+        else:
+            folio.flags |= PG_uptodate
+        folio_unlock(self._machine, folio)
+        if error:
+            self._kernel.swap.lru_add_drain()
+            self._kernel.swap.folio_put(folio)
+            return error
+        return folio
+
+    @staticmethod
+    def folio_mark_accessed(folio: Folio) -> None:
+        """Note that a folio was used."""
+        folio.flags |= PG_referenced
+
+    # -- faults ----------------------------------------------------------------------
+
+    def generic_file_mmap(self, file: File, vma: VmArea) -> int:
+        """Let *vma* map the pages of a file of an ordinary file system."""
+        del file
+        vma.ops = self.vm_ops
+        return 0
+
+    def filemap_fault(self, vmf: VmFault) -> int:
+        """Leave the page of a fault in ``vmf.page``, locked and with a reference.
+
+        Beyond the end of the file there is none: SIGBUS.
+        """
+        assert vmf.vma.file is not None
+        mapping: AddressSpace = vmf.vma.file.mapping
+        while True:
+            if vmf.pgoff >= self.pages_in_file(mapping.host):
+                return VM_FAULT_SIGBUS
+            folio = self.read_mapping_folio(mapping, vmf.pgoff)
+            if isinstance(folio, int):
+                return VM_FAULT_OOM if folio == -ENOMEM else VM_FAULT_SIGBUS
+            folio_lock(self._machine, folio)
+            if folio.mapping is mapping:
+                break
+            folio_unlock(self._machine, folio)  # truncated while this waited
+            self._kernel.swap.folio_put(folio)
+        if vmf.pgoff >= self.pages_in_file(mapping.host):
+            folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
+            return VM_FAULT_SIGBUS
+        vmf.page = folio
+        return VM_FAULT_LOCKED
+
+    def filemap_map_pages(self, vmf: VmFault, first: int, last: int) -> int:
+        """Map pages of the file that are in memory, from place *first* to *last*.
+
+        Only empty entries are filled, and no folio is waited for. ``VM_FAULT_NOPAGE``
+        if the page of the fault is among them.
+        """
+        vma = vmf.vma
+        pgtable = self._pgtable
+        assert vma.file is not None
+        mapping: AddressSpace = vma.file.mapping
+        last = min(last, self.pages_in_file(mapping.host) - 1)
+        done = 0
+        ptl = self._kernel.memory.pte_lockptr(pgtable.read(vmf.pmd))
+        ptl.acquire()
+        for folio in mapping.folios(first, last):
+            if not folio.flags & PG_uptodate or not folio_trylock(folio):
+                continue
+            begin = max(first, folio.index)
+            count = min(last, folio.index + folio.nr_pages - 1) + 1 - begin
+            done |= self._map_folio_range(vmf, folio, begin, count)
+            folio_unlock(self._machine, folio)
+        ptl.release()
+        return done
+
+    def _map_folio_range(self, vmf: VmFault, folio: Folio, index: int, nr: int) -> int:
+        """Map those of *nr* pages of a folio whose entries are empty, run by run.
+
+        Source: filemap_map_folio_range().
+        """
+        pgtable = self._pgtable
+        page_size = pgtable.page_size
+        start = vmf.address + (index - vmf.pgoff) * page_size
+        ptep = pgtable.pte_offset(vmf.pmd, start)
+        done = run = 0
+        for page in range(nr + 1):
+            if page < nr and not pgtable.read(ptep + page * 8):
+                run += 1
+                continue
+            if run:
+                at = page - run
+                addr = start + at * page_size
+                pfn = folio.pfn + index + at - folio.index
+                self._kernel.memory.set_pte_range(vmf, folio, pfn, run, addr)
+                self._kernel.swap.inc_file_counter(vmf.vma.mm, folio, run)
+                folio.refcount += run
+                if addr <= vmf.address < addr + run * page_size:
+                    done = VM_FAULT_NOPAGE
+            run = 0
+        return done
+
+    def filemap_page_mkwrite(self, vmf: VmFault) -> int:
+        """Note that a clean page of a shared mapping is about to be written.
+
+        ``VM_FAULT_LOCKED``, with the folio locked and dirty; ``VM_FAULT_NOPAGE`` if it
+        belongs to the file no more.
+        """
+        folio = vmf.page
+        assert folio is not None
+        assert vmf.vma.file is not None
+        folio_lock(self._machine, folio)
+        if folio.mapping is not vmf.vma.file.mapping:
+            folio_unlock(self._machine, folio)
+            return VM_FAULT_NOPAGE
+        self._kernel.page_writeback.folio_mark_dirty(folio)
+        return VM_FAULT_LOCKED
+
+    # -- read and write --------------------------------------------------------------
+
+    def filemap_read(self, file: File, offset: int) -> int | None:
+        """Return the 64-bit word at byte *offset*, ``None`` at the end of the file."""
+        mapping = file.mapping
+        if offset + 8 > mapping.host.size:
+            return None
+        shift = self._pgtable.page_shift
+        folio = self.read_mapping_folio(mapping, offset >> shift)
+        if isinstance(folio, int):
+            return folio
+        pfn = folio.pfn + (offset >> shift) - folio.index
+        place = (pfn << shift) + offset % self._pgtable.page_size
+        value = self._machine.memory.read(place)
+        self._kernel.swap.folio_put(folio)
+        return value
+
+    def generic_perform_write(self, file: File, offset: int, value: int) -> int:
+        """Store a 64-bit word at byte *offset*, also beyond the end of the file.
+
+        Returns:
+            0, or a negative error number.
+        """
+        mapping = file.mapping
+        inode = mapping.host
+        shift = self._pgtable.page_shift
+        size = inode.size
+        inode.size = max(size, offset + 8)
+        folio = self.read_mapping_folio(mapping, offset >> shift)
+        if isinstance(folio, int):
+            inode.size = size
+            return folio
+        folio_lock(self._machine, folio)
+        pfn = folio.pfn + (offset >> shift) - folio.index
+        place = (pfn << shift) + offset % self._pgtable.page_size
+        self._machine.memory.write(place, value)
+        self._kernel.page_writeback.folio_mark_dirty(folio)
+        folio_unlock(self._machine, folio)
+        self._kernel.swap.folio_put(folio)
+        return 0

@@ -1,0 +1,63 @@
+"""Dirty pages of files, and how they are written back: mm/page-writeback.c."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.fs import AddressSpace
+    from tlbkit.linux.include.linux.mm_types import Folio
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class PageWriteback:
+    """Marks folios dirty, and writes back what is."""
+
+    __slots__ = ("_kernel", "_machine")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+
+    @staticmethod
+    def folio_mark_dirty(folio: Folio) -> bool:
+        """Note that a folio was written; tell whether that is new."""
+        mapping: AddressSpace | None = folio.mapping
+        if mapping is None or folio.anon:
+            new = not folio.flags & PG_dirty
+            folio.flags |= PG_dirty
+            return new
+        return mapping.ops.dirty_folio(mapping, folio)
+
+    def folio_clear_dirty_for_io(self, folio: Folio) -> bool:
+        """Make a locked folio clean before it is written; tell whether it was not.
+
+        From here on nobody can write to it unnoticed: all that map it lose the right to
+        write, and whoever writes next faults. Entries that were dirty make it so first.
+        """
+        mapping: AddressSpace = folio.mapping
+        if mapping.ops.can_writeback and self._kernel.rmap.folio_mkclean(folio):
+            self.folio_mark_dirty(folio)
+        dirty = bool(folio.flags & PG_dirty)
+        folio.flags &= ~PG_dirty
+        return dirty
+
+    def filemap_write_and_wait_range(
+        self, mapping: AddressSpace, start: int, end: int
+    ) -> int:
+        """Write back what is dirty in the bytes [start, end); 0 or an error number."""
+        if not mapping.ops.can_writeback or end <= start:
+            return 0
+        shift = self._kernel.pgtable.page_shift
+        error = 0
+        for folio in mapping.folios(start >> shift, end - 1 >> shift):
+            if not folio.flags & PG_dirty:
+                continue
+            folio_lock(self._machine, folio)
+            if folio.mapping is mapping and self.folio_clear_dirty_for_io(folio):
+                error = mapping.ops.writepage(mapping, folio) or error
+            folio_unlock(self._machine, folio)
+        return error

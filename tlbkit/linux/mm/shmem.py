@@ -1,0 +1,165 @@
+"""Memory that processes share, as files without a disk: mm/shmem.c.
+
+Shared anonymous memory is a file of this kind that has no name, and so is what
+`memfd_create` returns. Its pages have no place but swap to go to. Left out: swap of
+such pages, mounts and their limits, blocks (huge=), and seals.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.fs import (
+    AddressSpaceOperations,
+    FileOperations,
+)
+from tlbkit.linux.include.linux.mm import (
+    VM_FAULT_LOCKED,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_UFFD_MINOR,
+    VM_UFFD_MISSING,
+    VmOperations,
+)
+from tlbkit.linux.include.linux.mm_types import PG_uptodate
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
+from tlbkit.linux.include.linux.userfaultfd_k import (
+    userfaultfd_minor,
+    userfaultfd_missing,
+)
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
+    from tlbkit.linux.include.linux.mm_types import Folio, VmArea, VmFault
+    from tlbkit.linux.kernel.kernel import Kernel
+
+
+class ShmemVmOperations(VmOperations):
+    """What areas of shared memory do: shmem_vm_ops."""
+
+    __slots__ = ("_kernel",)
+    is_shmem = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def fault(self, vmf: VmFault) -> int:
+        """Find the page, or make it."""
+        return self._kernel.shmem.shmem_fault(vmf)
+
+    def map_pages(self, vmf: VmFault, first: int, last: int) -> int:
+        """Map what is in memory around the fault."""
+        return self._kernel.filemap.filemap_map_pages(vmf, first, last)
+
+
+class ShmemPages(AddressSpaceOperations):
+    """The pages of shared memory: shmem_aops."""
+
+    __slots__ = ("_kernel",)
+    swap_backed = True
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def read_folio(self, mapping: AddressSpace, folio: Folio) -> int:
+        """Clear a folio: what was never written is zeros."""
+        del mapping
+        for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
+            self._kernel.machine.memory.clear_frame(pfn)
+        return 0
+
+
+class ShmemFiles(FileOperations):
+    """Open files of shared memory: shmem_file_operations."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def mmap(self, file: File, vma: VmArea) -> int:
+        """Let an area map the pages of the file."""
+        del file
+        vma.ops = self._kernel.shmem.vm_ops
+        return 0
+
+    def fsync(self, file: File, start: int, end: int) -> int:
+        """Do nothing: there is nowhere to write to."""
+        del file, start, end
+        return 0
+
+    def truncate(self, inode: Inode, size: int) -> int:
+        """Give the file another size."""
+        self._kernel.truncate.truncate_setsize(inode, size)
+        return 0
+
+    def evict(self, inode: Inode) -> None:
+        """Free all pages."""
+        self._kernel.truncate.truncate_inode_pages(inode.mapping, 0)
+
+
+class Shmem:
+    """Makes files of shared memory, and their pages.
+
+    Attributes:
+        vm_ops: What areas do that map such files.
+    """
+
+    __slots__ = ("_files", "_kernel", "_machine", "_pages", "vm_ops")
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._machine = kernel.machine
+        self._files = ShmemFiles(kernel)
+        self._pages = ShmemPages(kernel)
+        self.vm_ops = ShmemVmOperations(kernel)
+
+    def shmem_file_setup(self, name: str, size: int) -> File:
+        """Return a new open file of *size* bytes that has no name to open it by."""
+        table = self._kernel.file_table
+        inode = table.new_inode(name, self._files, self._pages)
+        inode.size = size
+        return table.alloc_file(inode)
+
+    def shmem_zero_setup(self, vma: VmArea) -> File:
+        """Give a new shared area that maps no file one of its own; return it.
+
+        The reference is the caller's.
+        """
+        file = self.shmem_file_setup("dev/zero", vma.end - vma.start)
+        vma.file = file
+        vma.ops = self.vm_ops
+        return file
+
+    def shmem_fault(self, vmf: VmFault) -> int:
+        """Leave the page of a fault in ``vmf.page``, locked and with a reference.
+
+        Whoever watches the area is asked for a page that is missing, or told of one
+        that is there but not mapped.
+        """
+        vma = vmf.vma
+        assert vma.file is not None
+        mapping = vma.file.mapping
+        filemap = self._kernel.filemap
+        if vmf.pgoff >= filemap.pages_in_file(mapping.host):
+            return VM_FAULT_SIGBUS
+        watch = self._kernel.fs_userfaultfd
+        folio = filemap.filemap_get_folio(mapping, vmf.pgoff)
+        if folio is not None and userfaultfd_minor(vma):
+            self._kernel.swap.folio_put(folio)
+            return watch.handle_userfault(vmf, VM_UFFD_MINOR)
+        if folio is None:
+            if userfaultfd_missing(vma):
+                return watch.handle_userfault(vmf, VM_UFFD_MISSING)
+            made = filemap.read_mapping_folio(mapping, vmf.pgoff)
+            if isinstance(made, int):
+                return VM_FAULT_OOM
+            folio = made
+        folio_lock(self._machine, folio)
+        if folio.mapping is not mapping:  # truncated while this waited
+            folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
+            return self.shmem_fault(vmf)
+        assert folio.flags & PG_uptodate
+        vmf.page = folio
+        return VM_FAULT_LOCKED

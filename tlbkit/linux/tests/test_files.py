@@ -1,0 +1,220 @@
+"""Mapped files: what is shared, what is private, and who is told of a write."""
+
+import pytest
+
+from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.mm.mmap import MAP_SHARED_VALIDATE
+from tlbkit.linux.tests.audit import audit, audit_tlbs
+from tlbkit.linux.tests.support import PAGE, boot, issued, total
+
+KERNELS = ("v6.17", "pr350", "v6.19", "fixed")
+UNKNOWN_FLAG = 1 << 31
+
+
+def filled(kernel, pages=4, *, memfd=False):
+    """A process with a file of *pages* pages, word i + 1 at the start of page i."""
+    process = kernel.spawn()
+    fd = process.memfd_create("m") if memfd else process.open("f", create=True)
+    process.ftruncate(fd, pages * PAGE)
+    for page in range(pages):
+        process.pwrite(fd, page * PAGE, page + 1)
+    return process, fd
+
+
+def check(kernel):
+    """The books balance, and no TLB grants more than the tables do."""
+    audit(kernel)
+    audit_tlbs(kernel)
+
+
+@pytest.mark.parametrize("memfd", [False, True])
+@pytest.mark.parametrize("version", KERNELS)
+def test_a_shared_write_is_the_files_and_a_private_one_is_not(version, memfd):
+    """Who maps a file shared, and who reads it, sees a shared write; nobody else's."""
+    kernel = boot(version)
+    process, fd = filled(kernel, memfd=memfd)
+    other = process.fork(cpu=1)
+    shared = process.mmap(4 * PAGE, fd=fd, shared=True)
+    theirs = other.mmap(4 * PAGE, fd=fd, shared=True)
+    private = other.mmap(4 * PAGE, fd=fd)
+    process.write(shared, 100)
+    assert other.read(theirs) == other.read(private) == 100
+    assert process.pread(fd, 0) == 100
+    other.write(private, 200)
+    process.write(shared, 300)
+    assert (other.read(private), other.read(theirs), process.read(shared)) == (
+        200,
+        300,
+        300,
+    )
+    check(kernel)
+
+
+def test_shared_anonymous_memory_is_one_file_for_parent_and_child():
+    """What either writes the other reads, before fork and after; it copies nothing."""
+    kernel = boot()
+    parent = kernel.spawn()
+    base = parent.mmap(4 * PAGE, shared=True)
+    parent.write(base, 1)
+    child = parent.fork(cpu=1)
+    assert kernel.pgtable.find_pte(child.mm, base) is None
+    child.write(base + PAGE, 2)
+    parent.write(base + PAGE + 8, 3)
+    assert child.read(base) == 1
+    assert parent.read(base + PAGE) == 2
+    assert child.read(base + PAGE + 8) == 3
+    assert parent.mm.shmempages == child.mm.shmempages == 2
+    check(kernel)
+
+
+def test_the_page_cache_outlives_processes_and_mappings():
+    """After exit nothing is mapped or open, and the pages of the file are all there."""
+    kernel = boot()
+    process, fd = filled(kernel, 3)
+    base = process.mmap(3 * PAGE, fd=fd, shared=True)
+    process.write(base, 9)
+    process.exit()
+    check(kernel)
+    (inode,) = kernel.file_table.inodes
+    assert inode.count == 0
+    assert inode.mapping.nrpages == 3
+    assert {folio.refcount for folio in inode.mapping.pages.values()} == {1}
+    reader = kernel.spawn()
+    assert reader.pread(reader.open("f"), 0) == 9
+    reader.unlink("f")
+    reader.exit()
+    assert not kernel.file_table.inodes
+    kernel.swap.lru_add_drain_all()
+    assert kernel.page_alloc.in_use == 2
+
+
+def test_beyond_the_end_of_a_file_is_sigbus():
+    """A page that begins behind the end is none; also one that was mapped before."""
+    kernel = boot()
+    process, fd = filled(kernel, 4)
+    shared = process.mmap(8 * PAGE, fd=fd, shared=True)
+    private = process.mmap(8 * PAGE, fd=fd)
+    process.write(shared + 2 * PAGE, 5)
+    process.write(private + 3 * PAGE, 6)
+    process.ftruncate(fd, PAGE + 8)
+    check(kernel)
+    assert process.read(shared + PAGE) == 2
+    for at in (shared + 2 * PAGE, private + 3 * PAGE, shared + 6 * PAGE):
+        with pytest.raises(Signal, match="BUS_ADRERR"):
+            process.read(at)
+    process.ftruncate(fd, 4 * PAGE)
+    assert process.read(shared + 2 * PAGE) == 0
+    check(kernel)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "errno"),
+    [
+        ({"length": 0}, "EINVAL"),
+        ({"length": PAGE, "fd": 77}, "EBADF"),
+        ({"length": PAGE, "fd": "r", "shared": True}, "EACCES"),
+        ({"length": PAGE, "fd": "w", "prot": "r"}, "EACCES"),
+        ({"length": PAGE, "fd": "rw", "offset": 8}, "EINVAL"),
+        ({"length": PAGE, "fd": "rw", "offset": 1 << 63}, "EOVERFLOW"),
+        ({"length": 1 << 60}, "ENOMEM"),
+        ({"length": PAGE, "flags": MAP_SHARED_VALIDATE}, "EINVAL"),
+        (
+            {
+                "length": PAGE,
+                "fd": "rw",
+                "flags": MAP_SHARED_VALIDATE | UNKNOWN_FLAG,
+            },
+            "EOPNOTSUPP",
+        ),
+        ({"length": PAGE, "addr": 8, "fixed": True}, "EINVAL"),
+    ],
+)
+def test_mmap_says_what_is_wrong(arguments, errno):
+    """Mmap fails with the errno of Linux, and leaves nothing behind."""
+    kernel = boot()
+    process, _ = filled(kernel, 1)
+    fds = {mode: process.open("f", mode) for mode in ("r", "w", "rw")}
+    if arguments.get("fd") in fds:
+        arguments = {**arguments, "fd": fds[arguments["fd"]]}
+    areas = len(process.mm.vmas)
+    with pytest.raises(SystemCallError) as error:
+        process.mmap(**arguments)
+    assert error.value.errno == errno
+    assert len(process.mm.vmas) == areas
+    check(kernel)
+
+
+def test_a_file_opened_to_be_read_never_becomes_writable():
+    """A shared mapping of it may not be made writable; a private one may."""
+    kernel = boot()
+    process, _ = filled(kernel, 1)
+    fd = process.open("f", "r")
+    shared = process.mmap(PAGE, "r", fd=fd, shared=True)
+    with pytest.raises(SystemCallError, match="EACCES"):
+        process.mprotect(shared, PAGE, "rw")
+    private = process.mmap(PAGE, "r", fd=fd)
+    process.mprotect(private, PAGE, "rw")
+    process.write(private, 5)
+    assert process.read(shared) == 1
+
+
+def test_a_read_fault_maps_what_is_in_memory_around_it():
+    """At most 64 KiB, aligned, within the area and the file, and old but for one."""
+    kernel = boot()
+    process, fd = filled(kernel, 40)
+    base = process.mmap(30 * PAGE, "r", fd=fd, offset=3 * PAGE)
+    process.read(base + 20 * PAGE)
+    assert process.mm.filepages <= 16
+    mapped = process.mm.filepages
+    counts = issued(kernel, lambda: process.read(base + 20 * PAGE))
+    assert total(counts) == 0
+    assert mapped == process.mm.filepages
+    check(kernel)
+
+
+def test_writing_back_makes_the_next_write_fault_again():
+    """Msync flushes once for each dirty entry, and the next write is noticed anew."""
+    kernel = boot()
+    process, fd = filled(kernel, 8)
+    process.fsync(fd)
+    base = process.mmap(8 * PAGE, fd=fd, shared=True)
+    for page in range(5):
+        process.write(base + page * PAGE, 50 + page)
+    counts = issued(kernel, lambda: process.msync(base, 8 * PAGE))
+    assert counts.tlbi == {"VALE1IS": 5}
+    assert total(issued(kernel, lambda: process.msync(base, 8 * PAGE))) == 0
+    check(kernel)
+    process.write(base, 60)
+    assert issued(kernel, lambda: process.msync(base, PAGE)).tlbi == {"VALE1IS": 1}
+
+
+def test_what_was_written_back_comes_from_the_disk_again():
+    """No write is lost that msync has seen, when clean pages leave memory."""
+    kernel = boot()
+    process, fd = filled(kernel, 2)
+    base = process.mmap(2 * PAGE, fd=fd, shared=True)
+    process.write(base, 11)
+    process.msync(base, 2 * PAGE)
+    process.write(base + 8, 12)  # through an entry that was cleaned
+    process.munmap(base, 2 * PAGE)
+    mapping = kernel.file_table.names["f"].mapping
+    assert kernel.truncate.invalidate_mapping_pages(mapping) == 1
+    process.fsync(fd)
+    assert kernel.truncate.invalidate_mapping_pages(mapping) == 1
+    assert mapping.nrpages == 0
+    assert (process.pread(fd, 0), process.pread(fd, 8)) == (11, 12)
+    check(kernel)
+
+
+def test_a_clean_mapping_goes_with_one_flush_and_leaves_nothing():
+    """Pages that were only read are unmapped with one flush, of all of them."""
+    kernel = boot()
+    process, fd = filled(kernel, 20)
+    process.fsync(fd)
+    base = process.mmap(20 * PAGE, "r", fd=fd, shared=True)
+    for page in range(20):
+        assert process.read(base + page * PAGE) == page + 1
+    counts = issued(kernel, lambda: process.munmap(base, 20 * PAGE))
+    assert counts.dsb["ish"] == 2, "the pages, and the table that held them"
+    assert process.mm.filepages == 0
+    check(kernel)
