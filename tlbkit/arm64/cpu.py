@@ -433,7 +433,8 @@ class Cpu:
             raise InputError(
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
-        if self.machine.without and self.machine.omits(f"tlbi {name}"):
+        machine = self.machine
+        if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
             return
         spared: frozenset[int] = frozenset()
         if self._late:

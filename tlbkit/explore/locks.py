@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tlbkit.errors import TlbkitError
+from tlbkit.linux.kernel.locking import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,16 +32,6 @@ class LockOrderError(TlbkitError):
         self.first = first
         self.second = second
         self.other = other
-
-
-def lock_class(name: str) -> str:
-    """Return the class of a lock: its name without an address.
-
-    >>> lock_class("PTE table 0x80005")
-    'PTE table'
-    """
-    words = name.split()
-    return " ".join(word for word in words if not word.startswith("0x"))
 
 
 class HeldLocks:
@@ -69,9 +60,9 @@ class HeldLocks:
             if name in held:
                 held.remove(name)
             return
-        second = lock_class(name)
+        second = kind_of(name)
         for one in held:
-            first = lock_class(one)
+            first = kind_of(one)
             if first == second:
                 continue
             other = self._after.get((second, first))

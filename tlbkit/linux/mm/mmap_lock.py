@@ -39,7 +39,10 @@ class MmapLock:
     def vma_start_read(self, vma: VmArea) -> bool:
         """Lock *vma* for reading unless it is being changed; tell whether it was."""
         mmap_lock = vma.mm.mmap_lock
-        if mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence:
+        changing = (
+            mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence
+        )
+        if changing and not self._machine.skips("vm_lock_seq"):
             return False
         self._down_read(vma)
         return True
@@ -71,5 +74,5 @@ class MmapLock:
             return
         vma.vm_lock_seq = mmap_lock.sequence
         lock = vma.vm_lock
-        if lock is not None and lock.readers:
+        if lock is not None and lock.readers and not self._machine.skips("readers"):
             self._machine.wait(lambda: not lock.readers, lock.name)

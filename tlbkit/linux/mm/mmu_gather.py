@@ -110,7 +110,8 @@ class Gather:
         already cleared may not have been flushed yet, so everything is.
         """
         mm = tlb.mm
-        if mm.tlb_flush_pending > 1:  # mm_tlb_flush_nested()
+        nested = mm.tlb_flush_pending > 1  # mm_tlb_flush_nested()
+        if nested and not self._kernel.machine.skips("mm_tlb_flush_nested"):
             tlb.fullmm = True
             self._reset_range(tlb)
             tlb.freed_tables = True

@@ -373,7 +373,7 @@ class Userfaultfd:
 
     def _mfill_locked(self, ctx: UserfaultfdCtx, vma: VmArea, fill: Fill) -> int:
         """Fill what can be filled without dropping the lock; 0 or an error number."""
-        if ctx.mmap_changing:
+        if ctx.mmap_changing and not self._machine.skips("mmap_changing"):
             return -EAGAIN
         if vma.flags & VM_SHARED or not vma.anonymous:
             return -EINVAL
@@ -433,7 +433,8 @@ class Userfaultfd:
             entry = pte_mkuffd_wp(entry)
         ptep = pgtable.pte_offset(dst_pmd, dst)
         with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
-            if not pte_none_mostly(pgtable.read(ptep)):
+            empty = pte_none_mostly(pgtable.read(ptep))
+            if not empty and not self._machine.skips("pte_none_mostly"):
                 return -EEXIST
             self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, dst)
             self._kernel.swap.folio_add_lru(folio)
@@ -447,7 +448,8 @@ class Userfaultfd:
         entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
         ptep = pgtable.pte_offset(dst_pmd, dst)
         with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
-            if not pte_none(pgtable.read(ptep)):
+            empty = pte_none(pgtable.read(ptep))
+            if not empty and not self._machine.skips("pte_none"):
                 return -EEXIST
             pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
         return 0
@@ -572,7 +574,7 @@ class Userfaultfd:
         dst_vma, src_vma = locked
         ctx.map_changing_lock.down_read()
         try:
-            if ctx.mmap_changing:
+            if ctx.mmap_changing and not self._machine.skips("mmap_changing"):
                 return -EAGAIN
             if src_vma.flags & VM_SHARED or src_start + length > src_vma.end:
                 return -EINVAL
@@ -777,7 +779,8 @@ class Userfaultfd:
                         return -EEXIST
                     if pte_none(pair.orig_src_pte):
                         return self._pgtable.page_size if move.holes else -ENOENT
-                    if held.folio is not None and held.pte != pair.orig_src_pte:
+                    moved = held.folio is not None and held.pte != pair.orig_src_pte
+                    if moved and not self._machine.skips("pte_same"):
                         return -EAGAIN
                     if not pte_present(pair.orig_src_pte):
                         return self.move_nonpresent_pte(move, pair)
@@ -867,7 +870,8 @@ class Userfaultfd:
     def _take_folio(self, move: Move, pair: PtePair, held: HeldFolio) -> int | None:
         """Hold and lock the page that the source entry maps; as `hold_folio`."""
         pair.src_ptl.acquire()
-        if self._pgtable.ptep_get(pair.src_pte) != pair.orig_src_pte:
+        same = self._pgtable.ptep_get(pair.src_pte) == pair.orig_src_pte
+        if not same and not self._machine.skips("pte_same"):
             pair.src_ptl.release()
             return -EAGAIN
         folio = self._kernel.memory.vm_normal_folio(
@@ -923,7 +927,8 @@ class Userfaultfd:
         held.drop_reference()
         while True:
             pte = pgtable.ptep_get_and_clear(move.mm, src_addr, src_pte)
-            if folio.maybe_dma_pinned():
+            pinned = folio.maybe_dma_pinned()
+            if pinned and not self._machine.skips("folio_maybe_dma_pinned"):
                 # Somebody was faster, without a lock: put it back and stop.
                 pgtable.set_pte(src_pte, pte)
                 error = -EBUSY
@@ -958,13 +963,13 @@ class Userfaultfd:
 
     def check_present_pte(self, pair: PtePair, folio: Folio) -> int:
         """Return why a run cannot begin with *folio*, or 0; both locks are held."""
-        if not self.is_pte_pages_stable(pair):
+        stable = self.is_pte_pages_stable(pair)
+        if not stable and not self._machine.skips("is_pte_pages_stable"):
             return -EAGAIN
-        if (
-            folio.order
-            or folio.maybe_dma_pinned()
-            or not folio.page_exclusive(folio.pfn)
-        ):
+        if folio.order or folio.maybe_dma_pinned():
+            return -EBUSY
+        exclusive = folio.page_exclusive(folio.pfn)
+        if not exclusive and not self._machine.skips("PageAnonExclusive"):
             return -EBUSY
         return 0
 
@@ -981,7 +986,8 @@ class Userfaultfd:
         No reference is taken: its table is locked until it has been moved.
         """
         pgtable = self._pgtable
-        if not pte_none(pgtable.ptep_get(dst_pte)):
+        empty = pte_none(pgtable.ptep_get(dst_pte))
+        if not empty and not self._machine.skips("pte_none"):
             return None
         pte = pgtable.ptep_get(src_pte)
         if pte_none(pte) or not pte_present(pte) or self.is_zero_pfn(pte):
@@ -1015,6 +1021,7 @@ class Userfaultfd:
         pgtable = self._pgtable
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
+        stable = stable or self._machine.skips("is_pte_pages_stable")
         if stable:
             zero = pgtable.pfn_pte(self._kernel.zero_pfn, move.dst_vma.page_prot)
             self._kernel.pgtable_generic.ptep_clear_flush(
@@ -1047,6 +1054,7 @@ class Userfaultfd:
         pgtable = self._pgtable
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
+        stable = stable or self._machine.skips("is_pte_pages_stable")
         if stable:
             if folio is not None:
                 self.move_folio(move.dst_vma, move.dst_addr, folio)

@@ -125,7 +125,7 @@ class MemoryFault(MemoryFile):
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
         entry = vmf.orig_pte
-        if pgtable.ptep_get(vmf.pte) != entry:
+        if pgtable.ptep_get(vmf.pte) != entry and not self._machine.skips("pte_same"):
             ptl.release()  # somebody else was faster; the access is simply repeated
             return 0
         if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
@@ -150,7 +150,8 @@ class MemoryFault(MemoryFile):
 
         A retried fault is left alone: it comes again if it must, and is fixed then.
         """
-        if vmf.flags & FAULT_FLAG_TRIED:
+        tried = vmf.flags & FAULT_FLAG_TRIED
+        if tried and not self._machine.skips("FAULT_FLAG_TRIED"):
             return
         if vmf.flags & FAULT_FLAG_WRITE:
             if "spurious" in self._machine.events.heard:
@@ -172,7 +173,8 @@ class MemoryFault(MemoryFile):
         pgtable = self._pgtable
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            if pgtable.ptep_get(vmf.pte) != vmf.orig_pte:
+            same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
+            if not same and not self._machine.skips("pte_same"):
                 return 0
             folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
             if folio is None or not folio.order:
@@ -262,6 +264,8 @@ class MemoryFault(MemoryFile):
             changed = self._memory.read(ptep) != vmf.orig_pte
         else:
             changed = not self.pte_range_none(ptep, nr)
+        if changed and self._machine.skips("pte_none"):
+            changed = False
         if changed or userfaultfd_missing(vma):
             ptl.release()
             if folio is not None:
@@ -326,6 +330,7 @@ class MemoryFault(MemoryFile):
         pgtable = self._pgtable
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            if pgtable.read(vmf.pte) == vmf.orig_pte:
+            same = pgtable.read(vmf.pte) == vmf.orig_pte
+            if same or self._machine.skips("pte_same"):
                 pgtable.set_pte(vmf.pte, 0)
         return 0

@@ -51,7 +51,8 @@ class MemoryTables:
         if table is None:
             return False
         with mm.page_table_lock:
-            if pte_none(self._pgtable.read(entryp)):
+            empty = pte_none(self._pgtable.read(entryp))
+            if empty or self._machine.skips("pmd_none"):
                 self._pgtable.populate(entryp, table.pfn)
                 mm.pgtables[level] += 1
                 return True

@@ -109,7 +109,8 @@ class MemoryWrite(MemoryNormal):
             return False
         if not folio.flags & PG_lru:
             self._kernel.swap.lru_add_drain()
-        if folio.refcount > 1 or folio.flags & PG_locked:
+        used = folio.refcount > 1 or folio.flags & PG_locked
+        if used and not self._machine.skips("folio_ref_count"):
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
@@ -242,7 +243,8 @@ class MemoryWrite(MemoryNormal):
         ):
             ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
             ptl.acquire()
-            if pgtable.ptep_get(vmf.pte) == vmf.orig_pte:
+            same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
+            if same or self._machine.skips("pte_same"):
                 copied = True
                 if old is None:
                     vma.mm.anonpages += 1
