@@ -7,6 +7,7 @@ from tlbkit.lab.compare import Comparison, Difference, compare
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
+from tlbkit.lab.insert import Insert
 from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
@@ -69,7 +70,10 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     OwnLitmus(),
     Flush(),
 )
-EXPLORATIONS = {one.name: one for one in _OF_THE_MACHINE} | SCENARIOS
+_OF_THE_KERNEL: tuple[Exploration, ...] = (Insert(),)
+EXPLORATIONS = {
+    one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)
+} | SCENARIOS
 """Everything that can be shown, by name."""
 
 

@@ -234,6 +234,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
         ),
     ),
     "stale": (),
+    "insert": (),
     "tlbi": (Fields("The operand"),),
     "litmus": (Fields("The program, and the question"),),
     "own-litmus": (Fields("The program, and the question"),),

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.errors import TlbkitError
+
 if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 TAINT_BAD_PAGE: Final = "B"
 TAINT_WARN: Final = "W"
+
+
+class BugError(TlbkitError):
+    """The kernel would stop here, because a caller broke a rule: BUG_ON()."""
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"kernel BUG: {rule}")
+        self.rule = rule
 
 
 class Panic:

@@ -17,14 +17,29 @@ if TYPE_CHECKING:
 
 
 class PgtableGeneric:
-    """Clears that end with a flush, and the tables that block entries keep in store."""
+    """Clears that end with a flush, and the tables that block entries keep in store.
 
-    __slots__ = ("_deposited", "_kernel", "_pgtable")
+    Attributes:
+        arch_needs_pgtable_deposit: Blocks of files need a table in store as well. Not
+            on arm64; powerpc keeps the hash slots of a block's pages in it.
+    """
+
+    __slots__ = ("_deposited", "_kernel", "_pgtable", "arch_needs_pgtable_deposit")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._pgtable = kernel.pgtable
         self._deposited: dict[int, list[Folio]] = {}
+        self.arch_needs_pgtable_deposit = False
+
+    @staticmethod
+    def pfnmap_setup_cachemode_pfn(pfn: int, prot: int) -> int:
+        """Return *prot* with the memory type set for a frame; arm64 keeps no such list.
+
+        On x86 the tables of PAT are asked.
+        """
+        del pfn
+        return prot
 
     # -- page entries ----------------------------------------------------------------
 
@@ -67,6 +82,13 @@ class PgtableGeneric:
         pmd = self._pgtable.ptep_get_and_clear_(pmdp)
         self._flush_pmd(vma, address)
         return pmd
+
+    def pudp_huge_clear_flush(self, vma: VmArea, address: int, pudp: int) -> int:
+        """Do the same to the block of a PUD entry."""
+        pud = self._pgtable.ptep_get_and_clear_(pudp)
+        end = address + self._pgtable.pud_size
+        self._kernel.tlbflush.flush_pud_tlb_range(vma, address, end)
+        return pud
 
     def pmdp_invalidate(self, vma: VmArea, address: int, pmdp: int) -> int:
         """Hide a block entry from the hardware and flush it; return what it was.

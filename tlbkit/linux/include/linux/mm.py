@@ -90,10 +90,12 @@ class VmOperations:
 
     Attributes:
         is_shmem: The areas are of shared memory: vma_is_shmem().
+        dax: What is mapped are the pages of persistent memory itself: IS_DAX().
     """
 
     __slots__ = ()
     is_shmem: bool = False
+    dax: bool = False
 
     def has(self, operation: str) -> bool:
         """Tell whether the owner has an operation, by the name of its method."""

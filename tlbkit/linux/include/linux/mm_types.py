@@ -248,6 +248,11 @@ class VmArea:
         """Whether nobody but the kernel itself fills it: vma_is_anonymous()."""
         return self.ops is None
 
+    @property
+    def dax(self) -> bool:
+        """Whether it maps persistent memory without a page cache: vma_is_dax()."""
+        return self.ops is not None and self.ops.dax
+
     def __repr__(self) -> str:
         """Name it by range and flags."""
         return f"<VmArea {self.start:#x}-{self.end:#x} flags={self.flags:#x}>"

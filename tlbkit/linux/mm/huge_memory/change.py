@@ -17,6 +17,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_protnone,
     pte_write,
     pte_wrprotect,
+    pte_young,
 )
 from tlbkit.linux.include.linux.mm import (
     MM_CP_PROT_NUMA,
@@ -26,7 +27,9 @@ from tlbkit.linux.include.linux.mm import (
     VM_SHARED,
     VM_UFFD_WP,
     VM_WRITE,
+    is_cow_mapping,
 )
+from tlbkit.linux.include.linux.mm_types import PG_referenced
 from tlbkit.linux.include.linux.pagemap import (
     folio_lock,
     folio_unlock,
@@ -82,6 +85,10 @@ class HugeChange(HugeSplit):
             and not self.is_huge_zero_pmd(pmd)
         ):
             with memory.pmd_lockptr(target), memory.pmd_lockptr(source):
+                if is_cow_mapping(parent.flags) and pte_write(pmd):
+                    self._kernel.panic.warn_on_once(
+                        "copy_huge_pmd", "frames are writable in a private area"
+                    )
                 self._set_child_pmd(target, pmd)
             return 0
         if not child.anonymous:
@@ -143,13 +150,21 @@ class HugeChange(HugeSplit):
             return False
         pmd = pgtable.ptep_get_and_clear_(pmdp)
         gather.tlb_remove_pmd_tlb_entry(tlb, addr)
-        self.zap_deposited_table(vma.mm, pmdp)
-        if self.is_huge_zero_pmd(pmd):
+        if vma.anonymous:
+            self.zap_deposited_table(vma.mm, pmdp)
+        else:
+            self.zap_file_table(vma.mm, pmdp)
+        if self.maps_raw_frames(vma) or self.is_huge_zero_pmd(pmd):
             ptl.release()
             return True
         folio = self._folio_of(pmd)
         self._kernel.rmap.folio_remove_rmap_pmd(folio, vma)
-        vma.mm.anonpages -= folio.nr_pages
+        if folio.anon:
+            vma.mm.anonpages -= folio.nr_pages
+        else:
+            self._kernel.swap.dec_file_counter(vma.mm, folio, folio.nr_pages)
+            if pte_young(pmd):
+                folio.flags |= PG_referenced  # folio_mark_accessed()
         ptl.release()
         if gather.tlb_remove_folio_pages(tlb, folio, 1):
             gather.tlb_flush_mmu(tlb)

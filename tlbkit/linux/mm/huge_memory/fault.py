@@ -16,6 +16,8 @@ from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_WRITE,
     VM_FAULT_FALLBACK,
     VM_FAULT_OOM,
+    VM_MAYSHARE,
+    VM_SHARED,
     VM_UFFD_MISSING,
     VM_UFFD_WP,
 )
@@ -147,9 +149,7 @@ class HugeFault(HugeSplit):
 
     def touch_pmd(self, vma: VmArea, addr: int, pmdp: int, *, write: bool) -> bool:
         """Note an access to a block, dirty for a write; tell whether that was news."""
-        entry = pte_mkyoung(self._pgtable.read(pmdp))
-        if write:
-            entry = pte_mkdirty(entry)
+        entry = self.touched(self._pgtable.read(pmdp), write=write)
         haddr = addr & -self._pgtable.pmd_size
         return self._kernel.fault.pmdp_set_access_flags(
             vma, haddr, pmdp, entry, dirty=write
@@ -178,6 +178,10 @@ class HugeFault(HugeSplit):
                 return self.do_huge_pmd_wp_page(vmf)
             if not userfaultfd_wp_async(vma):
                 return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
+        elif vma.ops is not None and vma.flags & (VM_SHARED | VM_MAYSHARE):
+            result = vma.ops.huge_fault(vmf, self._pgtable.hpage_pmd_order)
+            if not result & VM_FAULT_FALLBACK:
+                return result
         self.split_huge_pmd_(vma, vmf.pmd, vmf.address)
         return VM_FAULT_FALLBACK
 

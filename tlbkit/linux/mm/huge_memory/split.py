@@ -10,16 +10,19 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkdirty,
     pte_mkold,
     pte_mkuffd_wp,
+    pte_mkyoung,
     pte_uffd_wp,
     pte_write,
     pte_young,
 )
+from tlbkit.linux.include.linux.mm import VM_MIXEDMAP, VM_PFNMAP
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
     PG_dirty,
     PG_locked,
     PG_lru,
+    PG_referenced,
     PG_swapbacked,
     PG_uptodate,
 )
@@ -55,6 +58,26 @@ class HugeSplit(HugeZero):
         self._kernel.page_alloc.free(table)
         mm.pgtables[3] -= 1
 
+    def zap_file_table(self, mm: MmStruct, pmdp: int) -> None:
+        """Free the table of a file's block, where the architecture wants one."""
+        if self._kernel.pgtable_generic.arch_needs_pgtable_deposit:
+            self.zap_deposited_table(mm, pmdp)
+
+    @staticmethod
+    def maps_raw_frames(vma: VmArea) -> bool:
+        """Tell whether blocks of *vma* are frames that nobody counts.
+
+        Source: vma_is_special_huge(), after DAX was excluded.
+        """
+        marked = vma.flags & (VM_PFNMAP | VM_MIXEDMAP)
+        return not vma.dax and not vma.anonymous and bool(marked)
+
+    @staticmethod
+    def touched(entry: int, *, write: bool) -> int:
+        """Return what an entry that allows an access says after it."""
+        entry = pte_mkyoung(entry)
+        return pte_mkdirty(entry) if write else entry
+
     # -- split an entry --------------------------------------------------------------
 
     def split_huge_pmd(self, vma: VmArea, pmdp: int, address: int) -> None:
@@ -86,10 +109,27 @@ class HugeSplit(HugeZero):
         """
         if not pmd_trans_huge(self._pgtable.read(pmdp)):
             return
-        if self.is_huge_zero_pmd(self._pgtable.read(pmdp)):
+        if not vma.anonymous:
+            self._split_huge_file_pmd(vma, haddr, pmdp)
+        elif self.is_huge_zero_pmd(self._pgtable.read(pmdp)):
             self._split_huge_zero_page_pmd(vma, haddr, pmdp)
         else:
             self._split_huge_anon_pmd(vma, haddr, pmdp, freeze=freeze)
+
+    def _split_huge_file_pmd(self, vma: VmArea, haddr: int, pmdp: int) -> None:
+        """Take the entry away, and nothing takes its place: faults find the pages."""
+        old = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, pmdp)
+        self.zap_file_table(vma.mm, pmdp)
+        if self.maps_raw_frames(vma) or self.is_huge_zero_pmd(old):
+            return
+        folio = self._folio_of(old)
+        if pte_dirty(old):
+            folio.flags |= PG_dirty
+        if pte_young(old):
+            folio.flags |= PG_referenced
+        self._kernel.rmap.folio_remove_rmap_pmd(folio, vma)
+        self._kernel.swap.dec_file_counter(vma.mm, folio, folio.nr_pages)
+        self._kernel.swap.folio_put(folio)
 
     def _split_huge_zero_page_pmd(self, vma: VmArea, haddr: int, pmdp: int) -> None:
         """Map the zero page in place of the huge one, page by page."""

@@ -63,8 +63,10 @@ class MemoryCopy(MemoryNormal):
         span = (parent.mm, "PROTECTION_PAGE", parent.start, parent.end)
         if is_cow:
             notifier.invalidate_range_start(*span)
-        error = 0
+        error = self.copy_pud_leaves(child, parent)
         for pmdp, addr, end in self.pmd_entries(parent.mm, parent.start, parent.end):
+            if error:
+                break
             pmd = self._pgtable.read(pmdp)
             if pte_none(pmd):
                 continue
@@ -89,6 +91,20 @@ class MemoryCopy(MemoryNormal):
         if is_cow:
             notifier.invalidate_range_end(*span)
         return error
+
+    def copy_pud_leaves(self, child: VmArea, parent: VmArea) -> int:
+        """Copy the blocks that PUD entries map; 0 or a negative error number."""
+        if parent.anonymous:
+            return 0
+        for pudp, addr, _ in self.pud_leaves(parent.mm, parent.start, parent.end):
+            child_pudp = self.pud_alloc(child.mm, addr)
+            if child_pudp is None:
+                return -ENOMEM
+            huge = self._kernel.huge_memory
+            error = huge.copy_huge_pud(child, parent, child_pudp, pudp)
+            if error:
+                return error
+        return 0
 
     @staticmethod
     def vma_needs_copy(child: VmArea, parent: VmArea) -> bool:

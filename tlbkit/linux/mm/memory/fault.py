@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_leaf,
     pmd_table,
     pte_mkdirty,
     pte_mkuffd_wp,
@@ -26,6 +27,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_FAULT_FALLBACK,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
+    VM_NOHUGEPAGE,
     VM_SHARED,
     VM_UFFD_MISSING,
     VM_WRITE,
@@ -53,6 +55,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
 from tlbkit.linux.mm.memory.file import MemoryFile
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.include.linux.mm_types import VmArea
 
 
@@ -65,6 +68,10 @@ class MemoryFault(MemoryFile):
         """Make an access to *address* possible, or say why not: ``VM_FAULT_`` bits."""
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
         vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
+        if vma.ops is not None and vma.ops.has("huge_fault"):
+            result = self.handle_pud_fault(vmf, vma.ops)
+            if not result & VM_FAULT_FALLBACK:
+                return result
         pmdp = self.pmd_alloc(vma.mm, address)
         if pmdp is None:
             return VM_FAULT_OOM
@@ -75,6 +82,40 @@ class MemoryFault(MemoryFile):
             if not result & VM_FAULT_FALLBACK:
                 return result
         return self.handle_pte_fault(vmf)
+
+    def handle_pud_fault(self, vmf: VmFault, ops: VmOperations) -> int:
+        """Handle a fault where a PUD entry maps a block, or could; none is anonymous.
+
+        Returns:
+            ``VM_FAULT_FALLBACK`` if it must be handled further down.
+
+        Source: the PUD's part of __handle_mm_fault().
+        """
+        if self._pgtable.page_shift != 12:
+            return VM_FAULT_FALLBACK  # only this granule has blocks so high up
+        huge = self._kernel.huge_memory
+        vma = vmf.vma
+        pudp = self.pud_alloc(vma.mm, vmf.address)
+        if pudp is None:
+            return VM_FAULT_OOM
+        vmf.pud = pudp
+        pud = self._memory.read(pudp)
+        order = self._pgtable.hpage_pud_order
+        if pte_none(pud):
+            if vma.flags & VM_NOHUGEPAGE:
+                return VM_FAULT_FALLBACK
+            return ops.huge_fault(vmf, order)
+        if not pmd_leaf(pud):
+            return VM_FAULT_FALLBACK
+        if vmf.flags & FAULT_FLAG_WRITE and not pte_write(pud):
+            result = VM_FAULT_FALLBACK
+            if vma.flags & VM_SHARED:
+                result = ops.huge_fault(vmf, order)
+            if result & VM_FAULT_FALLBACK:
+                huge.split_huge_pud(vma, pudp, vmf.address)
+            return result
+        huge.huge_pud_set_accessed(vmf, pud)
+        return 0
 
     def handle_pmd_fault(self, vmf: VmFault) -> int:
         """Handle a fault where a block is, or could be.
@@ -87,6 +128,10 @@ class MemoryFault(MemoryFile):
         huge = self._kernel.huge_memory
         vma = vmf.vma
         if pte_none(vmf.orig_pmd):
+            if vma.ops is not None:
+                if vma.flags & VM_NOHUGEPAGE:
+                    return VM_FAULT_FALLBACK
+                return vma.ops.huge_fault(vmf, self._pgtable.hpage_pmd_order)
             if huge.thp_vma_allowable_orders(vma, 1 << self._pgtable.hpage_pmd_order):
                 return huge.do_huge_pmd_anonymous_page(vmf)
             return VM_FAULT_FALLBACK

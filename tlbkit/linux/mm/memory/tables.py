@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_leaf,
     pmd_table,
     pte_none,
 )
@@ -42,6 +43,11 @@ class MemoryTables:
         lock = self._kernel.page_alloc.folio_of(pfn).mapping
         assert isinstance(lock, SpinLock)
         return lock
+
+    @staticmethod
+    def pud_lockptr(mm: MmStruct) -> SpinLock:
+        """Return the lock of every PUD table of *mm*."""
+        return mm.page_table_lock
 
     def _table_alloc(self, mm: MmStruct, entryp: int, level: int, name: str) -> bool:
         """Point an empty entry to a new table at *level*; false without memory."""
@@ -119,3 +125,21 @@ class MemoryTables:
                 pmdp += 8
                 if addr >= end or crossed:
                     break
+
+    def pud_leaves(
+        self, mm: MmStruct, addr: int, end: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield ``(pudp, addr, next)`` for each block of a range that a PUD maps."""
+        pgtable = self._pgtable
+        if pgtable.folded_pud:
+            return
+        while addr < end:
+            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
+            pgdp = pgtable.pgd_offset(mm, addr)
+            if not pmd_table(pgtable.read(pgdp)):
+                following = pgtable.addr_end(addr, end, pgtable.pgdir_shift)
+            else:
+                pudp = pgtable.pud_offset(pgdp, addr)
+                if pmd_leaf(pgtable.read(pudp)):
+                    yield pudp, addr, following
+            addr = following

@@ -76,6 +76,13 @@ class MemoryZap(MemoryNormal):
         details: ZapDetails | None = None,
     ) -> None:
         """Clear the entries of one area within [addr, end)."""
+        if not vma.anonymous:
+            huge = self._kernel.huge_memory
+            for pudp, first, last in self.pud_leaves(vma.mm, addr, end):
+                if last - first < self._pgtable.pud_size:
+                    huge.split_huge_pud(vma, pudp, first)
+                else:
+                    huge.zap_huge_pud(tlb, vma, pudp, first)
         for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
             pmd = self._pgtable.read(pmdp)
             if pmd_trans_huge(pmd):

@@ -265,7 +265,7 @@ class Pgtable:
         ptrs_per_pte: Entries of one full table.
         cont_ptes: Page entries of one contiguous block.
         hpage_pmd_order, hpage_pmd_nr: Of a block that one PMD entry maps, in pages.
-        hpage_pud_nr: Of one that a PUD entry maps.
+        hpage_pud_order, hpage_pud_nr: Of a block that one PUD entry maps, in pages.
         task_size: First address that user space cannot have.
     """
 
@@ -284,6 +284,7 @@ class Pgtable:
         "hpage_pmd_nr",
         "hpage_pmd_order",
         "hpage_pud_nr",
+        "hpage_pud_order",
         "page_mask",
         "page_shift",
         "page_size",
@@ -312,7 +313,8 @@ class Pgtable:
         self.cont_ptes = 1 << _CONT_PTE_SHIFT[shift]
         self.hpage_pmd_order = shift - 3
         self.hpage_pmd_nr = 1 << self.hpage_pmd_order
-        self.hpage_pud_nr = 1 << 2 * self.hpage_pmd_order
+        self.hpage_pud_order = 2 * self.hpage_pmd_order
+        self.hpage_pud_nr = 1 << self.hpage_pud_order
         self.pud_size = 1 << self.pud_shift
         self.va_bits = 48
         self.epan = kernel.machine.model.epan
