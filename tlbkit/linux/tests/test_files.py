@@ -2,6 +2,7 @@
 
 import pytest
 
+from tlbkit.linux.include.linux.mm_types import PG_dirty
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.mm.mmap import MAP_SHARED_VALIDATE
 from tlbkit.linux.tests.audit import audit, audit_tlbs
@@ -218,3 +219,68 @@ def test_a_clean_mapping_goes_with_one_flush_and_leaves_nothing():
     assert counts.dsb["ish"] == 2, "the pages, and the table that held them"
     assert process.mm.filepages == 0
     check(kernel)
+
+
+def on_disk(kernel, page):
+    """What the disk holds at the beginning of a page of the file."""
+    inode = kernel.file_table.names["f"]
+    return inode.mapping.ops.blocks[inode][page][0]
+
+
+@pytest.mark.parametrize("hw_dbm", [False, True])
+@pytest.mark.parametrize("memory", ["file", "memfd"])
+def test_who_is_told_of_a_write_after_a_read(memory, hw_dbm):
+    """A file system hears of it by a fault, always; shared memory has no need to."""
+    kernel = boot(hw_dbm=hw_dbm)
+    process, fd = filled(kernel, 2, memfd=memory == "memfd")
+    if memory == "file":
+        process.fsync(fd)
+    else:
+        for folio in kernel.file_table.inodes[0].mapping.pages.values():
+            folio.flags &= ~PG_dirty
+    base = process.mmap(2 * PAGE, fd=fd, shared=True)
+    process.read(base)
+    counts = issued(kernel, lambda: process.write(base, 7))
+    silent = memory == "memfd" and hw_dbm
+    assert counts.faults == ({} if silent else {"permission": 1})
+    assert counts.tlbi == ({} if silent else {"VALE1": 1})
+    if memory == "file":
+        process.msync(base, PAGE)
+        assert on_disk(kernel, 0) == 7
+    process.munmap(base, 2 * PAGE)
+    folio = kernel.file_table.inodes[0].mapping.pages[0]
+    assert bool(folio.flags & PG_dirty) == (memory == "memfd")
+    check(kernel)
+
+
+def test_a_dirty_page_counts_as_mapped_until_the_flush():
+    """Who writes it back in between still finds the entry's lock, and waits."""
+    kernel = boot()
+    process, fd = filled(kernel, 2)
+    base = process.mmap(2 * PAGE, fd=fd, shared=True)
+    process.write(base, 1)
+    folio = kernel.file_table.names["f"].mapping.pages[0]
+    seen = []
+    kernel.machine.events.listen(lambda _: seen.append(folio.mapcount), {"tlbi"})
+    process.munmap(base, 2 * PAGE)
+    assert seen[0] == 1
+    assert folio.mapcount == 0
+
+
+@pytest.mark.parametrize(("dirty", "flushes"), [(0, 1), (1, 2), (3, 4), (4, 4)])
+def test_a_table_with_dirty_pages_is_flushed_by_itself(dirty, flushes):
+    """One flush for each table that holds a dirty page, one for all the clean rest."""
+    kernel = boot()
+    process = kernel.spawn()
+    table = kernel.pgtable.pmd_size
+    fd = process.open("f", create=True)
+    process.ftruncate(fd, 4 * table)
+    base = process.mmap(4 * table, fd=fd, shared=True)
+    for index in range(4):
+        address = base + index * table
+        if index < dirty:
+            process.write(address, 1)
+        else:
+            process.read(address)
+    counts = issued(kernel, lambda: process.munmap(base, 4 * table))
+    assert counts.dsb["ish"] == flushes + 1, "and one for the tables"
