@@ -225,7 +225,7 @@ class _Builder:
         able: tuple[int, ...] = ()
 
         def hear(event: Event) -> None:
-            text = self._tell(world.machine, event)
+            text = "" if able else self._tell(world.machine, event)
             if text:
                 told.append(text)
 

@@ -1,0 +1,144 @@
+"""Everything that can be taken out of the flows: found by running them, not listed.
+
+A point is named as `Machine.without` names it, what and where:
+
+- an instruction of a flush, by the function that issues it:
+  ``"dsb ish in flush_tlb_page"``;
+- all TLBIs that one caller wants: ``"tlbi in ptep_clear_flush"``;
+- a lock, by who takes it: ``"lock PTE table in wp_page_copy"``;
+- an interrupt to other CPUs: ``"ipi in tlb_remove_table_sync_one"``;
+- a check that is made again once a lock is held: ``"pte_same in wp_page_copy"``.
+"""
+
+from __future__ import annotations
+
+import dis
+import sys
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.arm64.machine import Machine
+from tlbkit.explore.search import explore
+from tlbkit.linux.kernel.kernel import PARTS
+from tlbkit.linux.kernel.locking import kind_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import FrameType
+
+    from tlbkit.arm64.events import Event
+    from tlbkit.explore.scheduler import World
+    from tlbkit.lab.gallery.meetings import Meeting
+
+KERNEL: Final = ("tlbkit.linux.", "tlbkit.patches.")
+_FLUSHES: Final = "tlbkit.linux.arch.arm64.include.asm.tlbflush"
+_HELPERS: Final = ("tlbkit.linux.kernel.locking", "tlbkit.linux.mm.mmu_notifier")
+_PREEMPTIONS: Final = 1
+
+
+def census(meetings: Mapping[str, Meeting]) -> dict[str, tuple[str, ...]]:
+    """Return every point that the meetings come by, each with the names of those.
+
+    Each is looked through up to one preemption.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for name, meeting in meetings.items():
+        for point in _points(meeting):
+            found.setdefault(point, {})[name] = None
+    return {point: tuple(found[point]) for point in sorted(found)}
+
+
+def checks() -> frozenset[str]:
+    """Return every check in the kernel's code that can be taken out."""
+    return frozenset(
+        f"{check} in {code.co_name}"
+        for part in PARTS.values()
+        for owner in part.__mro__
+        for member in vars(owner).values()
+        for code in _codes(member)
+        for check in _asked(code)
+    )
+
+
+def _codes(member: object) -> Iterator[CodeType]:
+    """Yield the code of a method, and all code in it."""
+    if isinstance(member, staticmethod | classmethod):
+        member = member.__func__
+    if not isinstance(member, FunctionType):
+        return
+    codes = [member.__code__]
+    while codes:
+        code = codes.pop()
+        yield code
+        codes += [one for one in code.co_consts if isinstance(one, CodeType)]
+
+
+def _asked(code: CodeType) -> Iterator[str]:
+    """Yield the texts that some code gives to `Machine.skips`."""
+    if "skips" not in code.co_names:
+        return
+    asking = False
+    for one in dis.get_instructions(code):
+        if one.argval == "skips":
+            asking = True
+        elif asking and isinstance(one.argval, str) and one.opname == "LOAD_CONST":
+            yield one.argval
+            asking = False
+
+
+def _points(meeting: Meeting) -> frozenset[str]:
+    """Return the points that one meeting comes by."""
+    points: set[str] = set()
+
+    class Asked(Machine):
+        """A machine that notes which checks have failed."""
+
+        def skips(self, check: str) -> bool:
+            place = sys._getframe(1).f_code.co_name  # noqa: SLF001 - the documented way to name the caller
+            points.add(f"{check} in {place}")
+            return False
+
+    def hear(event: Event) -> None:
+        points.update(_named(event, sys._getframe(1)))  # noqa: SLF001 - the same
+
+    scenario = meeting.scenario(machine=Asked)
+
+    def make() -> World:
+        world = scenario()
+        world.machine.events.listen(hear, {"tlbi", "dsb", "isb", "ipi", "lock"})
+        return world
+
+    explore(make, preemptions=_PREEMPTIONS)
+    return frozenset(points)
+
+
+def _named(event: Event, frame: FrameType | None) -> Iterator[str]:
+    """Yield the names under which what an event tells of can be taken out."""
+    places = _places(frame)
+    module, function = next(places, ("", ""))
+    match event.kind:
+        case "tlbi":
+            yield f"tlbi {event.what.name} in {function}"
+            while module == _FLUSHES:
+                module, function = next(places, ("", ""))
+            if function:
+                yield f"tlbi in {function}"
+        case "dsb":
+            yield f"dsb {event.what} in {function}"
+        case "lock" if event.new != "released":
+            yield f"lock {kind_of(event.what.name)} in {function}"
+        case "isb" | "ipi":
+            yield f"{event.kind} in {function}"
+
+
+def _places(frame: FrameType | None) -> Iterator[tuple[str, str]]:
+    """Yield module and name of each kernel function at work, the innermost first."""
+    while frame is not None:
+        module, name = frame.f_globals["__name__"], frame.f_code.co_name
+        if (
+            module.startswith(KERNEL)
+            and module not in _HELPERS
+            and not name.startswith(("_", "<"))
+        ):
+            yield module, name
+        frame = frame.f_back

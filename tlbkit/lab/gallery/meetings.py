@@ -1,0 +1,446 @@
+"""Flows that meet: what the explorer lets interleave, and what must hold in the end.
+
+Each meeting starts on a fresh kernel, with everything prepared that makes it short. The
+threads that only use memory hold the kernel to its word: what a thread wrote, it reads
+back, and what a child has got does not change. At the end all processes exit, and
+nothing may be left over. Beside that the sanitizer looks at each step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.arm64.machine import Machine
+from tlbkit.arm64.models import NEOVERSE_V2, CpuModel, TlbGeometry
+from tlbkit.errors import TlbkitError
+from tlbkit.explore.scheduler import Flow, World
+from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.kernel.kernel import Kernel
+from tlbkit.observe.sanitizer import Sanitizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from tlbkit.explore.scheduler import Scenario
+    from tlbkit.linux.process import Process, Thread
+
+PAGE: Final = 4096
+BOOT_FRAMES: Final = 2
+
+SMALL: Final = replace(
+    NEOVERSE_V2, l2=TlbGeometry(1, 64, NEOVERSE_V2.l2.shifts), walk_cache=16
+)
+"""The CPU of the meetings: Grace with a TLB that is made in no time."""
+
+
+class LostWriteError(TlbkitError):
+    """A thread does not read what it wrote, though nobody else writes there."""
+
+    def __init__(self, cpu: int, address: int, wrote: int, read: int) -> None:
+        super().__init__(
+            f"lost write: CPU {cpu} wrote {wrote:#x} to {address:#x}, "
+            f"and {read:#x} is there"
+        )
+
+
+class ChildChangedError(TlbkitError):
+    """A child's private memory changed after it was forked."""
+
+    def __init__(self, address: int, had: int, has: int) -> None:
+        super().__init__(
+            f"leak into a child: {address:#x} held {had:#x} after fork, now {has:#x}"
+        )
+
+
+class DisagreementError(TlbkitError):
+    """Two CPUs read different words at one address of one process."""
+
+    def __init__(self, address: int, words: list[int]) -> None:
+        said = ", ".join(f"CPU {n} {word:#x}" for n, word in enumerate(words))
+        super().__init__(f"CPUs disagree about {address:#x}: {said}")
+
+
+class LeakError(TlbkitError):
+    """Frames are in use after everybody has gone."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__(f"{frames} frames leaked: nobody is left who could free them")
+
+
+@dataclass
+class Stage:
+    """A fresh kernel, and what a meeting prepares on it.
+
+    Attributes:
+        kernel: The kernel.
+        flows: The flows that meet.
+        watched: Addresses at which all CPUs must agree in the end, with the process.
+        ends: Further checks at the end.
+    """
+
+    kernel: Kernel
+    flows: list[Flow] = field(default_factory=list)
+    watched: list[tuple[Process, int]] = field(default_factory=list)
+    ends: list[Callable[[], None]] = field(default_factory=list)
+
+    def flow(self, name: str, cpu: int, run: Callable[[], None]) -> None:
+        """Add a flow; a system call's error and a signal end it, and are no fault."""
+
+        def forgiving() -> None:
+            with contextlib.suppress(Signal, SystemCallError):
+                run()
+
+        self.flows.append(Flow(name, cpu, forgiving))
+
+    def writer(self, thread: Thread, address: int, *, times: int = 1) -> None:
+        """Add a flow that writes its own word, and reads it back.
+
+        Args:
+            thread: Whose CPU it runs on.
+            address: Of the page; each CPU has a word of its own in it.
+            times: How often.
+        """
+        word = address + 8 * thread.cpu
+
+        def run() -> None:
+            for n in range(times):
+                value = 0x100 * (thread.cpu + 1) + n
+                thread.write(word, value)
+                found = thread.read(word)
+                if found != value:
+                    raise LostWriteError(thread.cpu, word, value, found)
+
+        self.flow(f"thread on CPU {thread.cpu} writes", thread.cpu, run)
+
+    def reader(self, thread: Thread, address: int, *, times: int = 2) -> None:
+        """Add a flow that only reads."""
+
+        def run() -> None:
+            for _ in range(times):
+                thread.read(address)
+
+        self.flow(f"thread on CPU {thread.cpu} reads", thread.cpu, run)
+
+    def finish(self) -> None:
+        """Hold everybody to what must be true in the end."""
+        kernel = self.kernel
+        cpus = range(len(kernel.machine.cpus))
+        for process, address in self.watched:
+            words = [_peek(process, address, cpu) for cpu in cpus]
+            if len(set(words)) > 1:
+                raise DisagreementError(address, words)
+        for check in self.ends:
+            check()
+        for one in tuple(kernel.processes):
+            one.exit()
+        kernel.swap.lru_add_drain_all()
+        kernel.huge_memory.shrink_huge_zero_folio()
+        kernel.rcu.quiesce()
+        if kernel.page_alloc.in_use != BOOT_FRAMES:
+            raise LeakError(kernel.page_alloc.in_use - BOOT_FRAMES)
+
+
+def _peek(process: Process, address: int, cpu: int) -> int:
+    """Return what a CPU reads, or -1 where it may not."""
+    try:
+        return process.read(address, cpu=cpu)
+    except Signal:
+        return -1
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Flows that meet.
+
+    Attributes:
+        name: Short, for tables.
+        title: In words.
+        prepare: Puts the flows on a stage.
+        cpus: Of the machine.
+        model: Of its CPUs.
+    """
+
+    name: str
+    title: str
+    prepare: Callable[[Stage], None]
+    cpus: int = 2
+    model: CpuModel = SMALL
+
+    def scenario(
+        self, without: Collection[str] = (), machine: type[Machine] = Machine
+    ) -> Scenario:
+        """Return what makes the world of this meeting.
+
+        Args:
+            without: What is taken out, once everything is prepared.
+            machine: The class of machine.
+        """
+        taken_out = frozenset(without)
+
+        def make() -> World:
+            kernel = Kernel(machine(self.cpus, self.model))
+            stage = Stage(kernel)
+            self.prepare(stage)
+            kernel.machine.without = taken_out
+            return World(
+                kernel.machine,
+                tuple(stage.flows),
+                lambda _: Sanitizer(kernel),
+                stage.finish,
+            )
+
+        return make
+
+
+def _touched(stage: Stage, pages: int = 1) -> tuple[Process, Thread, int]:
+    """Return a process on CPU 0, its thread on CPU 1, and pages that both have used."""
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = process.mmap(pages * PAGE)
+    for page in range(pages):
+        process.write(base + page * PAGE, 1)
+        thread.write(base + page * PAGE + 8, 1)
+    return process, thread, base
+
+
+def _protect(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    stage.flow("mprotect(r)", 0, lambda: process.mprotect(base, PAGE, "r"))
+    stage.writer(thread, base, times=2)
+
+
+def _permit(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    process.mprotect(base, PAGE, "r")
+    process.read(base)
+    thread.read(base)
+    stage.flow("mprotect(rw)", 0, lambda: process.mprotect(base, PAGE, "rw"))
+    stage.writer(thread, base, times=2)
+    stage.watched.append((process, base))
+
+
+def _unmap(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    other = process.mmap(PAGE)
+
+    def run() -> None:
+        process.munmap(base, PAGE)
+        process.write(other, 5)  # a new page: the frame that was just freed
+
+    stage.flow("munmap, then a new page", 0, run)
+    stage.writer(thread, base, times=2)
+
+
+def _exit(stage: Stage) -> None:
+    process, _, _ = _touched(stage)
+    stranger = stage.kernel.spawn(1)
+    theirs = stranger.mmap(PAGE)
+    stage.flow("exit", 0, process.exit)
+    stage.writer(stranger, theirs, times=2)
+
+
+def _fork(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    children: list[tuple[Process, int]] = []
+    word = base + 8
+
+    def run() -> None:
+        child = process.fork(0)
+        children.append((child, child.read(word)))
+
+    def unchanged() -> None:
+        for child, had in children:
+            has = child.read(word)
+            if has != had:
+                raise ChildChangedError(word, had, has)
+
+    stage.flow("fork", 0, run)
+    stage.writer(thread, base, times=2)
+    stage.ends.append(unchanged)
+    stage.watched.append((process, word))
+
+
+def _shared(stage: Stage) -> tuple[Process, Thread, int]:
+    """Return a process that shares a page with its child, read on both CPUs."""
+    process, thread, base = _touched(stage)
+    process.fork(0)
+    process.read(base)
+    thread.read(base)
+    return process, thread, base
+
+
+def _copy(stage: Stage) -> None:
+    process, thread, base = _shared(stage)
+    stage.writer(process, base)
+    stage.reader(thread, base)
+    stage.watched.append((process, base))
+
+
+def _copies(stage: Stage) -> None:
+    process, thread, base = _shared(stage)
+    stage.writer(process, base)
+    stage.writer(thread, base)
+    stage.watched += [(process, base), (process, base + 8)]
+
+
+def _copy_and_child(stage: Stage) -> None:
+    process, _, base = _shared(stage)
+    child = stage.kernel.processes[-1]
+    child.migrate(1)
+    child.read(base)
+    stage.writer(process, base)
+    stage.writer(child, base)
+
+
+def _reuse(stage: Stage) -> None:
+    process, thread, base = _shared(stage)
+    stage.kernel.processes[-1].exit()
+    stage.kernel.swap.lru_add_drain_all()
+    process.read(base)
+    thread.read(base)
+    stage.writer(process, base)
+    stage.writer(thread, base)
+    stage.watched += [(process, base), (process, base + 8)]
+
+
+def _first_touch(stage: Stage) -> None:
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = process.mmap(PAGE)
+    stage.writer(process, base)
+    stage.writer(thread, base)
+    stage.watched += [(process, base), (process, base + 8)]
+
+
+def _zero_page(stage: Stage) -> None:
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = process.mmap(PAGE)
+    process.read(base)
+    thread.read(base)
+    stage.writer(process, base)
+    stage.writer(thread, base)
+    stage.watched += [(process, base), (process, base + 8)]
+
+
+def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
+    """MOVE of pages while a thread uses the source or the destination."""
+    process, thread, base = _touched(stage, pages)
+    target = process.mmap(pages * PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, pages * PAGE)
+    fd.serve(None)
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, pages * PAGE))
+    last = (pages - 1) * PAGE
+    if thread_at == "destination":
+        stage.writer(thread, target + last, times=2)
+        return
+    word = base + last + 8
+    wrote: list[int] = []
+
+    def write() -> None:
+        for value in (0x200, 0x201):
+            thread.write(word, value)
+            wrote.append(value)
+
+    def kept() -> None:
+        words = [_peek(process, at, 0) for at in (word, word - base + target)]
+        if wrote and wrote[-1] not in words:
+            raise LostWriteError(1, word, wrote[-1], words[0])
+
+    stage.flow("thread on CPU 1 writes", 1, write)
+    stage.ends.append(kept)
+
+
+def _quiet(call: Callable[..., object], *arguments: int) -> None:
+    call(*arguments)
+
+
+def _moves(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    other = fd.used_by(thread)
+    stage.flow("UFFDIO_MOVE on CPU 0", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow(
+        "UFFDIO_MOVE on CPU 1", 1, lambda: _quiet(other.move, target, base, PAGE)
+    )
+
+
+def _move_and_protect(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("mprotect(r)", 1, lambda: thread.mprotect(base, PAGE, "r"))
+
+
+def _move_and_unmap(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("munmap", 1, lambda: thread.munmap(base, PAGE))
+
+
+def _writeprotect(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    fd = process.userfaultfd("WP_ASYNC")
+    fd.register(base, PAGE, missing=False, wp=True)
+    stage.flow("UFFDIO_WRITEPROTECT", 0, lambda: fd.writeprotect(base, PAGE))
+    stage.writer(thread, base, times=2)
+    stage.watched.append((process, base + 8))
+
+
+def _fills(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    other = fd.used_by(thread)
+    stage.flow("UFFDIO_COPY", 0, lambda: _quiet(fd.copy, target, base, PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, target, PAGE))
+
+
+MEETINGS: Final = {
+    one.name: one
+    for one in (
+        Meeting("protect", "mprotect(r) while a thread writes", _protect),
+        Meeting("permit", "mprotect(rw) while a thread writes", _permit),
+        Meeting("unmap", "munmap and a new page, while a thread writes", _unmap),
+        Meeting("exit", "exit while another process works", _exit),
+        Meeting("fork", "fork while a thread writes", _fork),
+        Meeting("copy", "copy on write while a thread reads", _copy),
+        Meeting("copies", "two threads write to a shared page", _copies),
+        Meeting("child", "parent and child write to a shared page", _copy_and_child),
+        Meeting("reuse", "two threads write to a page that was shared", _reuse),
+        Meeting("first touch", "two threads write where no page is", _first_touch),
+        Meeting("zero page", "two threads write to the zero page", _zero_page),
+        Meeting(
+            "move source",
+            "UFFDIO_MOVE while a thread writes to the source",
+            lambda stage: _move(stage, thread_at="source"),
+        ),
+        Meeting(
+            "move run",
+            "UFFDIO_MOVE of two pages while a thread writes to the second",
+            lambda stage: _move(stage, thread_at="source", pages=2),
+        ),
+        Meeting(
+            "move target",
+            "UFFDIO_MOVE while a thread writes to the destination",
+            lambda stage: _move(stage, thread_at="destination"),
+        ),
+        Meeting("moves", "two UFFDIO_MOVE of one page", _moves),
+        Meeting("move and protect", "UFFDIO_MOVE and mprotect(r)", _move_and_protect),
+        Meeting("move and unmap", "UFFDIO_MOVE and munmap", _move_and_unmap),
+        Meeting("write-protect", "UFFDIO_WRITEPROTECT and a writer", _writeprotect),
+        Meeting("fills", "UFFDIO_COPY and UFFDIO_ZEROPAGE of one page", _fills),
+    )
+}
+"""Every meeting, by its name."""
