@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_dirty,
     pte_mkclean,
+    pte_mkdirty,
     pte_mkold,
+    pte_mkyoung,
     pte_valid_cont,
     pte_write,
     pte_wrprotect,
+    pte_young,
 )
 
 if TYPE_CHECKING:
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
 FPB_RESPECT_DIRTY: Final = 1 << 0
 FPB_RESPECT_WRITE: Final = 1 << 2
 FPB_MERGE_WRITE: Final = 1 << 3
+FPB_MERGE_YOUNG_DIRTY: Final = 1 << 4
 
 
 def folio_pte_batch_flags(
@@ -36,11 +41,12 @@ def folio_pte_batch_flags(
             never does; the dirty state and the write permission only if respected.
 
     Returns:
-        The number, and *pte*: with FPB_MERGE_WRITE it is writable if any of them is.
+        The number, and *pte*: with FPB_MERGE_WRITE it is writable if any of them is,
+        with FPB_MERGE_YOUNG_DIRTY young or dirty likewise.
     """
     max_nr = min(max_nr, folio.pfn + folio.nr_pages - pgtable.pte_pfn(pte))
     first = pte
-    writable = False
+    writable = young = dirty = False
     nr = _pte_batch_hint(pgtable, ptep, pte)
     expected = _clear_ignored(pgtable.pte_advance_pfn(pte, nr), flags)
     while nr < max_nr:
@@ -49,11 +55,16 @@ def folio_pte_batch_flags(
         if _clear_ignored(pte, flags) != expected:
             break
         writable = writable or pte_write(pte)
+        young = young or pte_young(pte)
+        dirty = dirty or pte_dirty(pte)
         hint = _pte_batch_hint(pgtable, at, pte)
         expected = pgtable.pte_advance_pfn(expected, hint)
         nr += hint
     if writable and flags & FPB_MERGE_WRITE:
         first = pgtable.pte_mkwrite(first)
+    if flags & FPB_MERGE_YOUNG_DIRTY:
+        first = pte_mkyoung(first) if young else first
+        first = pte_mkdirty(first) if dirty else first
     return min(nr, max_nr), first
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 from tlbkit.linux.include.linux.mm_types import (
+    PG_active,
     PG_lru,
+    PG_referenced,
     PG_reserved,
     PG_swapbacked,
+    PG_swapcache,
 )
 from tlbkit.linux.mm.page_alloc import BadPageError
 
@@ -16,6 +19,9 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 FOLIO_BATCH_SIZE: Final = 31
+Move = Literal["add", "lazyfree"]
+"""What a batch is on its way to the lists for."""
+MOVES: Final[tuple[Move, ...]] = get_args(Move)
 
 
 class Swap:
@@ -26,7 +32,9 @@ class Swap:
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
-        self._batches: list[list[Folio]] = [[] for _ in kernel.machine.cpus]
+        self._batches: list[dict[Move, list[Folio]]] = [
+            {"add": [], "lazyfree": []} for _ in kernel.machine.cpus
+        ]
 
     def folio_put(self, folio: Folio) -> None:
         """Drop one reference, and the folio with the last."""
@@ -49,32 +57,57 @@ class Swap:
         for folio in folios:
             self.folio_put(folio)
 
-    def folio_add_lru(self, folio: Folio) -> None:
-        """Queue a folio for the LRU lists; until it gets there the queue holds it.
+    # -- batches ---------------------------------------------------------------------
 
-        A large folio does not wait, and neither does what was queued before it.
-        """
+    def folio_add_lru(self, folio: Folio) -> None:
+        """Queue a folio for the LRU lists; until it gets there the queue holds it."""
+        self._folio_batch_add(folio, "add")
+
+    def folio_mark_lazyfree(self, folio: Folio) -> None:
+        """Queue a folio to be one that reclaim may drop unless it is written again."""
+        if self._may_be_lazyfree(folio) and folio.flags & PG_lru:
+            folio.flags &= ~PG_lru
+            self._folio_batch_add(folio, "lazyfree")
+
+    @staticmethod
+    def _may_be_lazyfree(folio: Folio) -> bool:
+        return folio.anon and folio.flags & (PG_swapbacked | PG_swapcache) == (
+            PG_swapbacked
+        )
+
+    def _folio_batch_add(self, folio: Folio, move: Move) -> None:
+        """Queue a folio, off the lists; a large one does not wait, nor those before."""
         folio.refcount += 1
-        batch = self._batches[self._machine.running.number]
+        number = self._machine.running.number
+        batch = self._batches[number][move]
         batch.append(folio)
         if len(batch) >= FOLIO_BATCH_SIZE or folio.order:
-            self.lru_add_drain()
+            self._folio_batch_move_lru(number, move)
 
-    def lru_add_drain(self) -> None:
-        """Put what this CPU has queued on the LRU lists."""
-        number = self._machine.running.number
-        batch, self._batches[number] = self._batches[number], []
+    def _folio_batch_move_lru(self, number: int, move: Move) -> None:
+        """Put on the lists what CPU *number* has queued, and let go of it."""
+        batch = self._batches[number][move]
+        self._batches[number][move] = []
         for folio in batch:
+            if move == "lazyfree" and self._may_be_lazyfree(folio):
+                folio.flags &= ~(PG_active | PG_referenced | PG_swapbacked)
             folio.flags |= PG_lru
             self.folio_put(folio)
 
+    def lru_add_drain(self) -> None:
+        """Put on the LRU lists what this CPU has queued."""
+        self._lru_add_drain_cpu(self._machine.running.number)
+
     def lru_add_drain_all(self) -> None:
-        """Put what any CPU has queued on the LRU lists."""
-        for number, batch in enumerate(self._batches):
-            self._batches[number] = []
-            for folio in batch:
-                folio.flags |= PG_lru
-                self.folio_put(folio)
+        """Put on the LRU lists what any CPU has queued."""
+        for cpu in self._machine.cpus:
+            self._lru_add_drain_cpu(cpu.number)
+
+    def _lru_add_drain_cpu(self, number: int) -> None:
+        for move in MOVES:
+            self._folio_batch_move_lru(number, move)
+
+    # -- counters --------------------------------------------------------------------
 
     @staticmethod
     def inc_file_counter(mm: MmStruct, folio: Folio, nr: int = 1) -> None:

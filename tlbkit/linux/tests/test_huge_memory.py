@@ -1113,7 +1113,7 @@ def test_advice_errors():
     assert refused(process, 0, PAGE, "hugepage") == "ENOMEM"
     process.madvise(base, 0, "hugepage")
     with pytest.raises(InputError, match=r"known are .*collapse"):
-        process.madvise(base, BLOCK, "dontfork")
+        process.madvise(base, BLOCK, "think_twice")
 
 
 def test_advice_divides_and_joins_areas():

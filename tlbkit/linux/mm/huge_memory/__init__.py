@@ -15,9 +15,10 @@ from __future__ import annotations
 from tlbkit.linux.mm.huge_memory.change import HugeChange
 from tlbkit.linux.mm.huge_memory.fault import HugeFault
 from tlbkit.linux.mm.huge_memory.pud import HugePud
+from tlbkit.linux.mm.huge_memory.reclaim import HugeReclaim
 
 
-class HugeMemory(HugeFault, HugeChange, HugePud):
+class HugeMemory(HugeFault, HugeChange, HugePud, HugeReclaim):
     """Blocks and large folios."""
 
     __slots__ = ()

@@ -110,7 +110,7 @@ class HugeChange(HugeSplit):
             # It is there already, so this only counts the child.
             self.mm_get_huge_zero_folio(child.mm)
         else:
-            folio = self._folio_of(pmd)
+            folio = self.folio_of(pmd)
             folio.refcount += 1
             if not self._kernel.rmap.folio_try_dup_anon_rmap_pmd(folio, child, parent):
                 self._kernel.swap.folio_put(folio)
@@ -157,7 +157,7 @@ class HugeChange(HugeSplit):
         if self.maps_raw_frames(vma) or self.is_huge_zero_pmd(pmd):
             ptl.release()
             return True
-        folio = self._folio_of(pmd)
+        folio = self.folio_of(pmd)
         self._kernel.rmap.folio_remove_rmap_pmd(folio, vma)
         if folio.anon:
             vma.mm.anonpages -= folio.nr_pages
@@ -310,7 +310,7 @@ class HugeChange(HugeSplit):
             return -ENOENT
         folio = None
         if not self.is_huge_zero_pmd(src_pmdval):
-            folio = self._folio_of(src_pmdval)
+            folio = self.folio_of(src_pmdval)
             if not folio.page_exclusive(folio.pfn):
                 src_ptl.release()
                 return -EBUSY
@@ -366,7 +366,7 @@ class HugeChange(HugeSplit):
             pgtable.set_pte(dst_pmd, pte_clear_uffd_wp(pmd))
             self._move_deposited(src_pmd, dst_pmd)
         else:
-            folio = self._folio_of(src_pmdval)
+            folio = self.folio_of(src_pmdval)
             if folio.maybe_dma_pinned() or not folio.page_exclusive(folio.pfn):
                 error = -EBUSY
             else:

@@ -223,7 +223,7 @@ class HugeFault(HugeSplit):
         if self._pgtable.read(vmf.pmd) != vmf.orig_pmd:
             ptl.release()
             return 0
-        folio = self._folio_of(vmf.orig_pmd)
+        folio = self.folio_of(vmf.orig_pmd)
         if folio.page_exclusive(folio.pfn):
             return self._reuse_pmd(vmf)
         if not folio_trylock(folio):

@@ -122,7 +122,7 @@ class HugeSplit(HugeZero):
         self.zap_file_table(vma.mm, pmdp)
         if self.maps_raw_frames(vma) or self.is_huge_zero_pmd(old):
             return
-        folio = self._folio_of(old)
+        folio = self.folio_of(old)
         if pte_dirty(old):
             folio.flags |= PG_dirty
         if pte_young(old):
@@ -158,7 +158,7 @@ class HugeSplit(HugeZero):
         rmap = self._kernel.rmap
         nr = pgtable.hpage_pmd_nr
         old = self._kernel.pgtable_generic.pmdp_invalidate(vma, haddr, pmdp)
-        folio = self._folio_of(old)
+        folio = self.folio_of(old)
         if pte_dirty(old):
             folio.flags |= PG_dirty
         exclusive = folio.page_exclusive(folio.pfn)
@@ -322,7 +322,7 @@ class HugeSplit(HugeZero):
 
     # --------------------------------------------------------------------------------
 
-    def _folio_of(self, pmd: int) -> LargeFolio:
+    def folio_of(self, pmd: int) -> LargeFolio:
         """Return the folio that a block entry maps."""
         folio = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd))
         assert isinstance(folio, LargeFolio)

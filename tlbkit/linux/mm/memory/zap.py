@@ -67,6 +67,14 @@ class MemoryZap(MemoryNormal):
             ):
                 self.unmap_page_range(tlb, vma, first, last)
 
+    def zap_page_range_single_batched(
+        self, tlb: MmuGather, vma: VmArea, start: int, end: int
+    ) -> None:
+        """Clear the entries of a part of *vma*, which stays mapped."""
+        self._kernel.swap.lru_add_drain()
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+            self.unmap_page_range(tlb, vma, start, end)
+
     def unmap_page_range(
         self,
         tlb: MmuGather,

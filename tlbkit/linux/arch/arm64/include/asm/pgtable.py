@@ -573,3 +573,28 @@ class Pgtable:
         if pte_valid_cont(self.read(ptep)):
             return self._kernel.contpte.contpte_ptep_test_and_clear_young(ptep)
         return self.ptep_test_and_clear_young_(ptep)
+
+    def clear_young_dirty_ptes(self, ptep: int, nr: int, *, dirty: bool) -> None:
+        """Clear the access flag, and maybe the dirty state, of *nr* entries; no flush.
+
+        A contiguous block at either end is treated whole: both belong to the folio.
+        """
+        end = ptep + nr * 8
+        size = self.cont_ptes * 8
+        if pte_cont(self.read(end - 8)):
+            end = -(-end // size) * size
+        if pte_cont(self.read(ptep)):
+            ptep &= -size
+        for place in range(ptep, end, 8):
+            self.clear_young_dirty_pte_(place, dirty=dirty)
+
+    def clear_young_dirty_pte_(self, ptep: int, *, dirty: bool) -> None:
+        """Do so with one entry as it is: __clear_young_dirty_pte()."""
+        cpu = self._machine.running
+        old = self._machine.memory.read(ptep)
+        while True:
+            new = pte_mkold(pte_mkclean(old) if dirty else old)
+            was = cpu.compare_exchange(ptep, old, new, "clear_young_dirty_pte")
+            if was == old:
+                return
+            old = was

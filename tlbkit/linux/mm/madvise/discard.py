@@ -1,0 +1,120 @@
+"""Advice that drops pages: MADV_DONTNEED at once, MADV_FREE when memory is short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_trans_huge,
+    pte_dirty,
+    pte_young,
+)
+from tlbkit.linux.include.linux.mm import VM_HUGETLB, VM_LOCKED, VM_PFNMAP
+from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
+from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOMEM
+from tlbkit.linux.mm.madvise.part import MadviseWalk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.mm.madvise.part import Mapped, Part
+    from tlbkit.linux.mm.mmu_gather import MmuGather
+
+_KEPT = VM_LOCKED | VM_PFNMAP | VM_HUGETLB
+
+
+class MadviseDiscard(MadviseWalk):
+    """Drops the pages of a range, or lets reclaim drop them."""
+
+    __slots__ = ()
+
+    def madvise_dontneed(self, part: Part) -> int:
+        """Drop the pages of a range now; the next access finds zeros: MADV_DONTNEED."""
+        return self.madvise_dontneed_free(part, self.madvise_dontneed_single_vma)
+
+    def madvise_free(self, part: Part) -> int:
+        """Let reclaim drop the pages that are not written again: MADV_FREE."""
+        return self.madvise_dontneed_free(part, self.madvise_free_single_vma)
+
+    def madvise_dontneed_free(self, part: Part, drop: Callable[[Part], int]) -> int:
+        """Check the area, tell who watches it, and drop its pages; 0 or an error.
+
+        Who is told is waited for without the lock, so the area is looked up anew.
+        """
+        if part.vma.flags & _KEPT:
+            return -EINVAL
+        mm = part.vma.mm
+        uffd = self._kernel.fs_userfaultfd
+        if not uffd.userfaultfd_remove(part.vma, part.start, part.end):
+            mm.mmap_lock.down_read()
+            vma = self._kernel.vma.vma_lookup(mm, part.start)
+            if vma is None:
+                return -ENOMEM
+            if vma.flags & _KEPT:
+                return -EINVAL
+            part.vma = vma
+            part.end = min(part.end, vma.end)
+        return drop(part)
+
+    def madvise_dontneed_single_vma(self, part: Part) -> int:
+        """Clear the entries of a range, and keep their pages until the flush."""
+        assert part.tlb is not None
+        self._kernel.memory.zap_page_range_single_batched(
+            part.tlb, part.vma, part.start, part.end
+        )
+        return 0
+
+    def madvise_free_single_vma(self, part: Part) -> int:
+        """Take the pages of a range for clean and old, so that nobody writes them out.
+
+        A write makes its entry dirty again. A TLB that still holds the dirty entry
+        would let one pass unseen: hence the flush at the end of the area.
+        """
+        vma, tlb = part.vma, part.tlb
+        assert tlb is not None
+        if not vma.anonymous:
+            return -EINVAL
+        self._kernel.swap.lru_add_drain()
+
+        def free(mapped: Mapped) -> None:
+            self.free_ptes(tlb, mapped)
+
+        with self._kernel.mmu_notifier.invalidate_range(
+            vma.mm, "CLEAR", part.start, part.end
+        ):
+            for pmdp, addr, end in self._kernel.memory.pmd_entries(
+                vma.mm, part.start, part.end
+            ):
+                if not self._free_block(tlb, vma, pmdp, addr, end):
+                    self.walk_ptes(vma, pmdp, addr, end, free)
+            self._kernel.gather.tlb_end_vma(tlb, vma)
+        return 0
+
+    def _free_block(
+        self, tlb: MmuGather, vma: VmArea, pmdp: int, addr: int, end: int
+    ) -> bool:
+        """Do so with a block as one; tell whether nothing is left to do."""
+        return pmd_trans_huge(
+            self._pgtable.read(pmdp)
+        ) and self._kernel.huge_memory.madvise_free_huge_pmd(tlb, vma, pmdp, addr, end)
+
+    def free_ptes(self, tlb: MmuGather, mapped: Mapped) -> None:
+        """Take one folio for clean and old: a round of madvise_free_pte_range()."""
+        folio = mapped.folio
+        if folio.flags & PG_dirty:
+            if not folio_trylock(folio):
+                return
+            alone = folio.mapcount == folio.nr_pages
+            if alone:
+                folio.flags &= ~PG_dirty
+            folio_unlock(self._kernel.machine, folio)
+            if not alone:
+                return
+        if pte_young(mapped.pte) or pte_dirty(mapped.pte):
+            self._pgtable.clear_young_dirty_ptes(mapped.ptep, mapped.nr, dirty=True)
+            self._kernel.gather.tlb_flush_pte_range(
+                tlb, mapped.addr, mapped.nr * self._pgtable.page_size
+            )
+        self._kernel.swap.folio_mark_lazyfree(folio)
