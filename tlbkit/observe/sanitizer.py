@@ -15,10 +15,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from tlbkit.observe.rules import coherence
+from tlbkit.observe.rules import coherence, counts, locks, walkers
 from tlbkit.observe.rules.coherence import Coherence
+from tlbkit.observe.rules.counts import Counts
+from tlbkit.observe.rules.locks import Locks
 from tlbkit.observe.rules.rule import Report, Rule, RuleBrokenError
 from tlbkit.observe.rules.tables import LEAVES, Tables
+from tlbkit.observe.rules.walkers import Walkers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,6 +39,13 @@ RULES: Final[Mapping[str, Rule]] = {
         coherence.NO_DSB,
         coherence.FREED,
         coherence.BREAK_FIRST,
+        coherence.REUSED_ASID,
+        walkers.LOCKLESS,
+        walkers.HOOKED,
+        counts.MAPCOUNT,
+        counts.REFERENCES,
+        locks.ENTRY,
+        locks.ORDER,
     )
 }
 """Every rule, by its name."""
@@ -61,20 +71,25 @@ class Sanitizer:
         self._shift = kernel.pgtable.page_shift
         self._halt = halt
         self.reports: list[Report] = []
-        self._locks: dict[int, dict[object, str]] = {}
         self._handlers: Mapping[str, Callable[[Event], None]] = {}
 
     def __enter__(self) -> Self:
         """Begin to listen."""
-        self._tables = Tables(self._kernel)
-        self._coherence = Coherence(self._kernel, self._locks, self._report)
+        kernel, machine = self._kernel, self._kernel.machine
+        self._tables = Tables(kernel)
+        self._locks = Locks(machine, self._report)
+        self._coherence = Coherence(kernel, self._locks, self._report)
+        self._counts = Counts(kernel, self._tables, self._report)
+        self._walkers = Walkers(machine, self._report)
         self._handlers = {
             "store": self._store,
-            "hardware": self._coherence_store,
+            "hardware": self._hardware,
             "fill": self._coherence.fill,
             "drop": self._coherence.drop,
             "tlbi": self._coherence.tlbi,
             "dsb": self._coherence.dsb,
+            "switch": self._coherence.switch,
+            "irq": self._walkers.irq,
             "lock": self._lock,
             "alloc": self._alloc,
             "free": self._free,
@@ -109,28 +124,38 @@ class Sanitizer:
 
     def _store(self, event: Event) -> None:
         table = self._tables.find(event.what >> self._shift)
+        if table is None:
+            self._coherence.store(event, None)
+            return
         gone = None
-        if table is not None and table.level != LEAVES:
+        if table.level != LEAVES:
             gone = self._tables.store(table, event)
         self._coherence.store(event, gone)
+        self._locks.store(event, table)
+        self._counts.store(event, table)
 
-    def _coherence_store(self, event: Event) -> None:
+    def _hardware(self, event: Event) -> None:
         self._coherence.store(event, None)
 
     def _lock(self, event: Event) -> None:
-        locks = self._locks.setdefault(event.cpu, {})
-        if event.new == "released":
-            locks.pop(event.what, None)
-            self._coherence.released(event.what, event)
-        else:
-            locks[event.what] = event.new
+        if event.new != "released":
+            self._locks.take(event)
+            return
+        self._locks.release(event)
+        self._counts.released(event.what, self._locks.held[event.cpu], event)
+        self._coherence.released(event.what, event)
 
     def _alloc(self, event: Event) -> None:
         self._tables.forget(event.what, event.new)
+        self._counts.forget(event.what, event.new)
 
     def _free(self, event: Event) -> None:
         self._coherence.free(event)
+        table = self._tables.known(event.what)
+        if table is not None:
+            self._walkers.free(event, table)
         self._tables.forget(event.what, event.old)
+        self._counts.forget(event.what, event.old)
 
     def _call(self, event: Event) -> None:
         self._coherence.settle(event.number)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
     from tlbkit.observe.calls import Call
+    from tlbkit.observe.rules.locks import Lock, Locks
     from tlbkit.observe.rules.tables import Table
 
 _MAINTENANCE: Final = 'Arm ARM (DDI 0487) D8.14 "TLB maintenance"'
@@ -158,7 +159,7 @@ class Obligation:
     )
 
     def __init__(
-        self, cpu: int, mm: MmStruct, locks: frozenset[object], names: list[str]
+        self, cpu: int, mm: MmStruct, locks: frozenset[Lock], names: list[str]
     ) -> None:
         self.cpu = cpu
         self.mm = mm
@@ -203,14 +204,14 @@ class Coherence:
 
     Args:
         kernel: Whose.
-        held_locks: For each CPU, the locks that it has, with how it has them.
+        locks: Knows who has which.
         report: Called with what is wrong.
     """
 
     def __init__(
         self,
         kernel: Kernel,
-        held_locks: dict[int, dict[object, str]],
+        locks: Locks,
         report: Callable[[Report], None],
     ) -> None:
         self._kernel = kernel
@@ -218,7 +219,7 @@ class Coherence:
         self._memory = kernel.machine.memory
         self._shift = kernel.pgtable.page_shift
         self._resizes = kernel.machine.model.bbml2_noabort
-        self._locks = held_locks
+        self._locks = locks
         self._report = report
         regimes = [
             regime
@@ -342,7 +343,7 @@ class Coherence:
         if mm is None:
             return None
         cpu = event.cpu
-        locks = self._locks.get(cpu, {})
+        locks = self._locks.held.get(cpu, {})
         exclusive = frozenset(lock for lock, how in locks.items() if how != "read")
         for known in self._obligations.setdefault(cpu, []):
             if known.mm is mm and known.locks == exclusive and exclusive:
@@ -357,7 +358,7 @@ class Coherence:
     def _owner(self, held: Held) -> MmStruct | None:
         """Return the address space that an item belongs to, if it can still be used."""
         for mm in self._kernel.fork.mmlist:
-            if mm.regimes is not None and held.regime in mm.regimes:
+            if any(regime is held.regime for regime in mm.regimes or ()):
                 return mm if mm.users else None
         return None
 
@@ -417,7 +418,7 @@ class Coherence:
 
     # -- when a debt is due ----------------------------------------------------------
 
-    def released(self, lock: object, event: Event) -> None:
+    def released(self, lock: Lock, event: Event) -> None:
         """A lock was released: what was owed under it alone is due."""
         for obligation in tuple(self._obligations.get(event.cpu, ())):
             if lock in obligation.locks:
@@ -488,7 +489,28 @@ class Coherence:
         self._forgive(obligation, obligation.debts, DEAD)
         self._report(report)
 
-    # -- freed frames, new owners of an ASID -----------------------------------------
+    # -- new owners of an ASID and of a frame ----------------------------------------
+
+    def switch(self, event: Event) -> None:
+        """A CPU begins to use an ASID: nobody else's entries may answer for it."""
+        tlb = self._machine.cpus[event.cpu].tlb.cpu
+        others = self.holdings.of_others(tlb, event.new)
+        if others is None:
+            return
+        headline = (
+            f"CPU {event.cpu} begins to use asid {event.new.asid:#x}, and still holds "
+            f"{others} of another address space"
+        )
+        now = Section(f"Switched at step {event.number}", (), path(4))
+        self._report(
+            Report(
+                REUSED_ASID,
+                headline,
+                event.cpu,
+                event.number,
+                (now, self._filled(others)),
+            )
+        )
 
     def free(self, event: Event) -> None:
         """A frame was freed: nothing stale may lead there."""
@@ -588,6 +610,5 @@ class Coherence:
         return Section("No TLBI was issued since then")
 
 
-def _lock_in_words(lock: object, how: str) -> str:
-    name = getattr(lock, "name", "a lock")
-    return name if how == "acquired" else f"{name} for {_HOW[how]}"
+def _lock_in_words(lock: Lock, how: str) -> str:
+    return lock.name if how == "acquired" else f"{lock.name} for {_HOW[how]}"

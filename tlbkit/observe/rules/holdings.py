@@ -177,12 +177,13 @@ class Holdings:
         by_frame: Addresses of such descriptors, by the frame of their table.
     """
 
-    __slots__ = ("_machine", "_shift", "by_descriptor", "by_frame", "held")
+    __slots__ = ("_machine", "_owners", "_shift", "by_descriptor", "by_frame", "held")
 
     def __init__(self, machine: Machine, regimes: Iterable[Regime]) -> None:
         self._machine = machine
         self._shift = machine.model.page_shift
         self.held: dict[Key, Held] = {}
+        self._owners: dict[tuple[int, int], dict[int, int]] = {}
         self.by_descriptor: dict[int, dict[Key, Held]] = {}
         self.by_frame: dict[int, set[int]] = {}
         known = {regime.asid: regime for regime in regimes}
@@ -211,6 +212,10 @@ class Holdings:
         if held.where:
             return None
         del self.held[key]
+        owners = self._owners[event.cpu, event.what.asid]
+        owners[held.regime.bases[0]] -= 1
+        if not owners[held.regime.bases[0]]:
+            del owners[held.regime.bases[0]]
         for pa in sources(event.what):
             made = self.by_descriptor[pa]
             del made[key]
@@ -221,6 +226,18 @@ class Holdings:
                 if not frame:
                     del self.by_frame[pa >> self._shift]
         return held
+
+    def of_others(self, cpu: int, regime: Regime) -> Held | None:
+        """Return what a TLB holds under the ASID of *regime* that has other tables."""
+        owners = self._owners.get((cpu, regime.asid), {})
+        if not owners or tuple(owners) == (regime.bases[0],):
+            return None
+        return next(
+            held
+            for held in self.held.values()
+            if (held.cpu, held.asid) == (cpu, regime.asid)
+            and held.regime.bases[0] != regime.bases[0]
+        )
 
     def _note(
         self,
@@ -242,6 +259,8 @@ class Holdings:
         held = Held(cpu, what, regime, filled)
         held.where.append(structure)
         self.held[key] = held
+        owners = self._owners.setdefault((cpu, what.asid), {})
+        owners[regime.bases[0]] = owners.get(regime.bases[0], 0) + 1
         for pa in sources(what):
             self.by_descriptor.setdefault(pa, {})[key] = held
             self.by_frame.setdefault(pa >> self._shift, set()).add(pa)

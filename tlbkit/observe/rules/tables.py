@@ -66,6 +66,10 @@ class Tables:
         except KeyError:
             return self._look(pfn)
 
+    def known(self, pfn: int) -> Table | None:
+        """Return the table in a frame if it was met before."""
+        return self._tables.get(pfn)
+
     def _look(self, pfn: int) -> Table | None:
         """Return what a frame that was not met before holds."""
         folio = self._folio(pfn)
@@ -80,6 +84,10 @@ class Tables:
                 table.mm = mms[0] if mms else None
         self._tables[pfn] = table
         return table
+
+    def all(self) -> Iterator[Table]:
+        """Go over all tables that are known."""
+        return (table for table in tuple(self._tables.values()) if table is not None)
 
     def forget(self, pfn: int, order: int) -> None:
         """Forget frames that change their owner."""

@@ -1,9 +1,14 @@
 """The sanitizer: silent on a sound kernel, and exact on one that lacks a step."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 
 from tlbkit import Kernel, Machine
+from tlbkit.arm64.models import find_model
+from tlbkit.linux.kernel.locking import SpinLock
+from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.observe.rules.rule import RuleBrokenError
 from tlbkit.observe.sanitizer import RULES, Sanitizer
 from tlbkit.observe.tests.support import CORES, PAGE, STEPS, Program
@@ -117,3 +122,155 @@ def test_a_run_may_go_on_after_a_report():
     rules = run(protect, {"tlbi VALE1IS in mprotect"}, halt=False)
     assert [report.rule.id for report in rules.reports] == ["stale-translation"]
     assert rules.reports[0].to_json()["rule"] == "stale-translation"
+
+
+# -- rules beside what TLBs hold -------------------------------------------------------
+
+
+def started(**changes):
+    """A kernel, a process of it and one page that was written."""
+    machine = Machine(2, replace(find_model("neoverse-v2"), **changes))
+    kernel = Kernel(machine)
+    process = kernel.spawn()
+    page = process.mmap(PAGE)
+    process.write(page, 1)
+    return kernel, process, page
+
+
+def reported(kernel, operation):
+    """Return the rule that *operation* breaks."""
+    with pytest.raises(RuleBrokenError) as caught, Sanitizer(kernel):
+        operation()
+    return caught.value.report.rule.id
+
+
+def test_a_walker_keeps_a_table():
+    """A table must not be freed under a CPU that had its interrupts off before."""
+    kernel, process, page = started()
+    walker = kernel.machine.cpu(1)
+    kernel.machine.without = frozenset({"ipi in tlb_remove_table_sync_one"})
+
+    def unmap_without_memory():
+        walker.irq_disable()
+        kernel.page_alloc.fail = lambda: True
+        process.munmap(page, PAGE)
+
+    assert reported(kernel, unmap_without_memory) == "lockless-walker"
+
+
+def test_a_walker_that_came_later_keeps_nothing():
+    """Who turns interrupts off when the table is unhooked already cannot be in it."""
+    kernel, process, page = started()
+    walker = kernel.machine.cpu(1)
+
+    def late(event):
+        if event.why == "table unhooked" and walker.irqs_on:
+            walker.irq_disable()
+
+    kernel.machine.without = frozenset({"ipi in tlb_remove_table_sync_one"})
+    kernel.page_alloc.fail = lambda: True
+    with Sanitizer(kernel) as rules:
+        kernel.machine.events.listen(late, {"store"})
+        process.munmap(page, PAGE)
+    assert not walker.irqs_on
+    assert rules.reports == []
+
+
+def test_a_table_in_use_is_not_freed():
+    """The entry that points to a table goes first."""
+    kernel, process, page = started()
+    pmdp = kernel.pgtable.find_pmd(process.mm, page)
+    table = kernel.pgtable.pte_pfn(kernel.pgtable.read(pmdp))
+    folio = kernel.page_alloc.folio_of(table)
+    assert reported(kernel, lambda: kernel.page_alloc.free(folio)) == "table-in-use"
+
+
+def test_a_mapping_that_is_not_counted_is_found(monkeypatch):
+    """A map count that misses an entry shows when the table's lock is released."""
+    kernel, process, page = started()
+    monkeypatch.setattr(Rmap, "folio_remove_rmap_pte", lambda *_: None)
+    assert reported(kernel, lambda: process.munmap(page, PAGE)) == "mapcount"
+
+
+def test_a_mapping_without_a_reference_is_found():
+    """Each entry holds its page."""
+    kernel, process, page = started()
+    ptep = kernel.pgtable.find_pte(process.mm, page)
+    folio = kernel.page_alloc.folio_of(
+        kernel.pgtable.pte_pfn(kernel.pgtable.read(ptep))
+    )
+    kernel.swap.lru_add_drain_all()
+    folio.refcount = 0
+    assert reported(kernel, process.fork) == "references"
+
+
+def test_an_entry_changes_under_its_lock():
+    """A store to a live table without its lock is an error, even if it is harmless."""
+    kernel, process, page = started()
+    ptep = kernel.pgtable.find_pte(process.mm, page)
+    pte = kernel.pgtable.read(ptep)
+    assert reported(kernel, lambda: kernel.pgtable.set_pte(ptep, pte)) == "entry-lock"
+    lock = kernel.memory.pte_lockptr(
+        kernel.pgtable.read(kernel.pgtable.find_pmd(process.mm, page))
+    )
+    with Sanitizer(kernel), lock:
+        kernel.pgtable.set_pte(ptep, pte)
+
+
+def nest(outer, inner):
+    """Take two locks."""
+    with outer, inner:
+        pass
+
+
+def test_locks_are_taken_in_one_order():
+    """Two kinds of locks in both orders can stop two CPUs for ever."""
+    kernel, _, _ = started()
+    one, other, third = (SpinLock(kernel.machine, name) for name in "abc")
+
+    def around():
+        nest(one, other)
+        nest(other, third)
+        nest(third, one)
+
+    assert reported(kernel, around) == "lock-order"
+
+
+def test_a_lock_around_both_orders_makes_them_safe():
+    """Who holds a third lock meanwhile never meets the other."""
+    kernel, _, _ = started()
+    one, other, gate = (SpinLock(kernel.machine, name) for name in "abc")
+    with Sanitizer(kernel) as rules:
+        with gate:
+            nest(one, other)
+        with gate:
+            nest(other, one)
+    assert rules.reports == []
+    assert reported(kernel, lambda: (nest(one, other), nest(other, one)))
+
+
+def test_an_asid_comes_with_a_flush():
+    """After a rollover a number must not answer with what its last owner left."""
+    kernel, process, page = started(asid_bits=8)
+
+    def many():
+        for _ in range(300):
+            other = kernel.spawn()
+            other.write(other.mmap(PAGE), 1)
+            other.exit()
+        process.read(page)
+
+    with Sanitizer(kernel) as rules:
+        many()
+    assert rules.reports == []
+    kernel.machine.without = frozenset({"tlbi VMALLE1 in local_flush_tlb_all"})
+    assert reported(kernel, many) == "asid-reuse"
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=lambda rule: rule.id)
+def test_a_rule_says_who_demands_it(rule):
+    """Every rule has one sentence, a source, and reasons for its exceptions."""
+    assert rule.statement.endswith(".")
+    assert rule.sources
+    assert all(one.name and one.why for one in rule.exceptions)
+    assert rule.to_json()["id"] == rule.id
