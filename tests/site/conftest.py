@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(__file__).parent / "sample"
+PAGES = "format: jb-book\nroot: book/sample\nchapters:\n  - file: book/players\n"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HERE = "127.0.0.1"
 
@@ -137,7 +138,7 @@ def builds(tmp_path_factory, browser) -> Iterator[dict[str, Build]]:  # noqa: AR
     """Begin both builds at once: the book, and a sample with its settings and style."""
     source = tmp_path_factory.mktemp("sample")
     shutil.copytree(SAMPLE, source / "book")
-    (source / "_toc.yml").write_text("format: jb-book\nroot: book/sample\n", "utf-8")
+    (source / "_toc.yml").write_text(PAGES, "utf-8")
     shutil.copy(ROOT / "_config.yml", source)
     for own in ("_ext", "_static"):
         (source / "book" / own).symlink_to(ROOT / "book" / own)

@@ -1,5 +1,7 @@
 """Figures, widgets and page embedding."""
 
 from tlbkit.show.explorer import Explorer
+from tlbkit.show.replay import Replay
+from tlbkit.show.turns import Turns
 
-__all__ = ["Explorer"]
+__all__ = ["Explorer", "Replay", "Turns"]

@@ -79,7 +79,7 @@ def _scripts(
     context: dict[str, Any],
     _doctree: "nodes.document | None",
 ) -> None:
-    """Give pages with an explorer its scripts; drop what another host would serve."""
+    """Give pages the scripts that they need; drop what another host would serve."""
     if "tlbkit-explorer" in context.get("body", ""):
         attributes = {"data-live": "off"}
         if _live():
@@ -92,6 +92,8 @@ def _scripts(
         app.add_js_file(
             "explorer.js", loading_method="defer", priority=601, **attributes
         )
+    if "tlbkit-player" in context.get("body", ""):
+        app.add_js_file("player.js", loading_method="defer", priority=601)
     context["script_files"] = [
         script
         for script in context["script_files"]
