@@ -8,10 +8,13 @@ from tlbkit.errors import InputError
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, SystemCallError
 from tlbkit.linux.include.uapi.linux.userfaultfd import (
     FEATURES,
+    UFFDIO_CONTINUE_MODE_DONTWAKE,
+    UFFDIO_CONTINUE_MODE_WP,
     UFFDIO_COPY_MODE_DONTWAKE,
     UFFDIO_COPY_MODE_WP,
     UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
     UFFDIO_MOVE_MODE_DONTWAKE,
+    UFFDIO_REGISTER_MODE_MINOR,
     UFFDIO_REGISTER_MODE_MISSING,
     UFFDIO_REGISTER_MODE_WP,
     UFFDIO_WRITEPROTECT_MODE_DONTWAKE,
@@ -91,11 +94,21 @@ class UserfaultFd:
     # -- requests --------------------------------------------------------------------
 
     def register(
-        self, start: int, length: int, *, missing: bool = True, wp: bool = False
+        self,
+        start: int,
+        length: int,
+        *,
+        missing: bool = True,
+        wp: bool = False,
+        minor: bool = False,
     ) -> None:
-        """Watch a range for missing pages, for writes to protected ones, or both."""
+        """Watch a range for missing pages, writes to protected ones, minor faults.
+
+        A minor fault is one on a page that the file has, and that is not mapped.
+        """
         self._call("UFFDIO_REGISTER", start, length)
         mode = UFFDIO_REGISTER_MODE_MISSING * missing | UFFDIO_REGISTER_MODE_WP * wp
+        mode |= UFFDIO_REGISTER_MODE_MINOR * minor
         self._check(
             "UFFDIO_REGISTER",
             self._kernel.fs_userfaultfd.userfaultfd_register(
@@ -155,6 +168,19 @@ class UserfaultFd:
         return self._done(
             "UFFDIO_ZEROPAGE",
             self._kernel.fs_userfaultfd.userfaultfd_zeropage(
+                self.ctx, start, length, mode
+            ),
+        )
+
+    def continue_(
+        self, start: int, length: int, *, wp: bool = False, dontwake: bool = False
+    ) -> int:
+        """Map pages that the file has already, as they are; return the bytes."""
+        self._call("UFFDIO_CONTINUE", start, length)
+        mode = UFFDIO_CONTINUE_MODE_WP * wp | UFFDIO_CONTINUE_MODE_DONTWAKE * dontwake
+        return self._done(
+            "UFFDIO_CONTINUE",
+            self._kernel.fs_userfaultfd.userfaultfd_continue(
                 self.ctx, start, length, mode
             ),
         )

@@ -27,6 +27,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
     VM_MAYWRITE,
+    VM_UFFD_MINOR,
     VM_UFFD_MISSING,
     VM_UFFD_WP,
 )
@@ -55,7 +56,11 @@ from tlbkit.linux.include.uapi.linux.userfaultfd import (
     UFFDIO_COPY_MODE_WP,
     UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES,
     UFFDIO_MOVE_MODE_DONTWAKE,
+    UFFDIO_CONTINUE_MODE_DONTWAKE,
+    UFFDIO_CONTINUE_MODE_WP,
+    UFFDIO_REGISTER_MODE_MINOR,
     UFFDIO_REGISTER_MODE_MISSING,
+    UFFDIO_REGISTER_MODES,
     UFFDIO_REGISTER_MODE_WP,
     UFFDIO_WRITEPROTECT_MODE_DONTWAKE,
     UFFDIO_WRITEPROTECT_MODE_WP,
@@ -210,7 +215,7 @@ class FsUserfaultfd:
 
         Args:
             vmf: The fault.
-            reason: ``VM_UFFD_MISSING`` or ``VM_UFFD_WP``.
+            reason: ``VM_UFFD_MISSING``, ``VM_UFFD_MINOR`` or ``VM_UFFD_WP``.
 
         Errors:
             UserfaultError: Nobody is there to answer; the thread holds nothing.
@@ -246,6 +251,7 @@ class FsUserfaultfd:
             vmf.real_address if exact else vmf.address,
             write=bool(vmf.flags & FAULT_FLAG_WRITE),
             wp=reason == VM_UFFD_WP,
+            minor=reason == VM_UFFD_MINOR,
         )
 
     def userfaultfd_must_wait(self, vmf: VmFault, reason: int) -> bool:
@@ -486,10 +492,11 @@ class FsUserfaultfd:
         Every area of the range is checked before the first is changed. An error from
         splitting one leaves those before it watched.
         """
-        if not mode or mode & ~(UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP):
+        if not mode or mode & ~UFFDIO_REGISTER_MODES:
             return -EINVAL
         vm_flags = VM_UFFD_MISSING * bool(mode & UFFDIO_REGISTER_MODE_MISSING)
         vm_flags |= VM_UFFD_WP * bool(mode & UFFDIO_REGISTER_MODE_WP)
+        vm_flags |= VM_UFFD_MINOR * bool(mode & UFFDIO_REGISTER_MODE_MINOR)
         error = self.validate_range(start, length)
         if error:
             return error
@@ -615,6 +622,28 @@ class FsUserfaultfd:
             done = self._kernel.userfaultfd.mfill_atomic_zeropage(ctx, start, length)
         return self._finish(
             ctx, start, length, done, mode & UFFDIO_ZEROPAGE_MODE_DONTWAKE
+        )
+
+    def userfaultfd_continue(
+        self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
+    ) -> Answer:
+        """Map pages that the file has, and that the fault was told of."""
+        if ctx.mmap_changing:
+            return Answer(-EAGAIN, -EAGAIN)
+        error = self.validate_range(start, length)
+        known = UFFDIO_CONTINUE_MODE_DONTWAKE | UFFDIO_CONTINUE_MODE_WP
+        if not error and mode & ~known:
+            error = -EINVAL
+        if error:
+            return Answer(error, None)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return Answer(-ESRCH, None)
+            done = self._kernel.userfaultfd.mfill_atomic_continue(
+                ctx, start, length, wp=bool(mode & UFFDIO_CONTINUE_MODE_WP)
+            )
+        return self._finish(
+            ctx, start, length, done, mode & UFFDIO_CONTINUE_MODE_DONTWAKE
         )
 
     def userfaultfd_writeprotect(

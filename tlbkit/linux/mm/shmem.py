@@ -27,6 +27,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_minor,
     userfaultfd_missing,
 )
+from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -163,3 +164,22 @@ class Shmem:
         assert folio.flags & PG_uptodate
         vmf.page = folio
         return VM_FAULT_LOCKED
+
+    def shmem_add_to_page_cache(self, vma: VmArea, folio: Folio, index: int) -> int:
+        """Let the file of *vma* have a page that was filled already, and lock it.
+
+        Returns:
+            0, ``-EEXIST`` if it has one, or ``-EFAULT`` beyond its end.
+        """
+        assert vma.file is not None
+        mapping = vma.file.mapping
+        filemap = self._kernel.filemap
+        if index >= filemap.pages_in_file(mapping.host):
+            return -EFAULT
+        if index in mapping.pages:
+            return -EEXIST
+        folio_lock(self._machine, folio)
+        folio.index = index
+        folio.flags |= PG_uptodate
+        filemap.filemap_add_folio(mapping, folio)
+        return 0

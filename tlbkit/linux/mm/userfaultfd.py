@@ -143,7 +143,7 @@ class PtePair:
 
 @dataclass(slots=True)
 class Fill:
-    """How far one COPY or ZEROPAGE has come.
+    """How far one COPY, ZEROPAGE or CONTINUE has come.
 
     Attributes:
         dst_start: Where the missing pages begin.
@@ -152,6 +152,7 @@ class Fill:
         wp: Whether the new pages are write-protected.
         done: Bytes filled.
         folio: A new page whose contents could not be copied under the lock.
+        present: Only pages that the file has already are mapped: CONTINUE.
     """
 
     dst_start: int
@@ -160,6 +161,7 @@ class Fill:
     wp: bool = False
     done: int = 0
     folio: Folio | None = None
+    present: bool = False
 
 
 class HeldFolio:
@@ -346,6 +348,12 @@ class Userfaultfd:
         """Map the zero page at missing pages; returns as `mfill_atomic_copy`."""
         return self.mfill_atomic(ctx, Fill(start, None, length))
 
+    def mfill_atomic_continue(
+        self, ctx: UserfaultfdCtx, start: int, length: int, *, wp: bool
+    ) -> int:
+        """Map pages that the file has already; returns as `mfill_atomic_copy`."""
+        return self.mfill_atomic(ctx, Fill(start, None, length, wp, present=True))
+
     def mfill_atomic(self, ctx: UserfaultfdCtx, fill: Fill) -> int:
         """Fill missing pages one by one, up to the first that cannot be.
 
@@ -375,9 +383,10 @@ class Userfaultfd:
         """Fill what can be filled without dropping the lock; 0 or an error number."""
         if ctx.mmap_changing and not self._machine.skips("mmap_changing"):
             return -EAGAIN
-        if vma.flags & VM_SHARED or not vma.anonymous:
-            return -EINVAL
         if fill.wp and not vma.flags & VM_UFFD_WP:
+            return -EINVAL
+        shmem = vma.ops is not None and vma.ops.is_shmem
+        if not shmem and (fill.present or not vma.anonymous):
             return -EINVAL
         while fill.done < fill.length:
             error = self._mfill_atomic_pte(vma, fill)
@@ -396,6 +405,10 @@ class Userfaultfd:
             return -ENOMEM
         if not pmd_table(self._pgtable.read(dst_pmd)):
             return -EEXIST
+        if fill.present:
+            return self.mfill_atomic_pte_continue(dst_pmd, vma, dst, wp=fill.wp)
+        if vma.flags & VM_SHARED:
+            return self.shmem_mfill_atomic_pte(dst_pmd, vma, dst, fill)
         if fill.src_start is None:
             return self.mfill_atomic_pte_zeropage(dst_pmd, vma, dst)
         return self.mfill_atomic_pte_copy(dst_pmd, vma, dst, fill)
@@ -407,16 +420,70 @@ class Userfaultfd:
 
         If the source cannot be read without a fault, the new page is left in *fill*.
         """
-        assert fill.src_start is not None
-        folio, fill.folio = fill.folio, None
-        if folio is None:
-            folio = self._kernel.page_alloc.alloc()
-            if folio is None:
-                return -ENOMEM
-            if not self._copy_from_user(folio, fill.src_start + fill.done):
-                fill.folio = folio
-                return -ENOENT
+        folio = self.filled_folio(fill)
+        if isinstance(folio, int):
+            return folio
         error = self.mfill_atomic_install_pte(dst_pmd, vma, dst, folio, wp=fill.wp)
+        if error:
+            self._kernel.swap.folio_put(folio)
+        return error
+
+    def filled_folio(self, fill: Fill) -> Folio | int:
+        """Return a new page with the next contents, or a negative error number.
+
+        ``-ENOENT`` with the page left in *fill*: the source cannot be read without a
+        fault.
+        """
+        folio, fill.folio = fill.folio, None
+        if folio is not None:
+            return folio
+        if fill.src_start is None:
+            return self._kernel.page_alloc.alloc_zeroed() or -ENOMEM
+        folio = self._kernel.page_alloc.alloc()
+        if folio is None:
+            return -ENOMEM
+        if not self._copy_from_user(folio, fill.src_start + fill.done):
+            fill.folio = folio
+            return -ENOENT
+        return folio
+
+    def shmem_mfill_atomic_pte(
+        self, dst_pmd: int, vma: VmArea, dst: int, fill: Fill
+    ) -> int:
+        """Fill one page of shared memory: the file gets it, and then the area.
+
+        Source: mm/shmem.c.
+        """
+        folio = self.filled_folio(fill)
+        if isinstance(folio, int):
+            return folio
+        index = self._kernel.rmap.linear_page_index(vma, dst)
+        error = self._kernel.shmem.shmem_add_to_page_cache(vma, folio, index)
+        if not error:
+            error = self.mfill_atomic_install_pte(dst_pmd, vma, dst, folio, wp=fill.wp)
+            if error:
+                self._kernel.filemap.filemap_remove_folio(folio)
+                self._kernel.swap.lru_add_drain()
+            folio_unlock(self._machine, folio)
+        if error:
+            self._kernel.swap.folio_put(folio)
+        return error
+
+    def mfill_atomic_pte_continue(
+        self, dst_pmd: int, vma: VmArea, dst: int, *, wp: bool
+    ) -> int:
+        """Map a page that the file has already; ``-EFAULT`` if it has none."""
+        assert vma.file is not None
+        index = self._kernel.rmap.linear_page_index(vma, dst)
+        mapping = vma.file.mapping
+        folio = self._kernel.filemap.filemap_get_folio(mapping, index)
+        if folio is None or index >= self._kernel.filemap.pages_in_file(mapping.host):
+            if folio is not None:
+                self._kernel.swap.folio_put(folio)
+            return -EFAULT
+        folio_lock(self._machine, folio)
+        error = self.mfill_atomic_install_pte(dst_pmd, vma, dst, folio, wp=wp)
+        folio_unlock(self._machine, folio)
         if error:
             self._kernel.swap.folio_put(folio)
         return error
@@ -424,10 +491,17 @@ class Userfaultfd:
     def mfill_atomic_install_pte(
         self, dst_pmd: int, vma: VmArea, dst: int, folio: Folio, *, wp: bool
     ) -> int:
-        """Map a new page where no page is; a marker of write protection gives way."""
+        """Map a page where no page is; a marker of write protection gives way.
+
+        A page of a file in a private area is not writable: a write has to copy it.
+        """
         pgtable = self._pgtable
-        entry = pte_mkdirty(pgtable.pfn_pte(folio.pfn, vma.page_prot))
-        if vma.flags & VM_WRITE:
+        cached = folio.mapping is not None
+        pfn = folio.pfn
+        if cached:
+            pfn += self._kernel.rmap.linear_page_index(vma, dst) - folio.index
+        entry = pte_mkdirty(pgtable.pfn_pte(pfn, vma.page_prot))
+        if vma.flags & VM_WRITE and (vma.flags & VM_SHARED or not cached):
             entry = pgtable.pte_mkwrite(entry)
         if wp:
             entry = pte_mkuffd_wp(entry)
@@ -436,10 +510,14 @@ class Userfaultfd:
             empty = pte_none_mostly(pgtable.read(ptep))
             if not empty and not self._machine.skips("pte_none_mostly"):
                 return -EEXIST
-            self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, dst)
-            self._kernel.swap.folio_add_lru(folio)
-            vma.mm.anonpages += 1
-            pgtable.set_pte(ptep, entry)
+            if cached:
+                self._kernel.rmap.folio_add_file_rmap_pte(folio, pfn, vma)
+                self._kernel.swap.inc_file_counter(vma.mm, folio)
+            else:
+                self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, dst)
+                self._kernel.swap.folio_add_lru(folio)
+                vma.mm.anonpages += 1
+            pgtable.set_ptes(vma.mm, dst, ptep, entry, 1)
         return 0
 
     def mfill_atomic_pte_zeropage(self, dst_pmd: int, vma: VmArea, dst: int) -> int:

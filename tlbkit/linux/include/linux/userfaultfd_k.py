@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
 from tlbkit.linux.include.linux.mm import (
-    VM_SHARED,
     VM_UFFD,
     VM_UFFD_MINOR,
     VM_UFFD_MISSING,
@@ -85,9 +84,12 @@ def userfaultfd_wp_use_markers(vma: VmArea) -> bool:
 def vma_can_userfault(vma: VmArea, vm_flags: int, *, wp_async: bool) -> bool:
     """Tell whether *vma* can be watched in the ways of *vm_flags*.
 
-    That a write happened can be noted for memory of every kind. The rest needs private
-    anonymous memory here; Linux can also watch shmem and hugetlbfs, which is left out.
+    That a write happened can be noted for memory of every kind. The rest needs
+    anonymous or shared memory, and minor faults the latter; hugetlbfs is left out.
     """
+    shmem = vma.ops is not None and vma.ops.is_shmem
+    if vm_flags & VM_UFFD_MINOR and not shmem:
+        return False
     if wp_async and vm_flags & VM_UFFD == VM_UFFD_WP:
         return True
-    return vma.anonymous and not vma.flags & VM_SHARED
+    return vma.anonymous or shmem

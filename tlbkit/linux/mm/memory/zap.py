@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
@@ -40,13 +40,19 @@ class ZapDetails(NamedTuple):
 
     Attributes:
         even_cows: Private copies of pages of a file go too.
+        drop_markers: And so does what userfaultfd said of a page that is gone.
     """
 
     even_cows: bool
+    drop_markers: bool = False
 
     def should_zap_folio(self, folio: Folio | None) -> bool:
         """Tell whether an entry that maps *folio* is to be cleared."""
         return self.even_cows or folio is None or not folio.anon
+
+
+_ALL: Final = ZapDetails(even_cows=True, drop_markers=True)
+"""Nothing is spared of what is unmapped for good."""
 
 
 class MemoryZap(MemoryNormal):
@@ -65,7 +71,7 @@ class MemoryZap(MemoryNormal):
             with self._kernel.mmu_notifier.invalidate_range(
                 vma.mm, "UNMAP", first, last
             ):
-                self.unmap_page_range(tlb, vma, first, last)
+                self.unmap_page_range(tlb, vma, first, last, _ALL)
 
     def zap_page_range_single_batched(
         self, tlb: MmuGather, vma: VmArea, start: int, end: int

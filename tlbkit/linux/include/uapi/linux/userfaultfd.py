@@ -13,7 +13,10 @@ UFFD_FEATURE_EVENT_REMAP: Final = 1 << 2
 UFFD_FEATURE_EVENT_REMOVE: Final = 1 << 3
 UFFD_FEATURE_EVENT_UNMAP: Final = 1 << 6
 UFFD_FEATURE_SIGBUS: Final = 1 << 7
+UFFD_FEATURE_MISSING_SHMEM: Final = 1 << 5
+UFFD_FEATURE_MINOR_SHMEM: Final = 1 << 10
 UFFD_FEATURE_EXACT_ADDRESS: Final = 1 << 11
+UFFD_FEATURE_WP_HUGETLBFS_SHMEM: Final = 1 << 12
 UFFD_FEATURE_WP_UNPOPULATED: Final = 1 << 13
 UFFD_FEATURE_WP_ASYNC: Final = 1 << 15
 UFFD_FEATURE_MOVE: Final = 1 << 16
@@ -25,15 +28,23 @@ FEATURES: Final = {
 }
 """What a context may ask for, by the kernel's names without their common beginning.
 
-Not modelled: minor faults, hugetlbfs, thread numbers, poison, and telling of a fork.
+Not modelled: hugetlbfs, thread numbers, poison, and telling of a fork.
 """
 
 UFFDIO_REGISTER_MODE_MISSING: Final = 1 << 0
 UFFDIO_REGISTER_MODE_WP: Final = 1 << 1
+UFFDIO_REGISTER_MODE_MINOR: Final = 1 << 2
+UFFDIO_REGISTER_MODES: Final = (
+    UFFDIO_REGISTER_MODE_MISSING
+    | UFFDIO_REGISTER_MODE_WP
+    | UFFDIO_REGISTER_MODE_MINOR
+)
 
 UFFDIO_COPY_MODE_DONTWAKE: Final = 1 << 0
 UFFDIO_COPY_MODE_WP: Final = 1 << 1
 UFFDIO_ZEROPAGE_MODE_DONTWAKE: Final = 1 << 0
+UFFDIO_CONTINUE_MODE_DONTWAKE: Final = 1 << 0
+UFFDIO_CONTINUE_MODE_WP: Final = 1 << 1
 UFFDIO_WRITEPROTECT_MODE_WP: Final = 1 << 0
 UFFDIO_WRITEPROTECT_MODE_DONTWAKE: Final = 1 << 1
 UFFDIO_MOVE_MODE_DONTWAKE: Final = 1 << 0
@@ -49,7 +60,8 @@ class UffdMsg:
         address: Of the page that faulted, or as accessed with EXACT_ADDRESS; of a range
             that changed, its beginning.
         write: The access that faulted was a write.
-        wp: It hit a write-protected page; otherwise the page was missing.
+        wp: It hit a write-protected page.
+        minor: The page is there, and only not mapped. If it is neither, it was missing.
         end: Of a range that changed.
         to: Where a range was moved to by mremap.
     """
@@ -58,5 +70,6 @@ class UffdMsg:
     address: int
     write: bool = False
     wp: bool = False
+    minor: bool = False
     end: int = 0
     to: int = 0
