@@ -551,8 +551,10 @@ def test_register_errors_come_in_the_order_of_the_kernel():
     assert refused(base + 1, PAGE) == "EINVAL"
     assert refused(base, 0) == "EINVAL"
     assert refused(0, PAGE) == "EINVAL"
-    shared = process.mmap(PAGE, shared=True, addr=base + 4 * PAGE, fixed=True)
-    assert refused(shared, PAGE) == "EINVAL"
+    file = process.open("f", create=True)
+    mapped = process.mmap(PAGE, fd=file, addr=base + 4 * PAGE, fixed=True)
+    assert refused(mapped, PAGE) == "EINVAL"
+    assert refused(base, PAGE, minor=True) == "EINVAL"
     other.register(base, PAGE)
     kernel.vma.vma_lookup(process.mm, base).flags &= ~VM_MAYWRITE
     assert refused(base, PAGE) == "EPERM"
@@ -572,7 +574,8 @@ def test_registering_checks_all_before_it_changes_any():
     kernel = boot()
     process = kernel.spawn()
     base = process.mmap(2 * PAGE)
-    process.mmap(PAGE, shared=True, addr=base + 2 * PAGE, fixed=True)
+    file = process.open("f", create=True)
+    process.mmap(PAGE, fd=file, addr=base + 2 * PAGE, fixed=True)
     fd = process.userfaultfd()
     before = vmas(process)
     with pytest.raises(SystemCallError, match="EINVAL"):
@@ -630,7 +633,8 @@ def test_unregister_errors_come_in_the_order_of_the_kernel():
     area.fd.unregister(gap, 3 * PAGE)
     with pytest.raises(SystemCallError, match="EINVAL"):
         area.fd.unregister(gap + PAGE, PAGE)
-    area.process.mmap(PAGE, shared=True, addr=gap + PAGE, fixed=True)
+    file = area.process.open("f", create=True)
+    area.process.mmap(PAGE, fd=file, addr=gap + PAGE, fixed=True)
     with pytest.raises(SystemCallError, match="EINVAL"):
         area.fd.unregister(gap, 3 * PAGE)
     area.process.exit()

@@ -1113,15 +1113,16 @@ def test_the_layout_may_begin_to_change_after_a_fill_s_first_look():
 
 
 def test_memory_that_is_only_noted_is_not_filled():
-    """Shared memory can be watched for writes with WP_ASYNC, and nothing else."""
+    """Files can be watched for writes with WP_ASYNC, and nothing else."""
     scene = Scene(AFTER, "p")
     fd = scene.process.userfaultfd("WP_ASYNC")
-    shared = scene.process.mmap(PAGE, shared=True)
-    fd.register(shared, PAGE, missing=False, wp=True)
-    assert refused(lambda: fd.copy(shared, scene.src, PAGE)) == ("EINVAL", -22)
-    assert refused(lambda: fd.zeropage(shared, PAGE)) == ("EINVAL", -22)
+    file = scene.process.open("f", create=True)
+    mapped = scene.process.mmap(PAGE, fd=file, shared=True)
+    fd.register(mapped, PAGE, missing=False, wp=True)
+    assert refused(lambda: fd.copy(mapped, scene.src, PAGE)) == ("EINVAL", -22)
+    assert refused(lambda: fd.zeropage(mapped, PAGE)) == ("EINVAL", -22)
     with pytest.raises(InputError, match="multiple of 8"):
-        fd.copy(shared, scene.src + 1, PAGE)
+        fd.copy(mapped, scene.src + 1, PAGE)
 
 
 # -- WRITEPROTECT ----------------------------------------------------------------------

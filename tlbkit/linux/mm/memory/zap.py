@@ -11,6 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_none,
     pte_present,
+    pte_uffd_wp,
     pte_young,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
@@ -21,9 +22,13 @@ from tlbkit.linux.include.linux.mm_types import (
     LargeFolio,
 )
 from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
     is_migration_entry,
+    make_pte_marker,
+    pte_marker_get,
     pte_to_swp_entry,
 )
+from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
 from tlbkit.linux.mm.internal import (
     folio_pte_batch,
 )
@@ -74,12 +79,26 @@ class MemoryZap(MemoryNormal):
                 self.unmap_page_range(tlb, vma, first, last, _ALL)
 
     def zap_page_range_single_batched(
-        self, tlb: MmuGather, vma: VmArea, start: int, end: int
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        start: int,
+        end: int,
+        details: ZapDetails | None = None,
     ) -> None:
         """Clear the entries of a part of *vma*, which stays mapped."""
         self._kernel.swap.lru_add_drain()
         with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
-            self.unmap_page_range(tlb, vma, start, end)
+            self.unmap_page_range(tlb, vma, start, end, details)
+
+    def zap_page_range_single(
+        self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
+    ) -> None:
+        """Do so in a gather of its own."""
+        gather = self._kernel.gather
+        tlb = gather.tlb_gather_mmu(vma.mm)
+        self.zap_page_range_single_batched(tlb, vma, addr, addr + size, details)
+        gather.tlb_finish_mmu(tlb)
 
     def unmap_page_range(
         self,
@@ -109,17 +128,6 @@ class MemoryZap(MemoryNormal):
             while at < last and not pte_none(self._pgtable.read(pmdp)):
                 at = self.zap_pte_range(tlb, vma, pmdp, at, last, details)
         self._kernel.gather.tlb_end_vma(tlb, vma)
-
-    def zap_page_range_single(
-        self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
-    ) -> None:
-        """Clear the entries of [addr, addr + size), which lies within one area."""
-        end = addr + size
-        gather = self._kernel.gather
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", addr, end):
-            tlb = gather.tlb_gather_mmu(vma.mm)
-            self.unmap_page_range(tlb, vma, addr, end, details)
-            gather.tlb_finish_mmu(tlb)
 
     def unmap_mapping_pages(
         self,
@@ -169,6 +177,7 @@ class MemoryZap(MemoryNormal):
         read = self._memory.read
         gather = self._kernel.gather
         full = False
+        marks = self._keeps_marks(vma, details)
         ptep = pgtable.pte_offset(pmdp, addr)
         ptl = self.pte_lockptr(pgtable.read(pmdp))
         ptl.acquire()
@@ -178,17 +187,19 @@ class MemoryZap(MemoryNormal):
             pte = read(ptep)
             if pte & PTE_VALID or pte_present(pte):
                 folio = self.vm_normal_folio(vma, addr, pte)
-                if details is not None and not details.should_zap_folio(folio):
-                    pass
-                elif isinstance(folio, LargeFolio):
-                    nr, full = self.zap_present_folio_ptes(
-                        tlb, vma, folio, ptep, addr, end
-                    )
-                    ptep += (nr - 1) * 8
-                    addr += (nr - 1) * size
-                else:
-                    full = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
-            elif pte and (details is None or details.even_cows):
+                nr = 1
+                if details is None or details.should_zap_folio(folio):
+                    if isinstance(folio, LargeFolio):
+                        nr, full = self.zap_present_folio_ptes(
+                            tlb, vma, folio, ptep, addr, end
+                        )
+                    else:
+                        full = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
+                    if marks and pte_uffd_wp(pte):
+                        self._install_marks(ptep, nr)
+                ptep += (nr - 1) * 8
+                addr += (nr - 1) * size
+            elif pte and not self._spares(vma, pte, details):
                 self.zap_nonpresent_pte(vma, ptep, pte)
             ptep += 8
             addr += size
@@ -200,6 +211,28 @@ class MemoryZap(MemoryNormal):
         if force_flush:
             gather.tlb_flush_mmu(tlb)
         return addr
+
+    @staticmethod
+    def _keeps_marks(vma: VmArea, details: ZapDetails | None) -> bool:
+        """Tell whether a page that is taken away stays write-protected.
+
+        A page of a file may come back at any time, and its entry is all that knows.
+        """
+        if vma.anonymous or not userfaultfd_wp(vma):
+            return False
+        return details is None or not details.drop_markers
+
+    def _install_marks(self, ptep: int, nr: int) -> None:
+        """Mark *nr* empty entries: zap_install_uffd_wp_if_needed()."""
+        for n in range(nr):
+            self._pgtable.set_pte(ptep + n * 8, make_pte_marker(PTE_MARKER_UFFD_WP))
+
+    @staticmethod
+    def _spares(vma: VmArea, pte: int, details: ZapDetails | None) -> bool:
+        """Tell whether an entry that maps nothing stays."""
+        if pte_marker_get(pte):
+            return not vma.anonymous and (details is None or not details.drop_markers)
+        return details is not None and not details.even_cows
 
     def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
         """Clear an entry of which no TLB and no folio's count knows."""
