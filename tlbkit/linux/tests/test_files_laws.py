@@ -10,6 +10,7 @@ from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.tests.audit import audit, audit_tlbs
 from tlbkit.linux.tests.support import PAGE, boot
+from tlbkit.observe.sanitizer import Sanitizer
 
 PAGES = 18
 KINDS = ("shared", "private", "memfd", "private memfd", "anonymous")
@@ -224,6 +225,19 @@ def test_old_and_new_kernels_keep_the_same_account(steps, hw_dbm, order):
         program.check()
         inodes = program.kernel.file_table.inodes
         assert [inode.name for inode in inodes] == ["f"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(STEPS, st.booleans(), st.sampled_from([0, 4]))
+def test_no_rule_is_broken_on_the_way(steps, hw_dbm, order):
+    """At no event does a CPU hold more than the tables give, unless a flush is owed."""
+    program = Program(NEW, hw_dbm=hw_dbm)
+    for inode in program.kernel.file_table.inodes:
+        inode.mapping.folio_order = order
+    with Sanitizer(program.kernel) as rules:
+        for step in steps:
+            program.step(*step)
+    assert rules.reports == []
 
 
 @settings(max_examples=40, deadline=None)
