@@ -38,7 +38,7 @@ def check(kernel):
     audit_tlbs(kernel)
 
 
-# -- a write -----------------------------------------------------------------------------
+# -- a write ---------------------------------------------------------------------------
 
 
 @VERSIONS
@@ -83,7 +83,7 @@ def test_a_private_write_copies_and_flushes_everywhere(version, memfd):
     check(kernel)
 
 
-# -- mprotect ----------------------------------------------------------------------------
+# -- mprotect --------------------------------------------------------------------------
 
 
 @VERSIONS
@@ -132,7 +132,7 @@ def test_pages_of_files_that_are_dirty_are_not_hidden():
     check(kernel)
 
 
-# -- fork, populate, fault-around --------------------------------------------------------
+# -- fork, populate, fault-around ------------------------------------------------------
 
 
 @MEMORY
@@ -188,7 +188,7 @@ def test_what_was_not_asked_for_is_mapped_old(hw_af):
     assert [pte_young(pte) for pte in ptes] == [not hw_af, True, not hw_af, not hw_af]
 
 
-# -- large folios ------------------------------------------------------------------------
+# -- large folios ----------------------------------------------------------------------
 
 
 def test_a_large_folio_of_a_file_is_mapped_as_a_contiguous_block():
@@ -243,7 +243,7 @@ def test_a_large_folio_of_shared_memory_is_mapped_whole(order):
     check(kernel)
 
 
-# -- advice ------------------------------------------------------------------------------
+# -- advice ----------------------------------------------------------------------------
 
 
 @MEMORY
