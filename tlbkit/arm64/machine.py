@@ -102,21 +102,26 @@ class Machine:
         self, targets: Iterable[Cpu], handler: Callable[[Cpu], None], why: str
     ) -> None:
         """Interrupt *targets* and wait until each has run *handler*."""
-        sender = self.running
-        waiting = [cpu for cpu in targets if cpu is not sender]
         if self.omits("ipi"):
             return
+        sender = self.running
+        others = [cpu for cpu in targets if cpu is not sender]
         if "ipi" in self.events.heard:
-            numbers = tuple(cpu.number for cpu in waiting)
+            numbers = tuple(cpu.number for cpu in others)
             self.events.emit(sender.number, "ipi", numbers, why=why)
+        late: list[Cpu] = []
 
         def taken(cpu: Cpu) -> None:
             handler(cpu)
-            waiting.remove(cpu)
+            late.remove(cpu)
 
-        for cpu in tuple(waiting):
-            cpu.interrupt(taken)
-        self.wait(lambda: not waiting, why)
+        for cpu in others:
+            if cpu.irqs_on:
+                handler(cpu)
+            else:
+                late.append(cpu)
+                cpu.interrupt(taken)
+        self.wait(lambda: not late, why)
 
     def wait(self, done: Callable[[], bool], what: str) -> None:
         """Let others run until *done*; where nothing else runs, raise `StuckError`."""

@@ -1,7 +1,38 @@
 """c2ff4764e03e: after unsharing, arm64's flush reaches the walk cache again."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
+from tlbkit.linux.include.linux.mm_types import VmArea
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.asm_generic.tlb import MmuGather
+
+
+class TlbBefore(Tlb):
+    """arm64's choice of one flush for one gather, as it knew freed tables only."""
+
+    __slots__ = ()
+
+    def tlb_flush(self, tlb: MmuGather) -> None:
+        """Flush what *tlb* recorded: leaves alone, unless tables were freed."""
+        if tlb.fullmm:
+            if tlb.freed_tables:
+                self._kernel.tlbflush.flush_tlb_mm(tlb.mm)
+            return
+        self._kernel.tlbflush.flush_tlb_range_(
+            VmArea(tlb.mm, tlb.start, tlb.end, 0, 0, 0),
+            tlb.start,
+            tlb.end,
+            self._kernel.gather.tlb_get_unmap_size(tlb),
+            last_level=not tlb.freed_tables,
+            level=self.tlb_get_level(tlb),
+        )
+
 
 PATCH = Patch(
     commit="c2ff4764e03e7a8d758352f4aceb8fe1be6ac971",

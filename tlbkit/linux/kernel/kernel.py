@@ -27,6 +27,7 @@ from tlbkit.linux.kernel.panic import Panic
 from tlbkit.linux.kernel.printk.printk import Printk
 from tlbkit.linux.kernel.rcu import Rcu
 from tlbkit.linux.kernel.sched import Sched
+from tlbkit.linux.kernel.smp import Smp
 from tlbkit.linux.kernel.time.timer import Timer
 from tlbkit.linux.mm.filemap import Filemap
 from tlbkit.linux.mm.gup import Gup
@@ -70,6 +71,7 @@ PARTS: Final[Mapping[str, type]] = {
     "page_alloc": PageAlloc,
     "mmu_notifier": MmuNotifier,
     "rcu": Rcu,
+    "smp": Smp,
     "sched": Sched,
     "context": Context,
     "tlbflush": TlbFlush,
@@ -129,6 +131,7 @@ class Kernel:
     page_alloc: PageAlloc
     mmu_notifier: MmuNotifier
     rcu: Rcu
+    smp: Smp
     sched: Sched
     context: Context
     tlbflush: TlbFlush

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
+from tlbkit.linux.include.asm_generic.tlb import MMU_GATHER_BUNDLE
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
-from tlbkit.linux.mm.mmu_gather import MMU_GATHER_BUNDLE
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, touched
 from tlbkit.linux.tests.test_tlbflush import closed_form
 

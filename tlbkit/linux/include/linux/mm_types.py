@@ -108,6 +108,29 @@ class Folio:
         )
 
 
+def ptdesc_pmd_pts_count(table: Folio) -> int:
+    """Return how many PUD entries point to a PMD table besides the first.
+
+    The number stands where other pages have their place in a file; a new table has 0.
+    """
+    return table.index
+
+
+def ptdesc_pmd_pts_inc(table: Folio) -> None:
+    """Count one more PUD entry that points to a PMD table."""
+    table.index += 1
+
+
+def ptdesc_pmd_pts_dec(table: Folio) -> None:
+    """Count one PUD entry less."""
+    table.index -= 1
+
+
+def ptdesc_pmd_is_shared(table: Folio) -> bool:
+    """Tell whether more than one PUD entry points to a PMD table."""
+    return bool(table.index)
+
+
 class LargeFolio(Folio):
     """A folio of more than one page.
 

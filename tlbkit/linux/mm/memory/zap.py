@@ -109,6 +109,7 @@ class MemoryZap(MemoryNormal):
         details: ZapDetails | None = None,
     ) -> None:
         """Clear the entries of one area within [addr, end)."""
+        self._kernel.gather.tlb_start_vma(tlb, vma)
         if not vma.anonymous:
             huge = self._kernel.huge_memory
             for pudp, first, last in self.pud_leaves(vma.mm, addr, end):
@@ -317,6 +318,7 @@ class MemoryZap(MemoryNormal):
         A table stays if an area before *floor* or from *ceiling* on may use it too;
         a ceiling of 0 stands for the end of the address space.
         """
+        self._kernel.gather.tlb_free_vmas(tlb)
         for vma, above in zip_longest(vmas, vmas[1:]):
             self._kernel.vma.unlink_file_vma(vma)
             high = above.start if above else ceiling
@@ -327,17 +329,16 @@ class MemoryZap(MemoryNormal):
     ) -> None:
         """Unhook the PTE, PMD and PUD tables that lie between the limits."""
         pgtable = self._pgtable
+        gather = self._kernel.gather
         mm = tlb.mm
         top = ceiling or pgtable.task_size
         levels = [
-            (3, pgtable.pmd_shift, self._kernel.gather.tlb_flush_pmd_range),
-            (2, pgtable.pud_shift, self._kernel.gather.tlb_flush_pud_range),
+            (3, pgtable.pmd_shift, gather.pte_free_tlb),
+            (2, pgtable.pud_shift, gather.pmd_free_tlb),
         ]
         if not pgtable.folded_pud:
-            levels.append(
-                (1, pgtable.pgdir_shift, self._kernel.gather.tlb_flush_p4d_range)
-            )
-        for level, shift, record in levels:
+            levels.append((1, pgtable.pgdir_shift, gather.pud_free_tlb))
+        for level, shift, free_tlb in levels:
             # Rounded inwards: a table that reaches over a limit is not ours to free.
             first = -(-floor >> shift) if floor else 0
             last = top >> shift
@@ -350,10 +351,8 @@ class MemoryZap(MemoryNormal):
                     continue
                 self._machine.running.store(entryp, 0, "table unhooked")
                 table = self._kernel.page_alloc.folio_of(pgtable.pte_pfn(entry))
-                record(tlb, span << shift, pgtable.page_size)
-                tlb.freed_tables = True
+                free_tlb(tlb, table, span << shift)
                 mm.pgtables[level] -= 1
-                self._kernel.gather.tlb_remove_table(tlb, table)
 
     def _entry_above(self, mm: MmStruct, addr: int, level: int) -> int | None:
         """Return where the entry stands that points to the table at *level*."""

@@ -8,8 +8,9 @@ from tlbkit.linux.arch.arm64.include.asm.tlbflush import TLBI_TTL_UNKNOWN
 from tlbkit.linux.include.linux.mm_types import VmArea
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.asm_generic.tlb import MmuGather
+    from tlbkit.linux.include.linux.mm_types import Folio
     from tlbkit.linux.kernel.kernel import Kernel
-    from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
 class Tlb:
@@ -38,12 +39,16 @@ class Tlb:
     def tlb_flush(self, tlb: MmuGather) -> None:
         """Flush what *tlb* recorded.
 
+        Leaves alone will do unless tables were unhooked, be it to be freed or because
+        others go on using them: then walk caches must let go of the way to them too.
+
         An address space that goes away needs no flush page by page: its ASID is not
-        given out again before a rollover has flushed everything. Its tables are freed
-        now, though, so walk caches must let go of them.
+        given out again before a rollover has flushed everything. The tables that it
+        leaves are used for something else now, though.
         """
+        last_level = not (tlb.freed_tables or tlb.unshared_tables)
         if tlb.fullmm:
-            if tlb.freed_tables:
+            if not last_level:
                 self._kernel.tlbflush.flush_tlb_mm(tlb.mm)
             return
         self._kernel.tlbflush.flush_tlb_range_(
@@ -51,6 +56,18 @@ class Tlb:
             tlb.start,
             tlb.end,
             self._kernel.gather.tlb_get_unmap_size(tlb),
-            last_level=not tlb.freed_tables,
+            last_level=last_level,
             level=self.tlb_get_level(tlb),
         )
+
+    def pte_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
+        """Keep a PTE table until no walker can be in it: __pte_free_tlb()."""
+        self._kernel.gather.tlb_remove_table(tlb, table)
+
+    def pmd_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
+        """Keep a PMD table: __pmd_free_tlb()."""
+        self._kernel.gather.tlb_remove_table(tlb, table)
+
+    def pud_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
+        """Keep a PUD table: __pud_free_tlb()."""
+        self._kernel.gather.tlb_remove_table(tlb, table)
