@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
+from tlbkit.arm64.tags import ATTR_TAGGED
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
-from tlbkit.linux.include.linux.mm import VM_EXEC, VM_READ, VM_WRITE
+from tlbkit.linux.include.linux.mm import VM_EXEC, VM_MTE, VM_READ, VM_WRITE
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EBADF,
     EINVAL,
     ENOMEM,
+    Signal,
     SystemCallError,
 )
 from tlbkit.linux.mm.mmap import (
@@ -153,6 +155,32 @@ class Thread:
             self._kernel.fault.do_mem_abort(self.mm, address, EL0_READ, value)
         raise LivelockError(core.number, address)
 
+    def load_tag(self, address: int) -> int:
+        """Return the allocation tag at *address*, as LDG does; 0 without PROT_MTE."""
+        pa, attr = self._tagged(address)
+        return self._kernel.machine.tags.load(pa) if attr == ATTR_TAGGED else 0
+
+    def store_tag(self, address: int, tag: int) -> None:
+        """Give the 16 bytes at *address* another tag, as STG does; needs PROT_MTE."""
+        self.write(address, self.read(address))  # it faults like a store
+        pa, attr = self._tagged(address)
+        if attr == ATTR_TAGGED:
+            self._kernel.machine.tags.store(pa, tag)
+
+    def read_checked(self, address: int, key: int = 0) -> int:
+        """Load a word through a pointer whose tag is *key*; a wrong one is a signal."""
+        if self.load_tag(address) != key and self._tagged(address)[1] == ATTR_TAGGED:
+            raise Signal("SIGSEGV", "SEGV_MTESERR", address)
+        return self.read(address)
+
+    def _tagged(self, address: int) -> tuple[int, int]:
+        """Return where *address* lies, and what kind of memory it is mapped as."""
+        self.read(address)
+        found = self._enter().resolve(address, EL0_READ)
+        assert not isinstance(found, Fault)
+        offset = address & ((1 << found.leaf.shift) - 1)
+        return found.pa + offset, found.leaf.attr
+
     def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
         """Store the 64-bit word *value* at *address*."""
         core = self._enter(cpu)
@@ -188,6 +216,7 @@ class Thread:
         noreplace: bool = False,
         noreserve: bool = False,
         populate: bool = False,
+        mte: bool = False,
         flags: int = 0,
     ) -> int:
         """Map a file, or anonymous memory, and return its address.
@@ -203,6 +232,7 @@ class Thread:
             noreplace: MAP_FIXED_NOREPLACE: what is there is an error.
             noreserve: MAP_NORESERVE.
             populate: MAP_POPULATE: the pages are faulted in at once.
+            mte: PROT_MTE: the memory's tags count. Needs a CPU that has tags.
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
                 (MAP_SHARED_VALIDATE), that counts and not *shared*.
         """
@@ -212,9 +242,11 @@ class Thread:
         flags |= MAP_NORESERVE * noreserve | MAP_POPULATE * populate
         if fd is None:
             flags |= MAP_ANONYMOUS
-        protection = _protection(prot)
+        protection = _protection(prot) | VM_MTE * mte
         self.enter_kernel("mmap", length, prot)
         kernel = self._kernel
+        if mte and not kernel.mte.supported:
+            raise SystemCallError("mmap", EINVAL)
         mm = self.mm
         file = None
         if offset & ~kernel.pgtable.page_mask:

@@ -12,6 +12,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import MAIR_EL1
 from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
+from tlbkit.linux.arch.arm64.kernel.mte import Mte
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
@@ -66,6 +67,7 @@ PARTS: Final[Mapping[str, type]] = {
     "timer": Timer,
     "pgtable": Pgtable,
     "contpte": Contpte,
+    "mte": Mte,
     "panic": Panic,
     "vmstat": Vmstat,
     "page_alloc": PageAlloc,
@@ -126,6 +128,7 @@ class Kernel:
     timer: Timer
     pgtable: Pgtable
     contpte: Contpte
+    mte: Mte
     panic: Panic
     vmstat: Vmstat
     page_alloc: PageAlloc
@@ -178,6 +181,7 @@ class Kernel:
             setattr(self, name, part(self))
         zero = self._boot_frame()
         self.zero_pfn = zero
+        self.huge_memory.thp_shrinker_init()
         self._boot = self._boot_regime(self._boot_frame())
 
     def regime(self, pgd: int, asid: int) -> Regime:

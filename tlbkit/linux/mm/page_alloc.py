@@ -38,6 +38,8 @@ class PageAlloc:
     Attributes:
         fail: Asked before each allocation; a true answer makes it fail.
         in_use: Frames handed out and not freed.
+        init_on_free: Frames are zeroed as they are freed, and not when they are handed
+            out: the boot option of that name.
         highest_memmap_pfn: The last frame that is memory: mm/mm_init.c.
     """
 
@@ -45,15 +47,19 @@ class PageAlloc:
         "_base",
         "_folios",
         "_free",
+        "_kernel",
         "_machine",
         "_top_order",
         "fail",
         "highest_memmap_pfn",
         "in_use",
+        "init_on_free",
     )
 
     def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._machine = kernel.machine
+        self.init_on_free = False
         shift = kernel.machine.model.page_shift
         self._base = RAM_BASE >> shift
         self.highest_memmap_pfn = (RAM_BASE + RAM_SIZE >> shift) - 1
@@ -102,13 +108,32 @@ class PageAlloc:
             )
         return folio
 
-    def alloc_zeroed(self, order: int = 0) -> Folio | None:
-        """Return a new folio full of zeros, or ``None`` without memory."""
+    def alloc_zeroed(self, order: int = 0, *, zero_tags: bool = False) -> Folio | None:
+        """Return a new folio full of zeros, or ``None`` without memory.
+
+        With *zero_tags* its memory tags are 0 as well: __GFP_ZEROTAGS.
+        """
         folio = self.alloc(order)
         if folio is not None:
-            for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
-                self._machine.memory.clear_frame(pfn)
+            self.post_alloc_hook(folio, zero_tags=zero_tags)
         return folio
+
+    def post_alloc_hook(self, folio: Folio, *, zero_tags: bool) -> None:
+        """Fill a new folio with zeros, unless that was done when it was freed.
+
+        Tags are asked for apart from that: nothing has cleared them before.
+        """
+        init = not self.init_on_free
+        if zero_tags and self._kernel.mte.supported:
+            mte = self._kernel.mte
+            mte.tag_clear_highpages(folio.pfn, folio.nr_pages, clear_pages=init)
+        elif init:
+            self.kernel_init_pages(folio)
+
+    def kernel_init_pages(self, folio: Folio) -> None:
+        """Fill a folio with zeros; its tags stay."""
+        for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
+            self._machine.memory.clear_frame(pfn)
 
     def alloc_table(self, name: str) -> Folio | None:
         """Return a zeroed frame for a page table, with its own lock, or ``None``."""
@@ -124,6 +149,10 @@ class PageAlloc:
             raise BadPageError(folio, "freed while page tables map it")
         if folio.refcount > 0 and not folio.flags & PG_table:
             raise BadPageError(folio, "freed while somebody holds a reference")
+        if self.init_on_free:
+            self.kernel_init_pages(folio)
+        if self._kernel.mte.supported:
+            self._kernel.mte.pages_freed(folio.pfn, folio.nr_pages)
         first = folio.pfn - self._base
         self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
         self._free[folio.order].append(folio.pfn)

@@ -48,19 +48,21 @@ class Books:
         pages: Counter[str] = Counter()
         tables = leaves = 0
         stores = set()
-        for pmdp, _, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
+        huge = self.kernel.huge_memory
+        for pmdp, addr, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
             stores.add(pmdp & pgtable.page_mask)
             pmd = pgtable.read(pmdp)
             if pmd_trans_huge(pmd):
-                leaves += 1
-                if not pte_special(pmd):
+                vma = self.kernel.vma.vma_lookup(mm, addr)
+                leaves += vma is not None and vma.anonymous
+                if not (pte_special(pmd) or huge.is_huge_zero_pmd(pmd)):
                     self._note(self.by_block, mm, pmd)
                     pages[self._kind(pmd)] += pgtable.hpage_pmd_nr
             elif pmd_table(pmd):
                 tables += 1
                 pages += self._read_table(mm, pgtable.pte_pfn(pmd))
         stored = sum(map(self.kernel.pgtable_generic.deposited, stores))
-        assert stored == leaves, "every block keeps one table, and nothing else does"
+        assert stored == leaves, "every anonymous block keeps one table"
         assert mm.pgtables[3] == tables + stored, "nr_ptes"
         resident = (mm.anonpages, mm.filepages, mm.shmempages)
         counted = (pages["anon"], pages["file"], pages["shmem"])
