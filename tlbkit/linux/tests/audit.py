@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from tlbkit.arm64.fault import Fault
-from tlbkit.arm64.walk import walk
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
@@ -26,6 +24,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_swapbacked,
     VmArea,
 )
+from tlbkit.observe import sanitizer
 
 BOOT_FRAMES = 2
 
@@ -216,24 +215,7 @@ def audit(kernel):
 
 def audit_tlbs(kernel):
     """No CPU holds a translation that the tables do not give, with those rights."""
-    memory = kernel.machine.memory
-    tags = {}
-    for mm in kernel.fork.mmlist:
-        if mm.regimes is not None:
-            tags.update({regime.asid: regime for regime in mm.regimes})
-    for cpu in kernel.machine.cpus:
-        for entry in cpu.tlb.entries():
-            regime = tags.get(entry.asid)
-            if regime is None:
-                continue
-            last = entry.va + (1 << entry.shift) - kernel.pgtable.page_size
-            for va in {entry.va, last}:
-                found = walk(regime, memory, va)
-                assert not isinstance(found, Fault), f"{entry} outlived its page"
-                offset = va & ((1 << found.leaf.shift) - 1)
-                assert found.pa + offset == entry.pa + va - entry.va
-                granted = entry.leaf.permissions_dirty
-                assert not granted & ~found.leaf.permissions_dirty
+    sanitizer.audit(kernel)
 
 
 def all_frames(kernel):
