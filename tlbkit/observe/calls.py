@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _LINUX = "tlbkit.linux."
 _PATCHES = "tlbkit.patches."
-_TESTS = "tlbkit.linux.tests."
+_TESTS = ".tests."
 _USER = ("process", "userfaultfd_fd")
 _HYPHENS = ("pgtable_generic", "pgtable_hwdef", "page_writeback")
 
@@ -37,7 +37,7 @@ def is_kernel(module: str, function: str) -> bool:
     """Tell whether a function stands for one of the kernel, and is not help of ours."""
     return (
         module.startswith((_LINUX, _PATCHES))
-        and not module.startswith(_TESTS)
+        and _TESTS not in module
         and module != "tlbkit.linux.kernel.locking"
         and not function.startswith(("_", "<"))
     )
