@@ -7,7 +7,6 @@ from tlbkit.lab.compare import Comparison, Difference, compare
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
-from tlbkit.lab.huge_zero import HugeZero
 from tlbkit.lab.insert import Insert
 from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.move import Move
@@ -71,7 +70,7 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     OwnLitmus(),
     Flush(),
 )
-_OF_THE_KERNEL: tuple[Exploration, ...] = (HugeZero(), Insert())
+_OF_THE_KERNEL: tuple[Exploration, ...] = (Insert(),)
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)
 } | SCENARIOS

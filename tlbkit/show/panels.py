@@ -235,7 +235,6 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
     "stale": (),
     "insert": (),
-    "huge-zero": (),
     "tlbi": (Fields("The operand"),),
     "litmus": (Fields("The program, and the question"),),
     "own-litmus": (Fields("The program, and the question"),),

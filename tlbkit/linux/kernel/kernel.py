@@ -12,14 +12,15 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import MAIR_EL1
 from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
-from tlbkit.linux.arch.arm64.kernel.mte import Mte
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.arch.arm64.mm.hugetlbpage import Hugetlbpage
 from tlbkit.linux.fs.disk import Disk
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.file import FilesStruct
 from tlbkit.linux.fs.file_table import FileTable
+from tlbkit.linux.fs.hugetlbfs.inode import Hugetlbfs
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.config import ARM64, Config
@@ -33,6 +34,7 @@ from tlbkit.linux.kernel.time.timer import Timer
 from tlbkit.linux.mm.filemap import Filemap
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.linux.mm.khugepaged import Khugepaged
 from tlbkit.linux.mm.madvise import Madvise
 from tlbkit.linux.mm.memfd import Memfd
@@ -67,7 +69,6 @@ PARTS: Final[Mapping[str, type]] = {
     "timer": Timer,
     "pgtable": Pgtable,
     "contpte": Contpte,
-    "mte": Mte,
     "panic": Panic,
     "vmstat": Vmstat,
     "page_alloc": PageAlloc,
@@ -92,6 +93,9 @@ PARTS: Final[Mapping[str, type]] = {
     "disk": Disk,
     "shmem": Shmem,
     "memfd": Memfd,
+    "hugetlbpage": Hugetlbpage,
+    "hugetlb": Hugetlb,
+    "hugetlbfs": Hugetlbfs,
     "memory": Memory,
     "huge_memory": HugeMemory,
     "migrate": Migrate,
@@ -128,7 +132,6 @@ class Kernel:
     timer: Timer
     pgtable: Pgtable
     contpte: Contpte
-    mte: Mte
     panic: Panic
     vmstat: Vmstat
     page_alloc: PageAlloc
@@ -153,6 +156,9 @@ class Kernel:
     disk: Disk
     shmem: Shmem
     memfd: Memfd
+    hugetlbpage: Hugetlbpage
+    hugetlb: Hugetlb
+    hugetlbfs: Hugetlbfs
     memory: Memory
     huge_memory: HugeMemory
     migrate: Migrate
@@ -181,7 +187,6 @@ class Kernel:
             setattr(self, name, part(self))
         zero = self._boot_frame()
         self.zero_pfn = zero
-        self.huge_memory.thp_shrinker_init()
         self._boot = self._boot_regime(self._boot_frame())
 
     def regime(self, pgd: int, asid: int) -> Regime:

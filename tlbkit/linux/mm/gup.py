@@ -43,16 +43,6 @@ class Gup:
         else:
             folio.refcount += GUP_PIN_COUNTING_BIAS
 
-    def gup_fast_pmd_leaf(self, pmd: int, *, write: bool) -> bool:
-        """Tell whether a walk without locks may take the pages of a block's entry.
-
-        It has no area to ask what a marked entry maps, so it gives up there, and the
-        caller goes the slow way, under the mmap lock.
-        """
-        if self._kernel.pgtable.pmd_special(pmd):
-            return False
-        return pte_present(pmd) and (pte_write(pmd) or not write)
-
     def unpin_user_page(self, folio: Folio) -> None:
         """Undo one pin."""
         if isinstance(folio, LargeFolio):

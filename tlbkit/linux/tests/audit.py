@@ -2,6 +2,8 @@
 
 from collections import Counter
 
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.walk import walk
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
@@ -24,7 +26,6 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_swapbacked,
     VmArea,
 )
-from tlbkit.observe import sanitizer
 
 BOOT_FRAMES = 2
 
@@ -47,21 +48,19 @@ class Books:
         pages: Counter[str] = Counter()
         tables = leaves = 0
         stores = set()
-        huge = self.kernel.huge_memory
-        for pmdp, addr, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
+        for pmdp, _, _ in self.kernel.memory.pmd_entries(mm, 0, pgtable.task_size):
             stores.add(pmdp & pgtable.page_mask)
             pmd = pgtable.read(pmdp)
             if pmd_trans_huge(pmd):
-                vma = self.kernel.vma.vma_lookup(mm, addr)
-                leaves += vma is not None and vma.anonymous
-                if not (pte_special(pmd) or huge.is_huge_zero_pmd(pmd)):
+                leaves += 1
+                if not pte_special(pmd):
                     self._note(self.by_block, mm, pmd)
                     pages[self._kind(pmd)] += pgtable.hpage_pmd_nr
             elif pmd_table(pmd):
                 tables += 1
                 pages += self._read_table(mm, pgtable.pte_pfn(pmd))
         stored = sum(map(self.kernel.pgtable_generic.deposited, stores))
-        assert stored == leaves, "every anonymous block keeps one table"
+        assert stored == leaves, "every block keeps one table, and nothing else does"
         assert mm.pgtables[3] == tables + stored, "nr_ptes"
         resident = (mm.anonpages, mm.filepages, mm.shmempages)
         counted = (pages["anon"], pages["file"], pages["shmem"])
@@ -215,7 +214,24 @@ def audit(kernel):
 
 def audit_tlbs(kernel):
     """No CPU holds a translation that the tables do not give, with those rights."""
-    sanitizer.audit(kernel)
+    memory = kernel.machine.memory
+    tags = {}
+    for mm in kernel.fork.mmlist:
+        if mm.regimes is not None:
+            tags.update({regime.asid: regime for regime in mm.regimes})
+    for cpu in kernel.machine.cpus:
+        for entry in cpu.tlb.entries():
+            regime = tags.get(entry.asid)
+            if regime is None:
+                continue
+            last = entry.va + (1 << entry.shift) - kernel.pgtable.page_size
+            for va in {entry.va, last}:
+                found = walk(regime, memory, va)
+                assert not isinstance(found, Fault), f"{entry} outlived its page"
+                offset = va & ((1 << found.leaf.shift) - 1)
+                assert found.pa + offset == entry.pa + va - entry.va
+                granted = entry.leaf.permissions_dirty
+                assert not granted & ~found.leaf.permissions_dirty
 
 
 def all_frames(kernel):

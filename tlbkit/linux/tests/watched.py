@@ -1,6 +1,11 @@
 """What the tests of userfaultfd share: layouts of pages, and laws that always hold."""
 
+from collections import Counter
+
+from tlbkit.arm64.walk import Translation, walk
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_leaf,
+    pmd_table,
     pte_mkclean,
     pte_mkuffd_wp,
     pte_present,
@@ -140,6 +145,51 @@ class Scene:
                 if pte_present(self.pte(at)):
                     for cpu in range(self.cpus):
                         self.process.read(at, cpu=cpu)
+
+
+def check_tlbs(kernel):
+    """No CPU translates anything otherwise than the tables, nor allows more."""
+    for process in kernel.processes:
+        asid = kernel.context.asid(process.mm)
+        regime = kernel.regime(process.mm.pgd, asid)
+        for cpu in kernel.machine.cpus:
+            for entry in cpu.tlb.entries():
+                if entry.asid not in (asid, asid | kernel.machine.model.kpti):
+                    continue
+                found = walk(regime, kernel.machine.memory, entry.va)
+                assert isinstance(found, Translation), (cpu.number, hex(entry.va))
+                assert found.pa == entry.pa
+                assert not entry.leaf.permissions & ~found.leaf.permissions_dirty
+
+
+def check_counts(kernel):
+    """Every folio's count of mappings is that of the entries that map it."""
+    pgtable = kernel.pgtable
+    mapped: Counter[int] = Counter()
+    for process in kernel.processes:
+        pages = 0
+        for vma in process.mm.vmas:
+            for pmdp, addr, end in kernel.memory.pmd_entries(
+                process.mm, vma.start, vma.end
+            ):
+                pmd = pgtable.read(pmdp)
+                if pmd_leaf(pmd):
+                    pages += pgtable.hpage_pmd_nr
+                    mapped[pgtable.pte_pfn(pmd)] += 1
+                if not pmd_table(pmd):
+                    continue
+                ptep = pgtable.pte_offset(pmdp, addr)
+                for at in range(ptep, ptep + 8 * (end - addr) // pgtable.page_size, 8):
+                    pte = pgtable.read(at)
+                    pfn = pgtable.pte_pfn(pte)
+                    if pte_present(pte) and pfn != kernel.zero_pfn:
+                        mapped[kernel.page_alloc.folio_of(pfn).pfn] += 1
+                        pages += 1
+        assert process.mm.anonpages == pages
+    for pfn, entries in mapped.items():
+        folio = kernel.page_alloc.folio_of(pfn)
+        assert folio.mapcount == entries, folio
+        assert folio.refcount >= entries, folio
 
 
 def check_end(kernel):

@@ -9,7 +9,8 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_young,
 )
-from tlbkit.linux.include.linux.mm import VM_HUGETLB, VM_LOCKED, VM_PFNMAP
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
+from tlbkit.linux.include.linux.mm import VM_LOCKED, VM_PFNMAP
 from tlbkit.linux.include.linux.mm_types import PG_dirty
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOMEM
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tlbkit.linux.mm.madvise.part import Mapped, Part
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
-_KEPT = VM_LOCKED | VM_PFNMAP | VM_HUGETLB
+_KEPT = VM_LOCKED | VM_PFNMAP
 
 
 class MadviseDiscard(MadviseWalk):
@@ -32,19 +33,42 @@ class MadviseDiscard(MadviseWalk):
 
     def madvise_dontneed(self, part: Part) -> int:
         """Drop the pages of a range now; the next access finds zeros: MADV_DONTNEED."""
-        return self.madvise_dontneed_free(part, self.madvise_dontneed_single_vma)
+        return self.madvise_dontneed_free(
+            part, self.madvise_dontneed_single_vma, hugetlb=True
+        )
 
     def madvise_free(self, part: Part) -> int:
         """Let reclaim drop the pages that are not written again: MADV_FREE."""
-        return self.madvise_dontneed_free(part, self.madvise_free_single_vma)
+        return self.madvise_dontneed_free(
+            part, self.madvise_free_single_vma, hugetlb=False
+        )
 
-    def madvise_dontneed_free(self, part: Part, drop: Callable[[Part], int]) -> int:
+    def madvise_dontneed_free_valid_vma(self, part: Part, *, hugetlb: bool) -> bool:
+        """Tell whether the pages of a part may be dropped.
+
+        Of huge pages of a pool only whole ones are, if *hugetlb* allows it at all: a
+        part that ends within one is made shorter.
+        """
+        vma = part.vma
+        if not is_vm_hugetlb_page(vma):
+            return not vma.flags & _KEPT
+        size = self._kernel.hugetlb.hstate_vma(vma).size
+        if not hugetlb or part.start & (size - 1):
+            return False
+        part.end &= -size
+        return True
+
+    def madvise_dontneed_free(
+        self, part: Part, drop: Callable[[Part], int], *, hugetlb: bool
+    ) -> int:
         """Check the area, tell who watches it, and drop its pages; 0 or an error.
 
         Who is told is waited for without the lock, so the area is looked up anew.
         """
-        if part.vma.flags & _KEPT:
+        if not self.madvise_dontneed_free_valid_vma(part, hugetlb=hugetlb):
             return -EINVAL
+        if part.start == part.end:
+            return 0
         mm = part.vma.mm
         uffd = self._kernel.fs_userfaultfd
         if not uffd.userfaultfd_remove(part.vma, part.start, part.end):
@@ -52,10 +76,10 @@ class MadviseDiscard(MadviseWalk):
             vma = self._kernel.vma.vma_lookup(mm, part.start)
             if vma is None:
                 return -ENOMEM
-            if vma.flags & _KEPT:
-                return -EINVAL
             part.vma = vma
             part.end = min(part.end, vma.end)
+            if not self.madvise_dontneed_free_valid_vma(part, hugetlb=hugetlb):
+                return -EINVAL
         return drop(part)
 
     def madvise_dontneed_single_vma(self, part: Part) -> int:

@@ -21,6 +21,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_SWP_UFFD_WP,
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_MIXEDMAP,
     VM_PFNMAP,
@@ -58,6 +59,8 @@ class MemoryCopy(MemoryNormal):
         """Copy the entries of an area for a child; 0 or a negative error number."""
         if not self.vma_needs_copy(child, parent):
             return 0
+        if is_vm_hugetlb_page(parent):
+            return self._kernel.hugetlb.copy_hugetlb_page_range(child, parent)
         is_cow = is_cow_mapping(parent.flags)
         notifier = self._kernel.mmu_notifier
         span = (parent.mm, "PROTECTION_PAGE", parent.start, parent.end)

@@ -19,6 +19,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
     FAULT_FLAG_UNSHARE,
@@ -66,6 +67,8 @@ class MemoryFault(MemoryFile):
 
     def handle_mm_fault(self, vma: VmArea, address: int, flags: int) -> int:
         """Make an access to *address* possible, or say why not: ``VM_FAULT_`` bits."""
+        if is_vm_hugetlb_page(vma):
+            return self._kernel.hugetlb.hugetlb_fault(vma, address, flags)
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
         vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
         if vma.ops is not None and vma.ops.has("huge_fault"):

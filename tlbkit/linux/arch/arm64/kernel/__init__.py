@@ -1,1 +1,0 @@
-"""arch/arm64/kernel."""
