@@ -70,7 +70,8 @@ class MemoryFault(MemoryFile):
         if is_vm_hugetlb_page(vma):
             return self._kernel.hugetlb.hugetlb_fault(vma, address, flags)
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
-        vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
+        if vma.ops is not None:
+            vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
         if vma.ops is not None and vma.ops.has("huge_fault"):
             result = self.handle_pud_fault(vmf, vma.ops)
             if not result & VM_FAULT_FALLBACK:

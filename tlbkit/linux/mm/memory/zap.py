@@ -323,9 +323,10 @@ class MemoryZap(MemoryNormal):
             self._kernel.filemap.folio_mark_accessed(folio)
         if pte_dirty(pte):
             self._kernel.page_writeback.folio_mark_dirty(folio)
-            tlb.delayed_rmaps.append((folio, pfn, nr))
-        else:
-            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
+            if not self._machine.skips("tlb_delay_rmap"):
+                tlb.delayed_rmaps.append((folio, pfn, nr))
+                return
+        self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
 
     def zap_present_folio_ptes(
         self,
