@@ -161,6 +161,21 @@ class PhysicalMemory:
         first = self.read(source << self.page_shift)
         self._chunk(target)[target & _CHUNK_MASK] = first
 
+    def save_frame(self, pfn: int) -> array[int]:
+        """Return what frame *pfn* holds, in as few words as say it."""
+        full = self._full.get(pfn)
+        if full is not None:
+            return array("Q", full)
+        return array("Q", [self.read(pfn << self.page_shift)])
+
+    def load_frame(self, pfn: int, saved: array[int]) -> None:
+        """Make frame *pfn* hold again what `save_frame` returned."""
+        if len(saved) > 1:
+            self.frame(pfn)[:] = saved
+        else:
+            self._full.pop(pfn, None)
+            self._chunk(pfn)[pfn & _CHUNK_MASK] = saved[0]
+
     def _chunk(self, pfn: int) -> array[int]:
         """Return the first words of the frames around *pfn*."""
         chunk = self._first.get(pfn >> _CHUNK_SHIFT)

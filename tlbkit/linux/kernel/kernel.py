@@ -48,14 +48,18 @@ from tlbkit.linux.mm.mprotect import Mprotect
 from tlbkit.linux.mm.mremap import Mremap
 from tlbkit.linux.mm.msync import Msync
 from tlbkit.linux.mm.page_alloc import PageAlloc
+from tlbkit.linux.mm.page_io import PageIo
 from tlbkit.linux.mm.page_writeback import PageWriteback
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.linux.mm.shmem import Shmem
 from tlbkit.linux.mm.swap import Swap
+from tlbkit.linux.mm.swap_state import SwapState
+from tlbkit.linux.mm.swapfile import Swapfile
 from tlbkit.linux.mm.truncate import Truncate
 from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
+from tlbkit.linux.mm.vmscan import Vmscan
 from tlbkit.linux.mm.vmstat import Vmstat
 from tlbkit.linux.process import Process
 
@@ -82,6 +86,9 @@ PARTS: Final[Mapping[str, type]] = {
     "gather": Gather,
     "pgtable_generic": PgtableGeneric,
     "swap": Swap,
+    "swapfile": Swapfile,
+    "swap_state": SwapState,
+    "page_io": PageIo,
     "gup": Gup,
     "rmap": Rmap,
     "mmap_lock": MmapLock,
@@ -100,6 +107,7 @@ PARTS: Final[Mapping[str, type]] = {
     "huge_memory": HugeMemory,
     "migrate": Migrate,
     "khugepaged": Khugepaged,
+    "vmscan": Vmscan,
     "madvise": Madvise,
     "mmap": Mmap,
     "msync": Msync,
@@ -145,6 +153,9 @@ class Kernel:
     gather: Gather
     pgtable_generic: PgtableGeneric
     swap: Swap
+    swapfile: Swapfile
+    swap_state: SwapState
+    page_io: PageIo
     gup: Gup
     rmap: Rmap
     mmap_lock: MmapLock
@@ -163,6 +174,7 @@ class Kernel:
     huge_memory: HugeMemory
     migrate: Migrate
     khugepaged: Khugepaged
+    vmscan: Vmscan
     madvise: Madvise
     mmap: Mmap
     msync: Msync

@@ -11,15 +11,16 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 )
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import VM_LOCKED, VM_PFNMAP
-from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_swapcache
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
+from tlbkit.linux.include.linux.swapops import non_swap_entry, pte_to_swp_entry
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOMEM
 from tlbkit.linux.mm.madvise.part import MadviseWalk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.include.linux.mm_types import Folio, VmArea
     from tlbkit.linux.mm.madvise.part import Mapped, Part
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
@@ -112,7 +113,7 @@ class MadviseDiscard(MadviseWalk):
                 vma.mm, part.start, part.end
             ):
                 if not self._free_block(tlb, vma, pmdp, addr, end):
-                    self.walk_ptes(vma, pmdp, addr, end, free)
+                    self.walk_ptes(vma, pmdp, addr, end, free, self.free_swapped)
             self._kernel.gather.tlb_end_vma(tlb, vma)
         return 0
 
@@ -124,21 +125,34 @@ class MadviseDiscard(MadviseWalk):
             self._pgtable.read(pmdp)
         ) and self._kernel.huge_memory.madvise_free_huge_pmd(tlb, vma, pmdp, addr, end)
 
+    def free_swapped(self, vma: VmArea, ptep: int, pte: int) -> None:
+        """Drop a page in swap at once: to read it in would cost more than zeros do."""
+        entry = pte_to_swp_entry(pte)
+        if not non_swap_entry(entry):
+            vma.mm.swapents -= 1
+            self._kernel.swapfile.free_swap_and_cache(entry)
+            self._pgtable.set_pte(ptep, 0)
+
     def free_ptes(self, tlb: MmuGather, mapped: Mapped) -> None:
         """Take one folio for clean and old: a round of madvise_free_pte_range()."""
         folio = mapped.folio
-        if folio.flags & PG_dirty:
-            if not folio_trylock(folio):
-                return
-            alone = folio.mapcount == folio.nr_pages
-            if alone:
-                folio.flags &= ~PG_dirty
-            folio_unlock(self._kernel.machine, folio)
-            if not alone:
-                return
+        if folio.flags & (PG_dirty | PG_swapcache) and not self._clean_folio(folio):
+            return
         if pte_young(mapped.pte) or pte_dirty(mapped.pte):
             self._pgtable.clear_young_dirty_ptes(mapped.ptep, mapped.nr, dirty=True)
             self._kernel.gather.tlb_flush_pte_range(
                 tlb, mapped.addr, mapped.nr * self._pgtable.page_size
             )
         self._kernel.swap.folio_mark_lazyfree(folio)
+
+    def _clean_folio(self, folio: Folio) -> bool:
+        """Take a folio for clean, and out of the swap cache; false if others use it."""
+        if not folio_trylock(folio):
+            return False
+        alone = folio.mapcount == folio.nr_pages
+        if alone and folio.flags & PG_swapcache:
+            alone = self._kernel.swapfile.folio_free_swap(folio)
+        if alone:
+            folio.flags &= ~PG_dirty
+        folio_unlock(self._kernel.machine, folio)
+        return alone

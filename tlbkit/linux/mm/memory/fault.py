@@ -45,6 +45,7 @@ from tlbkit.linux.include.linux.pgtable import (
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
+    non_swap_entry,
     pte_marker_get,
     pte_to_swp_entry,
 )
@@ -53,14 +54,14 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_missing,
     userfaultfd_wp,
 )
-from tlbkit.linux.mm.memory.file import MemoryFile
+from tlbkit.linux.mm.memory.swapin import MemorySwapin
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.include.linux.mm_types import VmArea
 
 
-class MemoryFault(MemoryFile):
+class MemoryFault(MemorySwapin):
     """Finds out what is missing, and maps it."""
 
     __slots__ = ()
@@ -367,6 +368,8 @@ class MemoryFault(MemoryFile):
         if is_migration_entry(entry):
             self._kernel.migrate.migration_entry_wait(entry)
             return 0
+        if not non_swap_entry(entry):
+            return self.swapin_page(vmf)
         return self.handle_pte_marker(vmf)
 
     def handle_pte_marker(self, vmf: VmFault) -> int:

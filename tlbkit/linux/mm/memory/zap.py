@@ -26,6 +26,7 @@ from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
     make_pte_marker,
+    non_swap_entry,
     pte_marker_get,
     pte_to_swp_entry,
 )
@@ -282,8 +283,12 @@ class MemoryZap(MemoryNormal):
 
     def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
         """Clear an entry of which no TLB and no folio's count knows."""
-        if is_migration_entry(pte_to_swp_entry(pte)):
+        entry = pte_to_swp_entry(pte)
+        if is_migration_entry(entry):
             vma.mm.anonpages -= 1
+        elif not non_swap_entry(entry):
+            vma.mm.swapents -= 1
+            self._kernel.swapfile.free_swap_and_cache(entry)
         self._pgtable.set_pte(ptep, 0)
 
     def zap_present_pte(
