@@ -9,6 +9,7 @@ from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.events import Stream
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
+from tlbkit.arm64.tags import Tags
 from tlbkit.arm64.tlb import GLOBAL, Tlb
 from tlbkit.arm64.tlbi import By, decode
 from tlbkit.errors import InputError, TlbkitError
@@ -53,6 +54,7 @@ class Machine:
             raise InputError(f"cpus={cpus}: a machine has 1 to {MAX_CPUS} CPUs")
         self.model = find_model(model) if isinstance(model, str) else model
         self.memory = PhysicalMemory(self.model.page_shift)
+        self.tags = Tags(self.model.page_shift)
         self.events = Stream()
         self.without: frozenset[str] = frozenset()
         shared = self.model.shared_tlb

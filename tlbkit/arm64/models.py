@@ -72,6 +72,7 @@ class CpuModel:
         page_shift: log2 of the granule that the kernel is built for.
         epan: FEAT_PAN3: memory that EL0 may only execute is out of the kernel's reach,
             so Linux offers it.
+        mte: FEAT_MTE2: each 16 bytes of memory have a tag.
         bbml2_noabort: Changes block size without break-before-make, without aborts.
         repeat_tlbi: Needs each TLBI and its DSB twice (an erratum).
         over_invalidates: Every TLBI drops everything, as hardware may.
@@ -97,6 +98,7 @@ class CpuModel:
     page_shift: int = 12
     bbml2_noabort: bool = False
     epan: bool = False
+    mte: bool = False
     repeat_tlbi: bool = False
     over_invalidates: bool = False
     shared_tlb: int = 1

@@ -3,14 +3,17 @@
 from tlbkit.errors import InputError
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.arena import Arena
+from tlbkit.lab.bad_page_map import BadPageMap
 from tlbkit.lab.compare import Comparison, Difference, compare
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
+from tlbkit.lab.huge_zero import HugeZero
 from tlbkit.lab.insert import Insert
 from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
+from tlbkit.lab.normal_page import NormalPage
 from tlbkit.lab.parameter import Parameter, Value
 from tlbkit.lab.permissions import Permissions
 from tlbkit.lab.run import Result, run
@@ -69,8 +72,10 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     Litmus(),
     OwnLitmus(),
     Flush(),
+    NormalPage(),
+    BadPageMap(),
 )
-_OF_THE_KERNEL: tuple[Exploration, ...] = (Insert(),)
+_OF_THE_KERNEL: tuple[Exploration, ...] = (HugeZero(), Insert())
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)
 } | SCENARIOS

@@ -6,20 +6,21 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
+from tlbkit.arm64.tags import ATTR_TAGGED
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
-from tlbkit.linux.include.linux.mm import VM_EXEC, VM_READ, VM_WRITE
+from tlbkit.linux.include.linux.mm import VM_EXEC, VM_MTE, VM_READ, VM_WRITE
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EBADF,
     EINVAL,
     ENOMEM,
+    Signal,
     SystemCallError,
 )
 from tlbkit.linux.mm.mmap import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
-    MAP_HUGETLB,
     MAP_NORESERVE,
     MAP_POPULATE,
     MAP_PRIVATE,
@@ -154,6 +155,32 @@ class Thread:
             self._kernel.fault.do_mem_abort(self.mm, address, EL0_READ, value)
         raise LivelockError(core.number, address)
 
+    def load_tag(self, address: int) -> int:
+        """Return the allocation tag at *address*, as LDG does; 0 without PROT_MTE."""
+        pa, attr = self._tagged(address)
+        return self._kernel.machine.tags.load(pa) if attr == ATTR_TAGGED else 0
+
+    def store_tag(self, address: int, tag: int) -> None:
+        """Give the 16 bytes at *address* another tag, as STG does; needs PROT_MTE."""
+        self.write(address, self.read(address))  # it faults like a store
+        pa, attr = self._tagged(address)
+        if attr == ATTR_TAGGED:
+            self._kernel.machine.tags.store(pa, tag)
+
+    def read_checked(self, address: int, key: int = 0) -> int:
+        """Load a word through a pointer whose tag is *key*; a wrong one is a signal."""
+        if self.load_tag(address) != key and self._tagged(address)[1] == ATTR_TAGGED:
+            raise Signal("SIGSEGV", "SEGV_MTESERR", address)
+        return self.read(address)
+
+    def _tagged(self, address: int) -> tuple[int, int]:
+        """Return where *address* lies, and what kind of memory it is mapped as."""
+        self.read(address)
+        found = self._enter().resolve(address, EL0_READ)
+        assert not isinstance(found, Fault)
+        offset = address & ((1 << found.leaf.shift) - 1)
+        return found.pa + offset, found.leaf.attr
+
     def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
         """Store the 64-bit word *value* at *address*."""
         core = self._enter(cpu)
@@ -189,7 +216,7 @@ class Thread:
         noreplace: bool = False,
         noreserve: bool = False,
         populate: bool = False,
-        hugetlb: bool = False,
+        mte: bool = False,
         flags: int = 0,
     ) -> int:
         """Map a file, or anonymous memory, and return its address.
@@ -205,8 +232,7 @@ class Thread:
             noreplace: MAP_FIXED_NOREPLACE: what is there is an error.
             noreserve: MAP_NORESERVE.
             populate: MAP_POPULATE: the pages are faulted in at once.
-            hugetlb: MAP_HUGETLB: huge pages of a pool, of the default size unless
-                *flags* hold another (MAP_HUGE_64KB).
+            mte: PROT_MTE: the memory's tags count. Needs a CPU that has tags.
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
                 (MAP_SHARED_VALIDATE), that counts and not *shared*.
         """
@@ -214,22 +240,19 @@ class Thread:
             flags |= MAP_SHARED if shared else MAP_PRIVATE
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
         flags |= MAP_NORESERVE * noreserve | MAP_POPULATE * populate
-        flags |= MAP_HUGETLB * hugetlb
         if fd is None:
             flags |= MAP_ANONYMOUS
-        protection = _protection(prot)
+        protection = _protection(prot) | VM_MTE * mte
         self.enter_kernel("mmap", length, prot)
         kernel = self._kernel
+        if mte and not kernel.mte.supported:
+            raise SystemCallError("mmap", EINVAL)
         mm = self.mm
         file = None
         if offset & ~kernel.pgtable.page_mask:
             raise SystemCallError("mmap", EINVAL)
         if fd is not None:
             file = self._fget("mmap", fd)
-        found = kernel.mmap.hugetlb_file(length, flags, file)
-        if isinstance(found, int):
-            raise SystemCallError("mmap", -found)
-        length, target = found
         mm.mmap_lock.down_write()
         result = kernel.mmap.do_mmap(
             mm,
@@ -237,12 +260,10 @@ class Thread:
             length,
             protection,
             flags,
-            target,
+            file,
             offset >> kernel.pgtable.page_shift,
         )
         mm.mmap_lock.up_write()
-        if file is None and target is not None:
-            kernel.file_table.fput(target)
         if populate and result >= 0:
             kernel.gup.mm_populate(mm, result, length)
         return self._result("mmap", result)
@@ -329,17 +350,10 @@ class Thread:
         file = self._kernel.file_table.do_open(name, _MODES[mode], create=create)
         return self._install("open", file)
 
-    def memfd_create(self, name: str, flags: int = 0) -> int:
-        """Return the descriptor of an empty file of shared memory.
-
-        Args:
-            name: For messages.
-            flags: ``MFD_`` bits of `tlbkit.linux.mm.memfd`; MFD_HUGETLB makes a file of
-                huge pages, of the default size unless another is given (MFD_HUGE_1GB).
-        """
-        self.enter_kernel("memfd_create", name, flags)
-        made = self._kernel.memfd.memfd_create(name, flags)
-        return self._install("memfd_create", made)
+    def memfd_create(self, name: str) -> int:
+        """Return the descriptor of an empty file of shared memory."""
+        self.enter_kernel("memfd_create", name)
+        return self._install("memfd_create", self._kernel.memfd.memfd_create(name))
 
     def close(self, fd: int) -> None:
         """Give a descriptor back; mappings of the file stay."""

@@ -1,7 +1,26 @@
 """adfb6609c680: the huge zero folio is born with its MTE tags cleared."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import Folio
+
+
+class HugeMemoryBefore(HugeMemory):
+    """The huge zero folio is asked for like any block of zeros."""
+
+    __slots__ = ()
+
+    def alloc_huge_zero_folio(self) -> Folio | None:
+        """Return a block of zeros, whose tags are what they are."""
+        return self._kernel.page_alloc.alloc_zeroed(self._pgtable.hpage_pmd_order)
+
 
 PATCH = Patch(
     commit="adfb6609c6809e107ded9a1cd46f519c882e64ea",
@@ -24,4 +43,5 @@ PATCH = Patch(
         "v6.18-rc6 could hand out a huge zero folio that was not zero, until "
         "5bebe8de1926. Both were in v6.18, so v6.19 never had the missing tags."
     ),
+    reverts={"huge_memory": HugeMemoryBefore},
 )

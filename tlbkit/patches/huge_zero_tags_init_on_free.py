@@ -1,7 +1,34 @@
 """6a288a4ddb4a: the huge zero folio's tags are cleared with init_on_free as well."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.mm.page_alloc import PageAlloc
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import Folio
+
+
+class PageAllocBefore(PageAlloc):
+    """Tags are cleared only where the page is.
+
+    Source: mm/page_alloc.c, v6.18 to v7.0.
+    """
+
+    __slots__ = ()
+
+    def post_alloc_hook(self, folio: Folio, *, zero_tags: bool) -> None:
+        """Fill a new folio with zeros; if that is still to be done, see to its tags."""
+        init = not self.init_on_free
+        mte = self._kernel.mte
+        if init and zero_tags and mte.supported:
+            mte.tag_clear_highpages(folio.pfn, folio.nr_pages, clear_pages=True)
+        elif init:
+            self.kernel_init_pages(folio)
+
 
 PATCH = Patch(
     commit="6a288a4ddb4a994490505ab5f41c445f8e6b6467",
@@ -29,4 +56,5 @@ PATCH = Patch(
         "5bebe8de1926": "it changes the tag helper in the form given to it there",
     },
     repairs="adfb6609c680",
+    reverts={"page_alloc": PageAllocBefore},
 )

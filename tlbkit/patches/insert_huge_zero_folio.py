@@ -50,4 +50,5 @@ PATCH = Patch(
         "The insertion does not ignore a write for the huge zero folio; its only "
         "caller in the tree asks for a read-only mapping."
     ),
+    reverts={"huge_memory": HugeMemoryBefore},
 )

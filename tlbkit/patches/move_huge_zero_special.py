@@ -1,7 +1,51 @@
 """fae654083bfa: UFFDIO_MOVE moves a huge zero entry instead of building a new one."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.page_alloc import RAM_BASE
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmArea
+
+
+_PAGE_STRUCT: Final = 64
+"""Bytes of one struct page."""
+_VMEMMAP_GAP: Final = 1 << 30
+"""Bytes between the end of the array of all pages and the last address."""
+
+
+class HugeMemoryBefore(HugeMemory):
+    """A huge zero entry is built anew, from a folio that nobody looked up.
+
+    Source: mm/huge_memory.c, v6.16 to v6.19.
+    """
+
+    __slots__ = ()
+
+    def moved_huge_zero_pmd(self, pmd: int, dst_vma: VmArea) -> int:
+        """Return an entry for the folio at address 0, with the target's rights."""
+        del pmd
+        return self._pgtable.mk_huge_pmd(self.null_folio_pfn(), dst_vma.page_prot)
+
+    def null_folio_pfn(self) -> int:
+        """Return the frame that the folio at address 0 would describe.
+
+        The kernel's array of all pages begins at a negative address, so this lies a
+        long way behind its first element. Worked out from the layout of addresses in
+        arch/arm64/include/asm/memory.h, for 48 bits: half of them are the kernel's
+        linear map, and each of its pages has 64 bytes in the array, which ends 1 GiB
+        before the last address.
+        """
+        shift = self._pgtable.page_shift
+        linear_map = 1 << self._pgtable.va_bits - 1
+        array = (linear_map >> shift) * _PAGE_STRUCT
+        return (array + _VMEMMAP_GAP) // _PAGE_STRUCT + (RAM_BASE >> shift)
+
 
 PATCH = Patch(
     commit="fae654083bfa409bb2244f390232e2be47f05bfc",
@@ -24,4 +68,5 @@ PATCH = Patch(
         "bogus frame, or the NULL dereference, came with e3981db444a0 (v6.16), which "
         "is none of the commits here. Posted as two patches, joined when merged."
     ),
+    reverts={"huge_memory": HugeMemoryBefore},
 )

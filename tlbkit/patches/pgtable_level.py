@@ -1,7 +1,37 @@
 """b22cc9a9c7ff: rmap's levels become everybody's, and a wrong one fails the build."""
 
+from __future__ import annotations
+
+from enum import IntEnum
+
+from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+
+class RmapLevel(IntEnum):
+    """The levels as rmap alone knew them: enum rmap_level of include/linux/rmap.h."""
+
+    PTE = 0
+    PMD = 1
+    PUD = 2
+
+
+class RmapBefore(Rmap):
+    """A level that none of the switches knew was warned of once, and nothing done.
+
+    Source: include/linux/rmap.h and mm/rmap.c, v6.17.
+    """
+
+    __slots__ = ()
+
+    def unsupported_level_(self, level: object) -> None:
+        """Warn, in a kernel that is built to; go on with what the caller wanted."""
+        if self._kernel.config.debug_vm:
+            self._kernel.panic.warn_on_once(
+                "__folio_rmap_sanity_checks", f"there is no level {level}"
+            )
+
 
 PATCH = Patch(
     commit="b22cc9a9c7ff0ad8998d58fdd7122de6038c46a7",
@@ -51,6 +81,7 @@ PATCH = Patch(
         "878d9e8cebbb": "it changes the rmap helpers in the form given to them there",
         "30680d5ef0dc": "two things named pgtable_level do not build on powerpc",
     },
+    reverts={"rmap": RmapBefore},
     note=(
         "The PMD form of file-rmap duplication passes the PTE level, before and after; "
         "fork copies no file PMD, so nothing follows. The sanity helper became "

@@ -1,7 +1,29 @@
 """30680d5ef0dc: powerpc's page-table dump gives up the name ``pgtable_level``."""
 
+from __future__ import annotations
+
+from tlbkit.linux.arch.powerpc.mm.ptdump.ptdump import (
+    FlagInfo,
+    PowerpcPtdump,
+    PtdumpPgLevel,
+)
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+
+class PowerpcPtdumpBefore(PowerpcPtdump):
+    """The structure had the name that the levels of tables were to get.
+
+    Source: arch/powerpc/mm/ptdump/ptdump.h, v6.17.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def tags() -> dict[str, type]:
+        """Return the names that the header gives to its structures."""
+        return {"flag_info": FlagInfo, "pgtable_level": PtdumpPgLevel}
+
 
 PATCH = Patch(
     commit="30680d5ef0dc7a1032edc1519e85cbb504280d73",
@@ -22,5 +44,6 @@ PATCH = Patch(
         "mainline 30680d5ef0dc",
         "Message-ID 20250811112631.759341-7-david@redhat.com (v3 6/11)",
     ),
+    reverts={"powerpc_ptdump": PowerpcPtdumpBefore},
     note="Its posting says ptdump_pglevel in the title; arm64's spelling was merged.",
 )

@@ -235,7 +235,10 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
     "stale": (),
     "insert": (),
+    "huge-zero": (),
     "tlbi": (Fields("The operand"),),
+    "normal-page": (Fields("What the newest kernel asks"),),
+    "bad-page-map": (Fields("The entry"),),
     "litmus": (Fields("The program, and the question"),),
     "own-litmus": (Fields("The program, and the question"),),
     "flush": (

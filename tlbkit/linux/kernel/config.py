@@ -21,6 +21,9 @@ class Config:
             Xen's grant device, which arm64 has not, selects it.
         page_mapcount: Pages of a large folio have counts of their own; without them
             (CONFIG_NO_PAGE_MAPCOUNT) the folio is counted as a whole.
+        arch_has_tag_helper: The architecture has a way to clear pages with their tags;
+            arm64 has, whether its CPUs have tags or not.
+        persistent_huge_zero_folio: The huge zero folio is made at boot and stays.
         debug_vm: Conditions that can never be true are looked at: CONFIG_DEBUG_VM.
     """
 
@@ -29,6 +32,8 @@ class Config:
     arch_supports_pud_pfnmap: bool = False
     find_normal_page: bool = False
     page_mapcount: bool = True
+    arch_has_tag_helper: bool = True
+    persistent_huge_zero_folio: bool = False
     debug_vm: bool = False
 
     @property

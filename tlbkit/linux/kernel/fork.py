@@ -92,15 +92,27 @@ class Fork:
 
     @staticmethod
     def _vm_area_dup(vma: VmArea, child: MmStruct) -> VmArea:
-        """Return a child's copy of an area; it is neither locked nor watched.
-
-        What the owner keeps with the parent's area is not the child's.
-        """
+        """Return a child's copy of an area; it is neither locked nor watched."""
         flags = vma.flags & ~(VM_LOCKED | VM_UFFD)
         copy = VmArea(child, vma.start, vma.end, flags, vma.page_prot, vma.pgoff)
         copy.file = vma.file
         copy.ops = vma.ops
         return copy
+
+    def check_mm(self, mm: MmStruct) -> None:
+        """Report pages that were counted and never given back."""
+        for kind, count in (
+            ("MM_FILEPAGES", mm.filepages),
+            ("MM_ANONPAGES", mm.anonpages),
+            ("MM_SWAPENTS", mm.swapents),
+            ("MM_SHMEMPAGES", mm.shmempages),
+        ):
+            if count:
+                printk = self._kernel.printk
+                printk.pr_alert(
+                    f"BUG: Bad rss-counter state mm:{printk.address(mm):016x} "
+                    f"type:{kind} val:{count}"
+                )
 
     def mmput(self, mm: MmStruct) -> None:
         """Drop one user of an address space, and all of it with the last."""
@@ -109,6 +121,7 @@ class Fork:
             return
         kernel = self._kernel
         kernel.mmap.exit_mmap(mm)
+        self.check_mm(mm)
         kernel.huge_memory.mm_put_huge_zero_folio(mm)
         kernel.sched.leave(mm)
         self.mmlist.remove(mm)

@@ -12,15 +12,19 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import MAIR_EL1
 from tlbkit.linux.arch.arm64.include.asm.tlb import Tlb
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
+from tlbkit.linux.arch.arm64.kernel.mte import Mte
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
-from tlbkit.linux.arch.arm64.mm.hugetlbpage import Hugetlbpage
+from tlbkit.linux.arch.arm64.mm.ptdump import Ptdump
+from tlbkit.linux.arch.powerpc.mm.ptdump.ptdump import PowerpcPtdump
+from tlbkit.linux.drivers.char.mem import Mem
+from tlbkit.linux.drivers.xen.gntdev import Gntdev
 from tlbkit.linux.fs.disk import Disk
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.file import FilesStruct
 from tlbkit.linux.fs.file_table import FileTable
-from tlbkit.linux.fs.hugetlbfs.inode import Hugetlbfs
+from tlbkit.linux.fs.proc.task_mmu import TaskMmu
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.kernel.config import ARM64, Config
@@ -34,7 +38,6 @@ from tlbkit.linux.kernel.time.timer import Timer
 from tlbkit.linux.mm.filemap import Filemap
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
-from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.linux.mm.khugepaged import Khugepaged
 from tlbkit.linux.mm.madvise import Madvise
 from tlbkit.linux.mm.memfd import Memfd
@@ -48,18 +51,16 @@ from tlbkit.linux.mm.mprotect import Mprotect
 from tlbkit.linux.mm.mremap import Mremap
 from tlbkit.linux.mm.msync import Msync
 from tlbkit.linux.mm.page_alloc import PageAlloc
-from tlbkit.linux.mm.page_io import PageIo
 from tlbkit.linux.mm.page_writeback import PageWriteback
+from tlbkit.linux.mm.pagewalk import Pagewalk
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
+from tlbkit.linux.mm.ptdump import PtdumpWalk
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.linux.mm.shmem import Shmem
 from tlbkit.linux.mm.swap import Swap
-from tlbkit.linux.mm.swap_state import SwapState
-from tlbkit.linux.mm.swapfile import Swapfile
 from tlbkit.linux.mm.truncate import Truncate
 from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
-from tlbkit.linux.mm.vmscan import Vmscan
 from tlbkit.linux.mm.vmstat import Vmstat
 from tlbkit.linux.process import Process
 
@@ -73,6 +74,7 @@ PARTS: Final[Mapping[str, type]] = {
     "timer": Timer,
     "pgtable": Pgtable,
     "contpte": Contpte,
+    "mte": Mte,
     "panic": Panic,
     "vmstat": Vmstat,
     "page_alloc": PageAlloc,
@@ -86,9 +88,6 @@ PARTS: Final[Mapping[str, type]] = {
     "gather": Gather,
     "pgtable_generic": PgtableGeneric,
     "swap": Swap,
-    "swapfile": Swapfile,
-    "swap_state": SwapState,
-    "page_io": PageIo,
     "gup": Gup,
     "rmap": Rmap,
     "mmap_lock": MmapLock,
@@ -100,14 +99,17 @@ PARTS: Final[Mapping[str, type]] = {
     "disk": Disk,
     "shmem": Shmem,
     "memfd": Memfd,
-    "hugetlbpage": Hugetlbpage,
-    "hugetlb": Hugetlb,
-    "hugetlbfs": Hugetlbfs,
     "memory": Memory,
     "huge_memory": HugeMemory,
+    "pagewalk": Pagewalk,
+    "task_mmu": TaskMmu,
+    "ptdump_walk": PtdumpWalk,
+    "ptdump": Ptdump,
+    "powerpc_ptdump": PowerpcPtdump,
+    "mem": Mem,
+    "gntdev": Gntdev,
     "migrate": Migrate,
     "khugepaged": Khugepaged,
-    "vmscan": Vmscan,
     "madvise": Madvise,
     "mmap": Mmap,
     "msync": Msync,
@@ -140,6 +142,7 @@ class Kernel:
     timer: Timer
     pgtable: Pgtable
     contpte: Contpte
+    mte: Mte
     panic: Panic
     vmstat: Vmstat
     page_alloc: PageAlloc
@@ -153,9 +156,6 @@ class Kernel:
     gather: Gather
     pgtable_generic: PgtableGeneric
     swap: Swap
-    swapfile: Swapfile
-    swap_state: SwapState
-    page_io: PageIo
     gup: Gup
     rmap: Rmap
     mmap_lock: MmapLock
@@ -167,14 +167,17 @@ class Kernel:
     disk: Disk
     shmem: Shmem
     memfd: Memfd
-    hugetlbpage: Hugetlbpage
-    hugetlb: Hugetlb
-    hugetlbfs: Hugetlbfs
     memory: Memory
     huge_memory: HugeMemory
+    pagewalk: Pagewalk
+    task_mmu: TaskMmu
+    ptdump_walk: PtdumpWalk
+    ptdump: Ptdump
+    powerpc_ptdump: PowerpcPtdump
+    mem: Mem
+    gntdev: Gntdev
     migrate: Migrate
     khugepaged: Khugepaged
-    vmscan: Vmscan
     madvise: Madvise
     mmap: Mmap
     msync: Msync
@@ -199,6 +202,7 @@ class Kernel:
             setattr(self, name, part(self))
         zero = self._boot_frame()
         self.zero_pfn = zero
+        self.huge_memory.thp_shrinker_init()
         self._boot = self._boot_regime(self._boot_frame())
 
     def regime(self, pgd: int, asid: int) -> Regime:

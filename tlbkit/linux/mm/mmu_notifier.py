@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
@@ -23,10 +23,24 @@ class MmuNotifier:
     end of a range that changes); ``what`` is ``(start, end)``.
     """
 
-    __slots__ = ("_machine",)
+    __slots__ = ("_machine", "_subscribers")
 
     def __init__(self, kernel: Kernel) -> None:
         self._machine = kernel.machine
+        self._subscribers: list[Callable[[MmStruct, int, int], None]] = []
+
+    def mmu_interval_notifier_insert(
+        self, subscriber: Callable[[MmStruct, int, int], None]
+    ) -> None:
+        """Call *subscriber*, once, before a range of any address space is unmapped."""
+        if subscriber not in self._subscribers:
+            self._subscribers.append(subscriber)
+
+    def mmu_interval_notifier_remove(
+        self, subscriber: Callable[[MmStruct, int, int], None]
+    ) -> None:
+        """Call it no more."""
+        self._subscribers.remove(subscriber)
 
     def arch_invalidate_secondary_tlbs(
         self, mm: MmStruct, start: int, end: int
@@ -54,6 +68,9 @@ class MmuNotifier:
     ) -> None:
         """Tell devices that [start, end) is about to change, and why."""
         self._range("start", mm, why, start, end)
+        if why == "UNMAP":
+            for subscriber in self._subscribers:
+                subscriber(mm, start, end)
 
     def invalidate_range_end(
         self, mm: MmStruct, why: str, start: int, end: int

@@ -6,7 +6,7 @@ translation that should have been flushed shows what it leads to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from tlbkit.errors import TlbkitError
 from tlbkit.linux.include.linux.mm_types import Folio, LargeFolio, PG_table
@@ -32,49 +32,38 @@ class BadPageError(TlbkitError):
         self.problem = problem
 
 
-class Blocks(NamedTuple):
-    """Frames that the buddy allocator does not manage, cut into equal blocks.
-
-    Attributes:
-        first, last: The frames, *last* not included.
-        order: log2 of the frames of a block.
-        folios: The folio of each block that is in use, by number of the block.
-    """
-
-    first: int
-    last: int
-    order: int
-    folios: dict[int, Folio]
-
-
 class PageAlloc:
     """The frames of one kernel.
 
     Attributes:
         fail: Asked before each allocation; a true answer makes it fail.
         in_use: Frames handed out and not freed.
+        init_on_free: Frames are zeroed as they are freed, and not when they are handed
+            out: the boot option of that name.
         highest_memmap_pfn: The last frame that is memory: mm/mm_init.c.
     """
 
     __slots__ = (
         "_base",
-        "_blocks",
         "_folios",
         "_free",
+        "_kernel",
         "_machine",
         "_top_order",
         "fail",
         "highest_memmap_pfn",
         "in_use",
+        "init_on_free",
     )
 
     def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
         self._machine = kernel.machine
+        self.init_on_free = False
         shift = kernel.machine.model.page_shift
         self._base = RAM_BASE >> shift
         self.highest_memmap_pfn = (RAM_BASE + RAM_SIZE >> shift) - 1
         self._top_order = 2 * (shift - 3)
-        self._blocks: list[Blocks] = []
         self._folios: list[Folio | None] = []
         self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
         self.fail: Callable[[], bool] | None = None
@@ -89,9 +78,6 @@ class PageAlloc:
         index = pfn - self._base
         if 0 <= index < len(self._folios):
             return self._folios[index]
-        for blocks in self._blocks:
-            if blocks.first <= pfn < blocks.last:
-                return blocks.folios.get(pfn - blocks.first >> blocks.order)
         return None
 
     def folio_of(self, pfn: int) -> Folio:
@@ -122,13 +108,32 @@ class PageAlloc:
             )
         return folio
 
-    def alloc_zeroed(self, order: int = 0) -> Folio | None:
-        """Return a new folio full of zeros, or ``None`` without memory."""
+    def alloc_zeroed(self, order: int = 0, *, zero_tags: bool = False) -> Folio | None:
+        """Return a new folio full of zeros, or ``None`` without memory.
+
+        With *zero_tags* its memory tags are 0 as well: __GFP_ZEROTAGS.
+        """
         folio = self.alloc(order)
         if folio is not None:
-            for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
-                self._machine.memory.clear_frame(pfn)
+            self.post_alloc_hook(folio, zero_tags=zero_tags)
         return folio
+
+    def post_alloc_hook(self, folio: Folio, *, zero_tags: bool) -> None:
+        """Fill a new folio with zeros, unless that was done when it was freed.
+
+        Tags are asked for apart from that: nothing has cleared them before.
+        """
+        init = not self.init_on_free
+        if zero_tags and self._kernel.mte.supported:
+            mte = self._kernel.mte
+            mte.tag_clear_highpages(folio.pfn, folio.nr_pages, clear_pages=init)
+        elif init:
+            self.kernel_init_pages(folio)
+
+    def kernel_init_pages(self, folio: Folio) -> None:
+        """Fill a folio with zeros; its tags stay."""
+        for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
+            self._machine.memory.clear_frame(pfn)
 
     def alloc_table(self, name: str) -> Folio | None:
         """Return a zeroed frame for a page table, with its own lock, or ``None``."""
@@ -144,6 +149,10 @@ class PageAlloc:
             raise BadPageError(folio, "freed while page tables map it")
         if folio.refcount > 0 and not folio.flags & PG_table:
             raise BadPageError(folio, "freed while somebody holds a reference")
+        if self.init_on_free:
+            self.kernel_init_pages(folio)
+        if self._kernel.mte.supported:
+            self._kernel.mte.pages_freed(folio.pfn, folio.nr_pages)
         first = folio.pfn - self._base
         self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
         self._free[folio.order].append(folio.pfn)
@@ -152,43 +161,6 @@ class PageAlloc:
             self._machine.events.emit(
                 self._machine.running.number, "free", folio.pfn, old=folio.order
             )
-
-    # -- blocks of somebody else's ---------------------------------------------------
-
-    def add_blocks(self, order: int, count: int) -> int | None:
-        """Put in *count* blocks of memory above all that there is, for one user.
-
-        So pools of huge pages are filled: at boot, before anything else has memory, or
-        from memory that happens to be free in such blocks. Here there always is some,
-        up to what the CPU can address.
-
-        Returns:
-            The first frame, or ``None`` if the physical address space ends.
-        """
-        first = -(-(self.highest_memmap_pfn + 1) >> order) << order
-        last = first + (count << order)
-        if last << self._machine.model.page_shift > 1 << self._machine.model.pa_bits:
-            return None
-        if count:
-            self.highest_memmap_pfn = last - 1
-            self._blocks.append(Blocks(first, last, order, {}))
-        return first
-
-    def put_block(self, folio: Folio) -> None:
-        """Let the frames of one such block lead to *folio*, which is in use now."""
-        blocks = self._blocks_of(folio)
-        blocks.folios[folio.pfn - blocks.first >> blocks.order] = folio
-
-    def take_block(self, folio: Folio) -> None:
-        """Let them lead nowhere, as *folio* is not in use any more."""
-        blocks = self._blocks_of(folio)
-        del blocks.folios[folio.pfn - blocks.first >> blocks.order]
-
-    def _blocks_of(self, folio: Folio) -> Blocks:
-        for blocks in self._blocks:
-            if blocks.first <= folio.pfn < blocks.last:
-                return blocks
-        raise BadPageError(folio, "it is in no block that was put in")
 
     def split(self, folio: Folio) -> list[Folio]:
         """Make each page of *folio* a folio of its own; callers move the state over."""

@@ -14,8 +14,10 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_EXCLUSIVE
 from tlbkit.linux.include.linux.mm_types import AnonVma, PG_locked
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
+    SwpEntry,
     make_migration_pte,
     make_pte_marker,
+    swp_entry_to_pte,
 )
 from tlbkit.linux.tests.support import boot
 
@@ -37,7 +39,6 @@ class Scene:
 
     def __init__(self, version, source, target="", *, gap=0, **machine):
         self.kernel = boot(version, **machine)
-        self.kernel.swapfile.swapon(1024)
         self.page = self.kernel.pgtable.page_size
         self.process = self.kernel.spawn()
         table = self.kernel.pgtable.pmd_size
@@ -86,15 +87,14 @@ class Scene:
             entry = make_migration_pte(self.pte(at), folio.pfn, exclusive=True)
             self.set_pte(at, entry)
             self.kernel.tlbflush.flush_tlb_mm(self.process.mm)
-        elif letter in "wW":
-            self.process.write(at, at)
-            self.process.madvise(at, self.page, "pageout")
-            self.kernel.rmap.flush_tlb_batched_pending(self.process.mm)
-            if letter == "W":
-                self.set_pte(at, self.pte(at) & ~PTE_SWP_EXCLUSIVE)
-        elif letter == "m":
+        elif letter in "wWm":
+            entry = {
+                "w": swp_entry_to_pte(SwpEntry(0, 5)) | PTE_SWP_EXCLUSIVE,
+                "W": swp_entry_to_pte(SwpEntry(0, 5)),
+                "m": make_pte_marker(PTE_MARKER_UFFD_WP),
+            }[letter]
             self.process.read(at)  # makes the table
-            self.set_pte(at, make_pte_marker(PTE_MARKER_UFFD_WP))
+            self.set_pte(at, entry)
             self.kernel.tlbflush.flush_tlb_mm(self.process.mm)
 
     def unpin(self):

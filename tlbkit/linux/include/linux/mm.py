@@ -36,6 +36,7 @@ VM_MIXEDMAP: Final = 0x10000000
 VM_HUGEPAGE: Final = 0x20000000
 VM_NOHUGEPAGE: Final = 0x40000000
 VM_MERGEABLE: Final = 0x80000000
+VM_MTE: Final = 1 << 36
 VM_UFFD_MINOR: Final = 1 << 38
 VM_SHADOW_STACK: Final = 1 << 37
 
@@ -104,11 +105,6 @@ class VmOperations:
     def open(self, vma: VmArea) -> None:
         """Be told of an area that another one was split, moved or forked into."""
         del vma
-
-    def may_split(self, vma: VmArea, addr: int) -> int:
-        """Return why an area must not be cut at *addr*, as an error number, or 0."""
-        del vma, addr
-        return 0
 
     def close(self, vma: VmArea) -> None:
         """Be told that an area goes away; such areas are never merged."""

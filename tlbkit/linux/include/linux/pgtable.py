@@ -32,6 +32,9 @@ PGTABLE_LEVEL_PUD: Final = PgtableLevel.PUD
 PGTABLE_LEVEL_P4D: Final = PgtableLevel.P4D
 PGTABLE_LEVEL_PGD: Final = PgtableLevel.PGD
 
+TAGS: Final = {"pgtable_level": PgtableLevel}
+"""The name that every source file of a kernel sees, and what it stands for."""
+
 LeafLevel = Literal[PgtableLevel.PTE, PgtableLevel.PMD, PgtableLevel.PUD]
 """The levels at which an entry can map memory.
 

@@ -79,11 +79,7 @@ class HugeChange(HugeSplit):
         memory = self._kernel.memory
         pmd = pgtable.read(source)
         # Nothing can change it before the lock is taken: fork has the areas to itself.
-        if (
-            pte_present(pmd)
-            and pgtable.pmd_special(pmd)
-            and not self.is_huge_zero_pmd(pmd)
-        ):
+        if self.is_raw_pmd(pmd):
             with memory.pmd_lockptr(target), memory.pmd_lockptr(source):
                 if is_cow_mapping(parent.flags) and pte_write(pmd):
                     self._kernel.panic.warn_on_once(
@@ -128,6 +124,15 @@ class HugeChange(HugeSplit):
         ptl.release()
         target_ptl.release()
         return 0
+
+    def is_raw_pmd(self, pmd: int) -> bool:
+        """Tell whether an entry maps frames, so that its value is all there is of it.
+
+        The huge zero folio's entry is marked as well, but a child that maps it must
+        hold it, and have a table in store.
+        """
+        special = pte_present(pmd) and self._pgtable.pmd_special(pmd)
+        return special and not self.is_huge_zero_pmd(pmd)
 
     def _set_child_pmd(self, target: int, pmd: int) -> None:
         """Store a child's block entry, old."""
@@ -362,8 +367,7 @@ class HugeChange(HugeSplit):
             pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(
                 src_vma, src_addr, src_pmd
             )
-            # The entry moves as it is: what marks it as no normal page moves along.
-            pgtable.set_pte(dst_pmd, pte_clear_uffd_wp(pmd))
+            pgtable.set_pte(dst_pmd, self.moved_huge_zero_pmd(pmd, dst_vma))
             self._move_deposited(src_pmd, dst_pmd)
         else:
             folio = self.folio_of(src_pmdval)
@@ -387,3 +391,11 @@ class HugeChange(HugeSplit):
                     self._move_deposited(src_pmd, dst_pmd)
         double_pt_unlock(src_ptl, dst_ptl)
         return error
+
+    def moved_huge_zero_pmd(self, pmd: int, dst_vma: VmArea) -> int:
+        """Return what maps the huge zero folio at its new place, given what did before.
+
+        The entry moves as it is: what marks it as no normal page moves along.
+        """
+        del dst_vma
+        return pte_clear_uffd_wp(pmd)

@@ -25,6 +25,7 @@ class HugeSettings:
     Attributes:
         use_zero_page: A read of untouched memory may map the huge zero folio.
         huge_zero_folio: The block of zeros that everybody shares, while there is one.
+        huge_zero_refcount: Processes that hold it, and one for the shrinker; 0 without.
         deferred_split_queue: Folios that may be split if memory becomes short.
         mthp_orders: Orders below that of a block for which any setting says more than
             "never"; 0 spares every fault the question.
@@ -33,12 +34,12 @@ class HugeSettings:
     __slots__ = (
         "_by_size",
         "_enabled",
-        "_huge_zero_refcount",
         "_kernel",
         "_machine",
         "_pgtable",
         "deferred_split_queue",
         "huge_zero_folio",
+        "huge_zero_refcount",
         "mthp_orders",
         "use_zero_page",
     )
@@ -54,7 +55,7 @@ class HugeSettings:
         self.mthp_orders = 0
         self.use_zero_page = True
         self.huge_zero_folio: LargeFolio | None = None
-        self._huge_zero_refcount = 0
+        self.huge_zero_refcount = 0
         self.deferred_split_queue: list[LargeFolio] = []
 
     # -- settings --------------------------------------------------------------------

@@ -8,6 +8,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
 )
 from tlbkit.linux.include.linux.mm_types import (
+    Folio,
     LargeFolio,
 )
 from tlbkit.linux.mm.huge_memory.settings import HugeSettings
@@ -34,8 +35,11 @@ class HugeZero(HugeSettings):
     def mm_get_huge_zero_folio(self, mm: MmStruct) -> LargeFolio | None:
         """Return the huge zero folio, held until *mm* ends; ``None`` without memory.
 
-        It counts processes, not mappings: the entries that map it hold nothing.
+        It counts processes, not mappings: the entries that map it hold nothing. One
+        that was made at boot, to stay, is not counted at all.
         """
+        if self._kernel.config.persistent_huge_zero_folio:
+            return self.huge_zero_folio
         if not mm.huge_zero:
             if not self._get_huge_zero_page():
                 return None
@@ -47,8 +51,8 @@ class HugeZero(HugeSettings):
         if not mm.huge_zero:
             return
         mm.huge_zero = False
-        self._huge_zero_refcount -= 1
-        if not self._huge_zero_refcount:
+        self.huge_zero_refcount -= 1
+        if not self.huge_zero_refcount:
             assert self.huge_zero_folio is not None
             raise BadPageError(
                 self.huge_zero_folio, "only the shrinker may drop the last reference"
@@ -57,22 +61,37 @@ class HugeZero(HugeSettings):
     def _get_huge_zero_page(self) -> bool:
         """Take a reference, making the folio if need be: get_huge_zero_folio()."""
         if self.huge_zero_folio is None:
-            order = self._pgtable.hpage_pmd_order
-            folio = self._kernel.page_alloc.alloc_zeroed(order)
+            folio = self.alloc_huge_zero_folio()
             if folio is None:
                 return False
             assert isinstance(folio, LargeFolio)
             self.huge_zero_folio = folio
-            self._huge_zero_refcount = 1  # the shrinker's
-        self._huge_zero_refcount += 1
+            self.huge_zero_refcount = 1  # the shrinker's
+        self.huge_zero_refcount += 1
         return True
+
+    def alloc_huge_zero_folio(self) -> Folio | None:
+        """Return a block of zeros, with tags of zero, or ``None`` without memory.
+
+        Its entries are special, so nobody looks at its tags when it is mapped.
+        """
+        order = self._pgtable.hpage_pmd_order
+        return self._kernel.page_alloc.alloc_zeroed(order, zero_tags=True)
+
+    def thp_shrinker_init(self) -> None:
+        """At boot, make the huge zero folio that stays, if the kernel is to have one.
+
+        Without memory for it there never will be one.
+        """
+        if self._kernel.config.persistent_huge_zero_folio:
+            self._get_huge_zero_page()
 
     def shrink_huge_zero_folio(self) -> int:
         """Free the huge zero folio unless a process holds it; return pages freed."""
         folio = self.huge_zero_folio
-        if folio is None or self._huge_zero_refcount > 1:
+        if folio is None or self.huge_zero_refcount > 1:
             return 0
-        self._huge_zero_refcount = 0
+        self.huge_zero_refcount = 0
         self.huge_zero_folio = None
         self._kernel.swap.folio_put(folio)
         return folio.nr_pages

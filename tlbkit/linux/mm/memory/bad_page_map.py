@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_leaf, pte_present
+from tlbkit.linux.include.linux.fs import AddressSpaceOperations
 from tlbkit.linux.include.linux.pgtable import (
     PGTABLE_LEVEL_PTE,
     PgtableLevel,
@@ -157,15 +158,25 @@ class BadPageMap(MemoryTables):
         """Log the area and what it maps."""
         address = self._kernel.printk.address
         index = self._kernel.rmap.linear_page_index(vma, addr)
+        mapping = None if vma.file is None else vma.file.mapping
         pr_alert = self._kernel.printk.pr_alert
         pr_alert(
             f"addr:{addr:016x} vm_flags:{vma.flags:08x} "
             f"anon_vma:{address(vma.anon_vma):016x} "
-            f"mapping:{address(vma.file):016x} index:{index:x}"
+            f"mapping:{address(mapping):016x} index:{index:x}"
         )
-        file = "(null)" if vma.file is None else str(vma.file)
-        fault = "0x0" if vma.ops is None else f"{type(vma.ops).__name__}.fault"
-        pr_alert(f"file:{file} fault:{fault} mmap:0x0 mmap_prepare: 0x0 read_folio:0x0")
+        name = mmap = fault = read_folio = None
+        if vma.ops is not None and vma.ops.has("fault"):
+            fault = vma.ops
+        if vma.file is not None:
+            name, mmap = vma.file.inode.name, vma.file.ops
+            a_ops = type(vma.file.mapping.ops)
+            if a_ops.read_folio is not AddressSpaceOperations.read_folio:
+                read_folio = vma.file.mapping.ops
+        pr_alert(
+            f"file:{name or '(null)'} fault:{_symbol(fault)} mmap:{_symbol(mmap)} "
+            f"mmap_prepare: 0x0 read_folio:{_symbol(read_folio)}"
+        )
 
     def _taint(self) -> None:
         """Log where the CPU is, as far as that is known here, and mark the kernel."""
@@ -174,3 +185,8 @@ class BadPageMap(MemoryTables):
             f"CPU: {number} Comm: {self._comm()} {self._kernel.panic.print_tainted()}"
         )
         self._kernel.panic.add_taint(TAINT_BAD_PAGE, lockdep_ok=False)
+
+
+def _symbol(owner: object) -> str:
+    """Return whose function ``%ps`` would print the name of; functions have none."""
+    return "0x0" if owner is None else type(owner).__name__

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     MT_NORMAL,
+    MT_NORMAL_TAGGED,
     PMD_TABLE_PXN,
     PMD_TYPE_TABLE,
     PTE_AF,
@@ -37,6 +38,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.mm import (
     VM_EXEC,
+    VM_MTE,
     VM_READ,
     VM_SHARED,
     VM_WRITE,
@@ -87,6 +89,14 @@ def vm_get_page_prot(vm_flags: int, *, epan: bool = False) -> int:
     that may only be executed is readable too, unless the CPU has FEAT_PAN3 (*epan*).
     Source: arch/arm64/mm/mmap.c, protection_map.
     """
+    prot = _protection_map(vm_flags, epan=epan)
+    if vm_flags & VM_MTE:
+        prot = (prot & ~PTE_ATTRINDX_MASK) | MT_NORMAL_TAGGED << PTE_ATTRINDX_SHIFT
+    return prot
+
+
+def _protection_map(vm_flags: int, *, epan: bool) -> int:
+    """Return the rights of a mapping, as entry bits: protection_map[]."""
     write = vm_flags & VM_WRITE and vm_flags & VM_SHARED
     if vm_flags & VM_EXEC:
         if not vm_flags & (VM_READ | VM_WRITE):
@@ -460,10 +470,14 @@ class Pgtable:
 
         What was there is not valid, and what is stored is part of no contiguous block.
         """
+        if self._kernel.machine.model.mte:
+            self._kernel.mte.sync_cache_and_tags(pte)
         self._machine.running.store(ptep, pte, "set_pte")
 
     def set_ptes_(self, ptep: int, pte: int, nr: int) -> None:
         """Store *nr* entries for consecutive frames as they are: __set_ptes()."""
+        if self._kernel.machine.model.mte:
+            self._kernel.mte.sync_cache_and_tags(pte, nr)
         step = self.page_size
         first = (ptep & (step - 1)) >> 3
         frame = self._machine.memory.frame(ptep >> self.page_shift)

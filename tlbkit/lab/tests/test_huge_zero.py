@@ -1,0 +1,64 @@
+"""Laws of the exploration of a block of zeros."""
+
+import pytest
+
+from tlbkit.lab.huge_zero import WAYS, HugeZero
+from tlbkit.lab.insert import EXISTING, Insert
+from tlbkit.patches.registry import KERNELS
+
+
+def table(**params):
+    """The answer as a row for each reader, by kernel."""
+    columns = HugeZero().answer(params).columns
+    return {
+        version: dict(zip(columns["what"], columns[version], strict=True))
+        for version in KERNELS
+    }
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("init_on_free", ["off", "on"])
+def test_the_repaired_kernel_is_right_however_the_entry_came(way, init_on_free):
+    """It maps the folio by a marked entry, takes it for no page, and shows tag 0."""
+    fixed = table(way=way, init_on_free=init_on_free)["fixed"]
+    assert fixed["maps"] == "the huge zero folio"
+    assert fixed["is marked special"] == "yes"
+    assert fixed["vm_normal_page_pmd() says"] == "no page"
+    assert fixed["its first tag is"] == "0"
+
+
+def test_entries_are_marked_from_the_pull_request_on():
+    """v6.17 has no mark, and its lockless users go the fast way."""
+    found = table()
+    marks = [rows["is marked special"] for rows in found.values()]
+    assert marks == ["no", "yes", "yes", "yes"]
+    ways = [rows["a lockless get_user_pages() goes"] for rows in found.values()]
+    assert ways == ["the fast way", *["the slow way"] * 3]
+
+
+@pytest.mark.parametrize("init_on_free", ["off", "on"])
+def test_old_tags_show_where_nobody_cleared_them(init_on_free):
+    """In the pull request always, in v6.19 if pages are zeroed when freed."""
+    tags = [
+        rows["its first tag is"] for rows in table(init_on_free=init_on_free).values()
+    ]
+    assert tags == ["0", "5", "5" if init_on_free == "on" else "0", "0"]
+
+
+def test_move_leads_nowhere_until_it_is_repaired():
+    """Only the last kernel moves the entry itself."""
+    frames = [rows["maps"] for rows in table(way="userfaultfd MOVE").values()]
+    assert frames == [*["no memory at all"] * 3, "the huge zero folio"]
+
+
+@pytest.mark.parametrize("existing", EXISTING)
+def test_an_insertion_is_the_same_with_its_commit_and_without(existing):
+    """What is there already makes no difference between the two."""
+    assert "does the same" in Insert().answer({"existing": existing}).text
+
+
+def test_the_huge_zero_folio_was_counted_when_it_was_inserted():
+    """That is the one difference that is looked for."""
+    text = Insert().answer({"what": "huge zero folio"}).text
+    assert text.startswith("5528ef06da01 makes a difference to: ")
+    assert "mappings of the folio" in text

@@ -1,1 +1,0 @@
-"""Files of huge pages: fs/hugetlbfs."""

@@ -1,0 +1,218 @@
+"""What drivers map: frames by number, and pages of their own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_mkdirty,
+    pte_mkyoung,
+    pte_none,
+)
+from tlbkit.linux.include.linux.mm import (
+    VM_DONTEXPAND,
+    VM_FAULT_NOPAGE,
+    VM_FAULT_OOM,
+    VM_FAULT_SIGBUS,
+    VM_IO,
+    VM_MIXEDMAP,
+    VM_PFNMAP,
+    is_cow_mapping,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EBUSY,
+    EFAULT,
+    EINVAL,
+    ENOMEM,
+)
+from tlbkit.linux.kernel.panic import BugError
+from tlbkit.linux.mm.memory.wp import MemoryWrite
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import Page, VmArea
+    from tlbkit.linux.kernel.locking import SpinLock
+
+
+class MemoryPfn(MemoryWrite):
+    """The calls by which a driver fills its areas."""
+
+    __slots__ = ()
+
+    # -- frames by number ------------------------------------------------------------
+
+    def remap_pfn_range(
+        self, vma: VmArea, addr: int, pfn: int, size: int, prot: int
+    ) -> int:
+        """Map frames in a row, which nobody counts; 0 or a negative error number.
+
+        A private area that may be written must be covered whole, and then says where
+        the row begins: without a special bit that is how copies in it are told apart.
+
+        Raises:
+            BugError: Something is mapped there.
+        """
+        pgtable = self._pgtable
+        end = addr + size
+        if is_cow_mapping(vma.flags):
+            if addr != vma.start or end != vma.end:
+                return -EINVAL
+            vma.pgoff = pfn
+        vma.flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND
+        for at in range(addr, end, pgtable.page_size):
+            found = self.walk_to_pte(vma, at)
+            if found is None:
+                return -ENOMEM
+            ptep, ptl = found
+            with ptl:
+                if not pte_none(pgtable.read(ptep)):
+                    raise BugError(f"remap_pfn_range() of {at:#x}, where something is")
+                pgtable.set_pte(ptep, pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, prot)))
+            pfn += 1
+        return 0
+
+    def vmf_insert_pfn(self, vma: VmArea, addr: int, pfn: int) -> int:
+        """Map one frame for a fault, if nothing is there; ``VM_FAULT_`` bits.
+
+        Raises:
+            BugError: The area is not one for frames.
+        """
+        self._check_pfn_area(vma)
+        if not vma.start <= addr < vma.end:
+            return VM_FAULT_SIGBUS
+        return self.insert_pfn_(vma, addr, pfn, mkwrite=False)
+
+    def vmf_insert_mixed(
+        self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool = False
+    ) -> int:
+        """Map a frame that may or may not be memory; ``VM_FAULT_`` bits.
+
+        Without a special bit, memory must be mapped as a page that is counted, because
+        nothing would tell that it is not.
+
+        Raises:
+            BugError: The area is not for both.
+        """
+        if not vma.flags & VM_MIXEDMAP:
+            raise BugError("vmf_insert_mixed() into an area that is not VM_MIXEDMAP")
+        if not vma.start <= addr < vma.end:
+            return VM_FAULT_SIGBUS
+        has_special = self._kernel.config.arch_has_pte_special
+        if has_special or not self._kernel.page_alloc.pfn_valid(pfn):
+            return self.insert_pfn_(vma, addr, pfn, mkwrite=mkwrite)
+        return self._fault_code(self.insert_page_(vma, addr, pfn, mkwrite=mkwrite))
+
+    def insert_pfn_(self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool) -> int:
+        """Map a frame, marked; or, for a write, make the same one writable.
+
+        Source: insert_pfn().
+        """
+        pgtable = self._pgtable
+        found = self.walk_to_pte(vma, addr)
+        if found is None:
+            return VM_FAULT_OOM
+        ptep, ptl = found
+        with ptl:
+            old = pgtable.ptep_get(ptep)
+            if pte_none(old):
+                entry = pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, vma.page_prot))
+                if mkwrite:
+                    entry = self._mkwrite(entry, vma)
+                pgtable.set_pte(ptep, entry)
+            elif mkwrite and pgtable.pte_pfn(old) == pfn:
+                entry = self._mkwrite(old, vma)
+                self._kernel.fault.ptep_set_access_flags(
+                    vma, addr, ptep, entry, dirty=True
+                )
+            elif mkwrite and not self.is_zero_pfn(pgtable.pte_pfn(old)):
+                self._kernel.panic.warn_on_once("insert_pfn", "another frame is there")
+        return VM_FAULT_NOPAGE
+
+    @staticmethod
+    def _check_pfn_area(vma: VmArea) -> None:
+        """Stop if an area is not one for frames, is for both, or could be copied."""
+        kind = vma.flags & (VM_PFNMAP | VM_MIXEDMAP)
+        if kind not in {VM_PFNMAP, VM_MIXEDMAP}:
+            raise BugError("a frame needs an area of VM_PFNMAP or of VM_MIXEDMAP")
+        if kind == VM_PFNMAP and is_cow_mapping(vma.flags):
+            raise BugError("a frame cannot be put into a private VM_PFNMAP area")
+
+    # -- pages -----------------------------------------------------------------------
+
+    def vm_insert_page(self, vma: VmArea, addr: int, page: Page) -> int:
+        """Map a driver's own page, which is counted; 0 or a negative error number."""
+        if not vma.start <= addr < vma.end:
+            return -EFAULT
+        vma.flags |= VM_MIXEDMAP
+        return self.insert_page_(vma, addr, page, mkwrite=False)
+
+    def insert_page_(self, vma: VmArea, addr: int, page: Page, *, mkwrite: bool) -> int:
+        """Map a page; 0 or a negative error number: insert_page().
+
+        A page of zeros is marked and not counted, and never made writable.
+        """
+        pgtable = self._pgtable
+        zero = self.is_zero_pfn(page)
+        folio = self._kernel.page_alloc.folio(page)
+        if folio is None or (not zero and (not folio.refcount or folio.anon)):
+            return -EINVAL
+        found = self.walk_to_pte(vma, addr)
+        if found is None:
+            return -ENOMEM
+        ptep, ptl = found
+        with ptl:
+            old = pgtable.ptep_get(ptep)
+            if not pte_none(old):
+                if not mkwrite:
+                    return -EBUSY
+                if pgtable.pte_pfn(old) != page:
+                    if not self.is_zero_pfn(pgtable.pte_pfn(old)):
+                        self._kernel.panic.warn_on_once(
+                            "insert_page_into_pte_locked", "another page is there"
+                        )
+                    return -EFAULT
+                entry = self.maybe_mkwrite(pte_mkyoung(old), vma)
+                self._kernel.fault.ptep_set_access_flags(
+                    vma, addr, ptep, entry, dirty=True
+                )
+                return 0
+            entry = pgtable.pfn_pte(page, vma.page_prot)
+            if zero:
+                entry = pgtable.pte_mkspecial(entry)
+            else:
+                folio.refcount += 1
+                self._kernel.swap.inc_file_counter(vma.mm, folio)
+                self._kernel.rmap.folio_add_file_rmap_pte(folio, page, vma)
+                if mkwrite:
+                    entry = self._mkwrite(entry, vma)
+            pgtable.set_pte(ptep, entry)
+        return 0
+
+    def vmf_insert_page_mkwrite(self, vma: VmArea, addr: int, page: Page) -> int:
+        """Map a page for a write fault; ``VM_FAULT_`` bits."""
+        if not vma.start <= addr < vma.end:
+            return VM_FAULT_SIGBUS
+        return self._fault_code(self.insert_page_(vma, addr, page, mkwrite=True))
+
+    @staticmethod
+    def _fault_code(error: int) -> int:
+        """Return the ``VM_FAULT_`` bits of an error number."""
+        if error == -ENOMEM:
+            return VM_FAULT_OOM
+        return VM_FAULT_SIGBUS if error not in {0, -EBUSY} else VM_FAULT_NOPAGE
+
+    # --------------------------------------------------------------------------------
+
+    def walk_to_pte(self, vma: VmArea, addr: int) -> tuple[int, SpinLock] | None:
+        """Return where a page entry stands and its lock, making tables if need be.
+
+        ``None`` without memory. Source: get_locked_pte(), which takes the lock as well.
+        """
+        pmdp = self.pmd_alloc(vma.mm, addr)
+        if pmdp is None or not self.pte_alloc(vma.mm, pmdp):
+            return None
+        ptl = self.pte_lockptr(self._pgtable.read(pmdp))
+        return self._pgtable.pte_offset(pmdp, addr), ptl
+
+    def _mkwrite(self, entry: int, vma: VmArea) -> int:
+        """Make an entry young, dirty, and writable if its area is."""
+        return self.maybe_mkwrite(pte_mkdirty(pte_mkyoung(entry)), vma)
