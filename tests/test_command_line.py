@@ -83,8 +83,10 @@ def test_a_run_is_a_table_for_people(capsys):
 
 
 def test_list_names_what_there_is_to_run(capsys):
-    """Scenarios, their parameters, the kernels and the CPU models."""
+    """Scenarios, their parameters, explorers, the kernels and the CPU models."""
     text = "\n".join(lines(capsys, "list"))
+    for one in lab.EXPLORATIONS.values():
+        assert one.title in text
     for scenario in lab.SCENARIOS.values():
         assert scenario.title in text
         for parameter in scenario.parameters:

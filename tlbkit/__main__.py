@@ -54,7 +54,7 @@ def parser() -> Parser:
         one.set_defaults(do=do)
         return one
 
-    command("list", "Name scenarios, their parameters, kernels and CPU models.", _list)
+    command("list", "Name scenarios and explorers, kernels and CPU models.", _list)
 
     one = command("patches", "Name the commits, and how far each is built.", _patches)
     _add_json(one)
@@ -162,6 +162,14 @@ def _list(_: argparse.Namespace) -> None:
                 )
             )
         print()
+    shown = [
+        [one.name, one.title]
+        for one in lab.EXPLORATIONS.values()
+        if one.name not in lab.SCENARIOS
+    ]
+    print(
+        table(["explorer", "what it shows, in a notebook or page"], shown), end="\n\n"
+    )
     kernels = [[one.name, one.summary] for one in registry.KERNELS.values()]
     print(table(["kernel", "what it is"], kernels), end="\n\n")
     models = [[one.name, one.summary] for one in MODELS.values()]

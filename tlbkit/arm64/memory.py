@@ -127,6 +127,25 @@ class PhysicalMemory:
         if chunk is not None:
             chunk[pfn & _CHUNK_MASK] = 0
 
+    def clear_frames(self, first: int, count: int) -> None:
+        """Make every word of *count* frames from *first* on zero.
+
+        What was never written costs no time.
+        """
+        last = first + count
+        if count < len(self._full):
+            gone = [pfn for pfn in range(first, last) if pfn in self._full]
+        else:
+            gone = [pfn for pfn in self._full if first <= pfn < last]
+        for pfn in gone:
+            del self._full[pfn]
+        for place in range(first >> _CHUNK_SHIFT, (last - 1 >> _CHUNK_SHIFT) + 1):
+            chunk = self._first.get(place)
+            if chunk is not None:
+                base = place << _CHUNK_SHIFT
+                for pfn in range(max(first, base), min(last, base + len(chunk))):
+                    chunk[pfn - base] = 0
+
     def is_clear(self, pfn: int) -> bool:
         """Tell whether every word of frame *pfn* is zero."""
         frame = self._full.get(pfn)
@@ -141,6 +160,21 @@ class PhysicalMemory:
         self._full.pop(target, None)
         first = self.read(source << self.page_shift)
         self._chunk(target)[target & _CHUNK_MASK] = first
+
+    def save_frame(self, pfn: int) -> array[int]:
+        """Return what frame *pfn* holds, in as few words as say it."""
+        full = self._full.get(pfn)
+        if full is not None:
+            return array("Q", full)
+        return array("Q", [self.read(pfn << self.page_shift)])
+
+    def load_frame(self, pfn: int, saved: array[int]) -> None:
+        """Make frame *pfn* hold again what `save_frame` returned."""
+        if len(saved) > 1:
+            self.frame(pfn)[:] = saved
+        else:
+            self._full.pop(pfn, None)
+            self._chunk(pfn)[pfn & _CHUNK_MASK] = saved[0]
 
     def _chunk(self, pfn: int) -> array[int]:
         """Return the first words of the frames around *pfn*."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.models import DEFAULT_MODEL
@@ -11,9 +11,11 @@ from tlbkit.lab.run import run
 from tlbkit.observe.words import describe, same
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from tlbkit.arm64.events import Event
+    from tlbkit.arm64.machine import Machine
     from tlbkit.lab.parameter import Value
     from tlbkit.lab.run import Result
     from tlbkit.lab.scenario import Scenario, Variant
@@ -78,18 +80,54 @@ class Comparison:
         }
 
 
-def first_difference(
-    before: Iterable[Event], after: Iterable[Event]
-) -> Difference | None:
-    """Return where two runs part; ``None`` if they never do."""
-    for step, (one, other) in enumerate(zip_longest(before, after)):
-        if one is None or other is None or not same(one, other):
-            return Difference(
-                step,
-                None if one is None else describe(one),
-                None if other is None else describe(other),
-            )
-    return None
+class Parting:
+    """Follows a run along the way of an earlier one, up to where it leaves that.
+
+    It listens no longer than it must: events that nobody hears are not built.
+
+    Args:
+        way: The events of the earlier run.
+    """
+
+    def __init__(self, way: Sequence[Event]) -> None:
+        self._way = way
+        self._step = 0
+        self._left: Event | None = None
+
+    @property
+    def difference(self) -> Difference | None:
+        """Where both part; ``None`` if they never do. To be asked at the end."""
+        if self._left is None and self._step == len(self._way):
+            return None
+        expected = self._way[self._step] if self._step < len(self._way) else None
+        return Difference(
+            self._step,
+            None if expected is None else describe(expected),
+            None if self._left is None else describe(self._left),
+        )
+
+    def hear(self, event: Event) -> bool:
+        """Take the next event; true as long as the way is the same."""
+        if self._step == len(self._way) or not same(self._way[self._step], event):
+            self._left = event
+            return False
+        self._step += 1
+        return True
+
+    @contextmanager
+    def following(self, machine: Machine) -> Iterator[None]:
+        """Follow what *machine* does from here to the end of the ``with`` block."""
+
+        def listen(event: Event) -> None:
+            if not self.hear(event):
+                machine.events.leave(listen)
+
+        machine.events.listen(listen)
+        try:
+            yield
+        finally:
+            if self._left is None:
+                machine.events.leave(listen)
 
 
 def compare(
@@ -111,11 +149,26 @@ def compare(
     Errors:
         InputError: As `tlbkit.lab.run.run`.
     """
-    events: tuple[list[Event], list[Event]] = ([], [])
-    one, other = (
-        run(scenario, params, variant, cpu, listener=heard.append)
-        for variant, heard in zip(
-            (before or scenario.before, after or scenario.after), events, strict=True
-        )
+    way: list[Event] = []
+    one = run(scenario, params, before or scenario.before, cpu, around=keeping(way))
+    parting = Parting(way)
+    other = run(
+        scenario, params, after or scenario.after, cpu, around=parting.following
     )
-    return Comparison(one, other, first_difference(*events))
+    return Comparison(one, other, parting.difference)
+
+
+def keeping(
+    events: list[Event],
+) -> Callable[[Machine], AbstractContextManager[None]]:
+    """Return what puts everything that a machine does into *events*."""
+
+    @contextmanager
+    def kept(machine: Machine) -> Iterator[None]:
+        machine.events.listen(events.append)
+        try:
+            yield
+        finally:
+            machine.events.leave(events.append)
+
+    return kept

@@ -93,7 +93,10 @@ class Flow(Scenario):
         }
 
     def rows(self, both: Comparison) -> list[list[str]]:
-        """Return the table: each thing that either kernel issued, and its cost."""
+        """Return the table: each thing that either kernel issued, and its cost.
+
+        What is published about it comes last.
+        """
         results = (both.before, both.after)
         names = dict.fromkeys(name for one in results for name in one.counts.tlbi)
         kinds = dict.fromkeys(kind for one in results for kind in one.counts.dsb)
@@ -115,7 +118,15 @@ class Flow(Scenario):
         if faults:
             spurious = [r.counts.spurious_faults for r in results]
             numbers.insert(-3, ("of the faults spurious", spurious))
-        return [[name, *(f"{value:,}" for value in values)] for name, values in numbers]
+        return [
+            *([name, *(f"{one:,}" for one in values)] for name, values in numbers),
+            *self.published_rows(both),
+        ]
+
+    def published_rows(self, both: Comparison) -> list[list[str]]:
+        """Return published figures beside ours, where there are any."""
+        del both
+        return []
 
     def text(self, both: Comparison) -> str:
         """Return the reading of an answer."""

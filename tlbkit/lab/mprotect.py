@@ -273,10 +273,6 @@ class Mprotect(Flow):
             "how": [one.how for one in published],
         }
 
-    def rows(self, both: Comparison) -> list[list[str]]:
-        """Return the table, and published times where they are about this change."""
-        return super().rows(both) + self._published_rows(both)
-
     def published(self) -> tuple[Published, ...]:
         """Return the published times of one call beside ours.
 
@@ -298,7 +294,7 @@ class Mprotect(Flow):
             Published(PATCH.figure("after, first version"), after, "predicted"),
         )
 
-    def _published_rows(self, both: Comparison) -> list[list[str]]:
+    def published_rows(self, both: Comparison) -> list[list[str]]:
         """Return the published times as rows, for the change that they are about."""
         if both.before.params[CHANGE.name] != "none-rw":
             return []

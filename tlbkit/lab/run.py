@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,8 @@ from tlbkit.patches import registry
 from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from tlbkit.arm64.events import Event
     from tlbkit.lab.parameter import Value
     from tlbkit.lab.scenario import Scenario
     from tlbkit.observe.counters import Counts
@@ -99,7 +98,7 @@ def run(
     variant: Variant | None = None,
     cpu: str = DEFAULT_MODEL,
     *,
-    listener: Callable[[Event], None] | None = None,
+    around: Callable[[Machine], AbstractContextManager[object]] = nullcontext,
 ) -> Result:
     """Prepare a scenario on a machine of its own, do its operation, and count.
 
@@ -108,7 +107,7 @@ def run(
         params: Values of parameters; the others have their defaults.
         variant: The kernel; the default one if not given.
         cpu: Name of a CPU model.
-        listener: Hears every event of the operation.
+        around: Returns a context for the operation, for example one that listens.
 
     Errors:
         InputError: A parameter, a value, a kernel, a commit or a CPU model is unknown.
@@ -123,7 +122,7 @@ def run(
     with (
         counting(machine) as counts,
         timing(machine) as clocks,
-        _listening(machine, listener),
+        around(machine),
     ):
         outcome = operation()
     return Result(
@@ -136,18 +135,3 @@ def run(
         clocks.bill(),
         kernel.said,
     )
-
-
-@contextmanager
-def _listening(
-    machine: Machine, listener: Callable[[Event], None] | None
-) -> Iterator[None]:
-    """Let *listener*, if there is one, hear everything."""
-    if listener is None:
-        yield
-        return
-    machine.events.listen(listener)
-    try:
-        yield
-    finally:
-        machine.events.leave(listener)

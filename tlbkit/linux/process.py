@@ -21,6 +21,7 @@ from tlbkit.linux.mm.mmap import (
     MAP_ANONYMOUS,
     MAP_FIXED,
     MAP_FIXED_NOREPLACE,
+    MAP_HUGETLB,
     MAP_NORESERVE,
     MAP_POPULATE,
     MAP_PRIVATE,
@@ -217,6 +218,7 @@ class Thread:
         noreserve: bool = False,
         populate: bool = False,
         mte: bool = False,
+        hugetlb: bool = False,
         flags: int = 0,
     ) -> int:
         """Map a file, or anonymous memory, and return its address.
@@ -233,6 +235,8 @@ class Thread:
             noreserve: MAP_NORESERVE.
             populate: MAP_POPULATE: the pages are faulted in at once.
             mte: PROT_MTE: the memory's tags count. Needs a CPU that has tags.
+            hugetlb: MAP_HUGETLB: huge pages of a pool, of the default size unless
+                *flags* hold another (MAP_HUGE_64KB).
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
                 (MAP_SHARED_VALIDATE), that counts and not *shared*.
         """
@@ -240,6 +244,7 @@ class Thread:
             flags |= MAP_SHARED if shared else MAP_PRIVATE
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
         flags |= MAP_NORESERVE * noreserve | MAP_POPULATE * populate
+        flags |= MAP_HUGETLB * hugetlb
         if fd is None:
             flags |= MAP_ANONYMOUS
         protection = _protection(prot) | VM_MTE * mte
@@ -253,6 +258,10 @@ class Thread:
             raise SystemCallError("mmap", EINVAL)
         if fd is not None:
             file = self._fget("mmap", fd)
+        found = kernel.mmap.hugetlb_file(length, flags, file)
+        if isinstance(found, int):
+            raise SystemCallError("mmap", -found)
+        length, target = found
         mm.mmap_lock.down_write()
         result = kernel.mmap.do_mmap(
             mm,
@@ -260,10 +269,12 @@ class Thread:
             length,
             protection,
             flags,
-            file,
+            target,
             offset >> kernel.pgtable.page_shift,
         )
         mm.mmap_lock.up_write()
+        if file is None and target is not None:
+            kernel.file_table.fput(target)
         if populate and result >= 0:
             kernel.gup.mm_populate(mm, result, length)
         return self._result("mmap", result)
@@ -350,10 +361,17 @@ class Thread:
         file = self._kernel.file_table.do_open(name, _MODES[mode], create=create)
         return self._install("open", file)
 
-    def memfd_create(self, name: str) -> int:
-        """Return the descriptor of an empty file of shared memory."""
-        self.enter_kernel("memfd_create", name)
-        return self._install("memfd_create", self._kernel.memfd.memfd_create(name))
+    def memfd_create(self, name: str, flags: int = 0) -> int:
+        """Return the descriptor of an empty file of shared memory.
+
+        Args:
+            name: For messages.
+            flags: ``MFD_`` bits of `tlbkit.linux.mm.memfd`; MFD_HUGETLB makes a file of
+                huge pages, of the default size unless another is given (MFD_HUGE_1GB).
+        """
+        self.enter_kernel("memfd_create", name, flags)
+        made = self._kernel.memfd.memfd_create(name, flags)
+        return self._install("memfd_create", made)
 
     def close(self, fd: int) -> None:
         """Give a descriptor back; mappings of the file stay."""

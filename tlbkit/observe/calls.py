@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 
 _LINUX = "tlbkit.linux."
 _PATCHES = "tlbkit.patches."
-_PACKAGES = ("mm.memory", "mm.huge_memory")
+_TESTS = ".tests."
 _USER = ("process", "userfaultfd_fd")
+_HYPHENS = ("pgtable_generic", "pgtable_hwdef", "page_writeback")
 
 
 class Call(NamedTuple):
@@ -36,6 +37,7 @@ def is_kernel(module: str, function: str) -> bool:
     """Tell whether a function stands for one of the kernel, and is not help of ours."""
     return (
         module.startswith((_LINUX, _PATCHES))
+        and _TESTS not in module
         and module != "tlbkit.linux.kernel.locking"
         and not function.startswith(("_", "<"))
     )
@@ -55,11 +57,12 @@ def kernel_file(module: str) -> str:
     place = module.removeprefix(_LINUX)
     if place in _USER:
         return ""
-    for package in _PACKAGES:
-        if place.startswith(package + "."):
-            place = package
-    ending = "h" if "include" in place.split(".") else "c"
-    return f"{place.replace('.', '/')}.{ending}"
+    parts = place.split(".")
+    if parts[0] == "mm":
+        parts = parts[:2]  # what is a file there may be a package here
+    if parts[-1] in _HYPHENS:
+        parts[-1] = parts[-1].replace("_", "-")
+    return "/".join(parts) + (".h" if "include" in parts else ".c")
 
 
 @cache

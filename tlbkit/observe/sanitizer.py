@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.events import Event
     from tlbkit.linux.kernel.kernel import Kernel
 
-__all__ = ["RULES", "Report", "Rule", "RuleBrokenError", "Sanitizer"]
+__all__ = ["RULES", "Report", "Rule", "RuleBrokenError", "Sanitizer", "audit"]
 
 RULES: Final[Mapping[str, Rule]] = {
     rule.id: rule
@@ -44,6 +44,8 @@ RULES: Final[Mapping[str, Rule]] = {
         walkers.HOOKED,
         counts.MAPCOUNT,
         counts.REFERENCES,
+        counts.RESIDENT,
+        counts.AT_EXIT,
         locks.ENTRY,
         locks.ORDER,
     )
@@ -75,6 +77,11 @@ class Sanitizer:
 
     def __enter__(self) -> Self:
         """Begin to listen."""
+        self.start()
+        return self
+
+    def start(self) -> None:
+        """Begin to listen, and go on as long as the machine lives or until `stop`."""
         kernel, machine = self._kernel, self._kernel.machine
         self._tables = Tables(kernel)
         self._locks = Locks(machine, self._report)
@@ -97,7 +104,6 @@ class Sanitizer:
         }
         for kind, handler in self._handlers.items():
             self._kernel.machine.events.listen(handler, {kind})
-        return self
 
     def __exit__(
         self,
@@ -106,14 +112,28 @@ class Sanitizer:
         trace: TracebackType | None,
     ) -> None:
         """Stop listening; what is still owed, and by nobody, is reported."""
-        for handler in self._handlers.values():
-            self._kernel.machine.events.leave(handler)
+        self.stop()
         if kind is None:
             self.check()
+
+    def stop(self) -> None:
+        """Stop listening."""
+        for handler in self._handlers.values():
+            self._kernel.machine.events.leave(handler)
 
     def check(self) -> None:
         """Look now for what is due, without waiting for the next step."""
         self._coherence.settle(self._kernel.machine.events.number)
+
+    def audit(self) -> None:
+        """Compare all TLBs and all counts with the tables, at a moment of rest.
+
+        No system call may be at work. It is the same question as after each step, put
+        to the whole machine.
+        """
+        step = self._kernel.machine.events.number
+        self._coherence.audit(step)
+        self._counts.audit(step)
 
     def _report(self, report: Report) -> None:
         self.reports.append(report)
@@ -129,7 +149,10 @@ class Sanitizer:
             return
         gone = None
         if table.level != LEAVES:
-            gone = self._tables.store(table, event)
+            gone = self._tables.unhook(event)
+            new = self._tables.hook(table, event)
+            if new is not None:
+                self._counts.hooked(new)
         self._coherence.store(event, gone)
         self._locks.store(event, table)
         self._counts.store(event, table)
@@ -154,8 +177,21 @@ class Sanitizer:
         table = self._tables.known(event.what)
         if table is not None:
             self._walkers.free(event, table)
+            self._counts.free(event, table)
         self._tables.forget(event.what, event.old)
         self._counts.forget(event.what, event.old)
 
     def _call(self, event: Event) -> None:
         self._coherence.settle(event.number)
+
+
+def audit(kernel: Kernel) -> None:
+    """Compare all TLBs and all counts of a kernel at rest with its tables.
+
+    Everything is read afresh, so it does not matter who listened before.
+
+    Raises:
+        RuleBrokenError: something does not agree.
+    """
+    with Sanitizer(kernel) as rules:
+        rules.audit()

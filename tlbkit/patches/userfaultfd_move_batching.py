@@ -81,7 +81,10 @@ class UserfaultfdBefore(Userfaultfd):
                     if held.folio is not None and held.pte != pair.orig_src_pte:
                         return -EAGAIN
                     if not pte_present(pair.orig_src_pte):
-                        return min(self.move_nonpresent_pte(move, pair), 0)
+                        result = self.move_nonpresent_pte(move, pair, held)
+                        if result is None:
+                            continue
+                        return min(result, 0)
                     if self.is_zero_pfn(pair.orig_src_pte):
                         return min(self.move_zeropage_pte(move, pair), 0)
                     error = self.hold_folio(move, pair, held)

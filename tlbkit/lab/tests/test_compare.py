@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from tlbkit import lab
 from tlbkit.arm64.events import Event
+from tlbkit.arm64.machine import Machine
 from tlbkit.errors import InputError
-from tlbkit.lab.compare import first_difference
+from tlbkit.lab.compare import Parting, keeping
 
 MPROTECT = lab.find("mprotect")
 SMALL = {"pages": 8}
@@ -30,20 +31,29 @@ def stream(parts, first=1):
     ]
 
 
+def parted(one, other):
+    """Follow *other* along *one*, and return where it leaves that."""
+    parting = Parting(one)
+    for event in other:
+        if not parting.hear(event):
+            break
+    return parting.difference
+
+
 # -- laws ------------------------------------------------------------------------------
 
 
 @given(EVENTS, st.integers(1, 9))
 def test_equal_runs_have_no_difference(parts, number):
     """Two runs that do the same never part, whatever their running numbers."""
-    assert first_difference(stream(parts), stream(parts, number)) is None
+    assert parted(stream(parts), stream(parts, number)) is None
 
 
 @given(EVENTS, EVENTS, EVENTS)
 def test_the_first_difference_is_the_first(common, one, other):
     """Before it both are alike, at it they are not."""
     one, other = common + one, common + other
-    found = first_difference(stream(one), stream(other))
+    found = parted(stream(one), stream(other))
     if found is None:
         assert one == other
     else:
@@ -126,7 +136,7 @@ def test_a_commit_that_is_left_out_is_said():
 def test_a_listener_hears_the_operation_only():
     """What prepares it is not heard, and after it nobody listens."""
     heard: list[Event] = []
-    lab.run(MPROTECT, SMALL, listener=heard.append)
+    lab.run(MPROTECT, SMALL, around=keeping(heard))
     assert [event.what for event in heard if event.kind == "call"] == ["mprotect"]
 
 
@@ -164,6 +174,22 @@ def test_the_first_difference_is_marked():
     assert both.difference.after == "release mmap_lock"
     assert "v6.17 does “dsb ishst” and v6.19 does" in both.parting
     assert both.to_json()["difference"]["step"] == both.difference.step
+
+
+def test_who_follows_stops_listening_where_it_parts():
+    """After the first difference nobody hears what the second run does."""
+    machine = Machine(1)
+    parting = Parting(stream([(0, "isb", None)]))
+    with parting.following(machine):
+        machine.cpus[0].isb()
+        assert machine.events.heard
+        machine.cpus[0].dsb("ish")
+        assert not machine.events.heard
+    assert parting.difference is not None
+    assert (parting.difference.before, parting.difference.after) == (None, "dsb ish")
+    with Parting([]).following(machine):
+        pass
+    assert not machine.events.heard
 
 
 def test_a_sweep_is_columns():

@@ -92,7 +92,10 @@ class Fork:
 
     @staticmethod
     def _vm_area_dup(vma: VmArea, child: MmStruct) -> VmArea:
-        """Return a child's copy of an area; it is neither locked nor watched."""
+        """Return a child's copy of an area; it is neither locked nor watched.
+
+        What the owner keeps with the parent's area is not the child's.
+        """
         flags = vma.flags & ~(VM_LOCKED | VM_UFFD)
         copy = VmArea(child, vma.start, vma.end, flags, vma.page_prot, vma.pgoff)
         copy.file = vma.file

@@ -16,6 +16,7 @@ from tlbkit.linux.arch.arm64.kernel.mte import Mte
 from tlbkit.linux.arch.arm64.mm.context import Context
 from tlbkit.linux.arch.arm64.mm.contpte import Contpte
 from tlbkit.linux.arch.arm64.mm.fault import ArmFault
+from tlbkit.linux.arch.arm64.mm.hugetlbpage import Hugetlbpage
 from tlbkit.linux.arch.arm64.mm.ptdump import Ptdump
 from tlbkit.linux.arch.powerpc.mm.ptdump.ptdump import PowerpcPtdump
 from tlbkit.linux.drivers.char.mem import Mem
@@ -24,6 +25,7 @@ from tlbkit.linux.fs.disk import Disk
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.file import FilesStruct
 from tlbkit.linux.fs.file_table import FileTable
+from tlbkit.linux.fs.hugetlbfs.inode import Hugetlbfs
 from tlbkit.linux.fs.proc.task_mmu import TaskMmu
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
@@ -38,6 +40,7 @@ from tlbkit.linux.kernel.time.timer import Timer
 from tlbkit.linux.mm.filemap import Filemap
 from tlbkit.linux.mm.gup import Gup
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.linux.mm.khugepaged import Khugepaged
 from tlbkit.linux.mm.madvise import Madvise
 from tlbkit.linux.mm.memfd import Memfd
@@ -51,6 +54,7 @@ from tlbkit.linux.mm.mprotect import Mprotect
 from tlbkit.linux.mm.mremap import Mremap
 from tlbkit.linux.mm.msync import Msync
 from tlbkit.linux.mm.page_alloc import PageAlloc
+from tlbkit.linux.mm.page_io import PageIo
 from tlbkit.linux.mm.page_writeback import PageWriteback
 from tlbkit.linux.mm.pagewalk import Pagewalk
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
@@ -58,9 +62,12 @@ from tlbkit.linux.mm.ptdump import PtdumpWalk
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.linux.mm.shmem import Shmem
 from tlbkit.linux.mm.swap import Swap
+from tlbkit.linux.mm.swap_state import SwapState
+from tlbkit.linux.mm.swapfile import Swapfile
 from tlbkit.linux.mm.truncate import Truncate
 from tlbkit.linux.mm.userfaultfd import Userfaultfd
 from tlbkit.linux.mm.vma import Vma
+from tlbkit.linux.mm.vmscan import Vmscan
 from tlbkit.linux.mm.vmstat import Vmstat
 from tlbkit.linux.process import Process
 
@@ -88,6 +95,9 @@ PARTS: Final[Mapping[str, type]] = {
     "gather": Gather,
     "pgtable_generic": PgtableGeneric,
     "swap": Swap,
+    "swapfile": Swapfile,
+    "swap_state": SwapState,
+    "page_io": PageIo,
     "gup": Gup,
     "rmap": Rmap,
     "mmap_lock": MmapLock,
@@ -99,6 +109,9 @@ PARTS: Final[Mapping[str, type]] = {
     "disk": Disk,
     "shmem": Shmem,
     "memfd": Memfd,
+    "hugetlbpage": Hugetlbpage,
+    "hugetlb": Hugetlb,
+    "hugetlbfs": Hugetlbfs,
     "memory": Memory,
     "huge_memory": HugeMemory,
     "pagewalk": Pagewalk,
@@ -110,6 +123,7 @@ PARTS: Final[Mapping[str, type]] = {
     "gntdev": Gntdev,
     "migrate": Migrate,
     "khugepaged": Khugepaged,
+    "vmscan": Vmscan,
     "madvise": Madvise,
     "mmap": Mmap,
     "msync": Msync,
@@ -156,6 +170,9 @@ class Kernel:
     gather: Gather
     pgtable_generic: PgtableGeneric
     swap: Swap
+    swapfile: Swapfile
+    swap_state: SwapState
+    page_io: PageIo
     gup: Gup
     rmap: Rmap
     mmap_lock: MmapLock
@@ -167,6 +184,9 @@ class Kernel:
     disk: Disk
     shmem: Shmem
     memfd: Memfd
+    hugetlbpage: Hugetlbpage
+    hugetlb: Hugetlb
+    hugetlbfs: Hugetlbfs
     memory: Memory
     huge_memory: HugeMemory
     pagewalk: Pagewalk
@@ -178,6 +198,7 @@ class Kernel:
     gntdev: Gntdev
     migrate: Migrate
     khugepaged: Khugepaged
+    vmscan: Vmscan
     madvise: Madvise
     mmap: Mmap
     msync: Msync

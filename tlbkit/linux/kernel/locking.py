@@ -220,6 +220,11 @@ class RwSemaphore:
         if self.writer is not cpu and cpu not in (*self.readers, *self.believers):
             raise LockError(cpu.number, self.name, "must be held here and is not")
 
+    @property
+    def write_held(self) -> bool:
+        """Whether the running CPU has it for writing."""
+        return self.writer is self.machine.running
+
     def assert_write_held(self) -> None:
         """Complain unless the running CPU has it for writing."""
         cpu = self.machine.running

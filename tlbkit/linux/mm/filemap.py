@@ -27,7 +27,7 @@ from tlbkit.linux.include.linux.pagemap import (
     folio_trylock,
     folio_unlock,
 )
-from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, ENOMEM
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -109,11 +109,17 @@ class Filemap:
             folio_lock(self._machine, folio)
         return folio
 
-    def filemap_add_folio(self, mapping: AddressSpace, folio: Folio) -> None:
+    def filemap_add_folio(self, mapping: AddressSpace, folio: Folio) -> int:
         """Add a locked folio at its index; the page cache holds it once for each page.
 
-        The caller's own reference stays.
+        The caller's own reference stays. It is one step, as under the lock of the
+        kernel's tree.
+
+        Returns:
+            0, or ``-EEXIST`` if somebody else was faster.
         """
+        if mapping.folios(folio.index, folio.index + folio.nr_pages - 1):
+            return -EEXIST
         folio.mapping = mapping
         folio.refcount += folio.nr_pages
         if mapping.ops.swap_backed:
@@ -121,6 +127,7 @@ class Filemap:
         for page in range(folio.nr_pages):
             mapping.pages[folio.index + page] = folio
         self._kernel.swap.folio_add_lru(folio)
+        return 0
 
     def filemap_remove_folio(self, folio: Folio) -> None:
         """Take a locked folio that nobody maps out of its file."""
@@ -137,21 +144,28 @@ class Filemap:
 
         Or a negative error number.
         """
-        folio = self.filemap_get_folio(mapping, index)
-        if folio is not None:
-            return folio
-        folio = self.filemap_alloc_folio(mapping, index)
-        if folio is None:
-            return -ENOMEM
-        self.filemap_add_folio(mapping, folio)
+        while True:
+            folio = self.filemap_get_folio(mapping, index)
+            if folio is not None:
+                return folio
+            folio = self.filemap_alloc_folio(mapping, index)
+            if folio is None:
+                return -ENOMEM
+            if not self.filemap_add_folio(mapping, folio):
+                return self._read_folio(mapping, folio)
+            folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
+
+    def _read_folio(self, mapping: AddressSpace, folio: Folio) -> Folio | int:
+        """Read a new folio in, and unlock it; or take it out again."""
         error = mapping.ops.read_folio(mapping, folio)
         if error:
             self.filemap_remove_folio(folio)
+            self._kernel.swap.lru_add_drain()
         else:
             folio.flags |= PG_uptodate
         folio_unlock(self._machine, folio)
         if error:
-            self._kernel.swap.lru_add_drain()
             self._kernel.swap.folio_put(folio)
             return error
         return folio

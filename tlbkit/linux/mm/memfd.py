@@ -5,24 +5,48 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL
+from tlbkit.linux.mm.mmap import (
+    MAP_HUGE_1GB,
+    MAP_HUGE_2MB,
+    MAP_HUGE_32MB,
+    MAP_HUGE_64KB,
+    MAP_HUGE_MASK,
+    MAP_HUGE_SHIFT,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import File
     from tlbkit.linux.kernel.kernel import Kernel
 
 MFD_NAME_MAX_LEN: Final = 249
+MFD_HUGETLB: Final = 0x4
+MFD_HUGE_64KB: Final = MAP_HUGE_64KB
+MFD_HUGE_2MB: Final = MAP_HUGE_2MB
+MFD_HUGE_32MB: Final = MAP_HUGE_32MB
+MFD_HUGE_1GB: Final = MAP_HUGE_1GB
 
 
 class Memfd:
-    """The system call; seals and huge pages are left out."""
+    """The system call; seals are left out."""
 
     __slots__ = ("_kernel",)
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
 
-    def memfd_create(self, name: str) -> File | int:
+    def memfd_create(self, name: str, flags: int = 0) -> File | int:
         """Return an open, empty file of shared memory, or a negative error number."""
+        if flags & ~(MFD_HUGETLB | MAP_HUGE_MASK << MAP_HUGE_SHIFT):
+            return -EINVAL
+        if flags and not flags & MFD_HUGETLB:
+            return -EINVAL
         if len(name.encode()) > MFD_NAME_MAX_LEN:
             return -EINVAL
+        if flags & MFD_HUGETLB:
+            h = self._kernel.hugetlb.hstate_sizelog(
+                flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK
+            )
+            if h is None:
+                return -EINVAL
+            return self._kernel.hugetlbfs.hugetlb_file_setup(f"memfd:{name}", 0, h)
         return self._kernel.shmem.shmem_file_setup(f"memfd:{name}", 0)

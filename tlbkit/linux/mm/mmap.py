@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.linux.fs.hugetlbfs.inode import HugetlbfsInode
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
 from tlbkit.linux.include.linux.mm import (
     VM_ACCOUNT,
@@ -42,6 +43,14 @@ MAP_NORESERVE: Final = 0x4000
 MAP_POPULATE: Final = 0x8000
 MAP_HUGETLB: Final = 0x40000
 MAP_FIXED_NOREPLACE: Final = 0x100000
+MAP_HUGE_SHIFT: Final = 26
+MAP_HUGE_MASK: Final = 0x3F
+MAP_HUGE_64KB: Final = 16 << MAP_HUGE_SHIFT
+MAP_HUGE_2MB: Final = 21 << MAP_HUGE_SHIFT
+MAP_HUGE_32MB: Final = 25 << MAP_HUGE_SHIFT
+MAP_HUGE_512MB: Final = 29 << MAP_HUGE_SHIFT
+MAP_HUGE_1GB: Final = 30 << MAP_HUGE_SHIFT
+MAP_HUGE_16GB: Final = 34 << MAP_HUGE_SHIFT
 MAP_KNOWN: Final = (
     MAP_TYPE
     | MAP_FIXED
@@ -106,7 +115,7 @@ class Mmap:
             return -ENOMEM
         if len(mm.vmas) > DEFAULT_MAX_MAP_COUNT:
             return -ENOMEM
-        place = self.get_unmapped_area(mm, addr, length, flags)
+        place = self.get_unmapped_area(mm, addr, length, flags, file)
         if place < 0:
             return place
         if file is not None and pgoff * page_size + length > MAX_LFS_FILESIZE:
@@ -148,14 +157,48 @@ class Mmap:
             return -EACCES
         return vm_flags
 
+    def hugetlb_file(
+        self, length: int, flags: int, file: File | None
+    ) -> tuple[int, File | None] | int:
+        """Return length and file of a mapping that may be of huge pages.
+
+        MAP_HUGETLB without a file gets one; the reference is the caller's. A negative
+        error number if there are no huge pages of the size asked for, or if the file
+        has none. Source: ksys_mmap_pgoff().
+        """
+        if file is not None:
+            size = self._huge_size(file)
+            if size:
+                return -(-length // size) * size, file
+            return -EINVAL if flags & MAP_HUGETLB else (length, file)
+        if not flags & MAP_HUGETLB:
+            return length, None
+        h = self._kernel.hugetlb.hstate_sizelog(flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK)
+        if h is None:
+            return -EINVAL
+        length = -(-length // h.size) * h.size
+        made = self._kernel.hugetlbfs.hugetlb_file_setup("anon_hugepage", length, h)
+        return length, made
+
     def get_unmapped_area(
-        self, mm: MmStruct, addr: int, length: int, flags: int
+        self,
+        mm: MmStruct,
+        addr: int,
+        length: int,
+        flags: int,
+        file: File | None = None,
     ) -> int:
         """Return where a mapping can go: the highest hole that is long enough.
 
-        A mapping of whole PMD blocks is aligned to one, so that it can have them.
+        A mapping of whole PMD blocks is aligned to one, so that it can have them; one
+        of huge pages is aligned to those.
         """
         pgtable = self._pgtable
+        huge = self._huge_size(file)
+        if huge and length & (huge - 1):
+            return -EINVAL
+        if huge and flags & MAP_FIXED and addr & (huge - 1):
+            return -EINVAL
         if flags & MAP_FIXED:
             if addr & ~pgtable.page_mask or addr < 0:
                 return -EINVAL
@@ -164,15 +207,15 @@ class Mmap:
             if flags & MAP_FIXED_NOREPLACE and self._overlaps(mm, addr, length):
                 return -EEXIST
             return addr
-        addr = -(-addr // pgtable.page_size) * pgtable.page_size
+        align = huge or pgtable.page_size
+        addr = -(-addr // align) * align
         if (
             addr >= MMAP_MIN_ADDR
             and addr + length <= pgtable.task_size
             and not self._overlaps(mm, addr, length)
         ):
             return addr
-        align = pgtable.page_size
-        if length % pgtable.pmd_size == 0:
+        if not huge and length % pgtable.pmd_size == 0:
             align = pgtable.pmd_size
         top = mm.mmap_base
         for vma in reversed(mm.vmas):
@@ -184,6 +227,12 @@ class Mmap:
             top = min(top, vma.start)
         place = (top - length) // align * align
         return place if place >= MMAP_MIN_ADDR else -ENOMEM
+
+    def _huge_size(self, file: File | None) -> int:
+        """Return the bytes of the huge pages of a file, 0 if it has none."""
+        if file is None or not isinstance(file.inode, HugetlbfsInode):
+            return 0
+        return file.inode.hstate.size
 
     def _overlaps(self, mm: MmStruct, addr: int, length: int) -> bool:
         return bool(self._kernel.vma.overlapping(mm, addr, addr + length))
@@ -250,6 +299,11 @@ class Mmap:
         vmas = self._kernel.vma.overlapping(mm, start, end)
         if not vmas:
             return 0
+        for vma, at in ((vmas[0], start), (vmas[-1], end)):
+            if vma.start < at < vma.end and vma.ops is not None:
+                error = vma.ops.may_split(vma, at)
+                if error:
+                    return error
         splits = (vmas[0].start < start) + (vmas[-1].end > end)
         if splits == 2 and len(mm.vmas) >= DEFAULT_MAX_MAP_COUNT and len(vmas) == 1:
             return -ENOMEM

@@ -63,6 +63,12 @@ class MmapLock:
         assert vma.vm_lock is not None
         vma.vm_lock.up_read()
 
+    @staticmethod
+    def vma_is_write_locked(vma: VmArea) -> bool:
+        """Tell whether the running CPU has marked *vma* as being changed."""
+        mmap_lock = vma.mm.mmap_lock
+        return mmap_lock.write_held and vma.vm_lock_seq == mmap_lock.sequence
+
     def vma_start_write(self, vma: VmArea) -> None:
         """Mark *vma* as being changed, and wait for its readers.
 

@@ -19,6 +19,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     MM_CP_PROT_NUMA,
     MM_CP_TRY_CHANGE_WRITABLE,
@@ -169,6 +170,10 @@ class Mprotect:
             How many pages changed, or ``-ENOMEM`` if there are no tables for markers.
         """
         prot = PAGE_NONE if how & MM_CP_PROT_NUMA else vma.page_prot
+        if is_vm_hugetlb_page(vma):
+            return self._kernel.hugetlb.hugetlb_change_protection(
+                vma, start, end, prot, how
+            )
         changed = self.change_protection_range(tlb, vma, start, end, prot, how)
         self._kernel.gather.tlb_end_vma(tlb, vma)
         return changed

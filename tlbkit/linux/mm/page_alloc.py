@@ -6,7 +6,7 @@ translation that should have been flushed shows what it leads to.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.errors import TlbkitError
 from tlbkit.linux.include.linux.mm_types import Folio, LargeFolio, PG_table
@@ -32,6 +32,21 @@ class BadPageError(TlbkitError):
         self.problem = problem
 
 
+class Blocks(NamedTuple):
+    """Frames that the buddy allocator does not manage, cut into equal blocks.
+
+    Attributes:
+        first, last: The frames, *last* not included.
+        order: log2 of the frames of a block.
+        folios: The folio of each block that is in use, by number of the block.
+    """
+
+    first: int
+    last: int
+    order: int
+    folios: dict[int, Folio]
+
+
 class PageAlloc:
     """The frames of one kernel.
 
@@ -45,6 +60,7 @@ class PageAlloc:
 
     __slots__ = (
         "_base",
+        "_blocks",
         "_folios",
         "_free",
         "_kernel",
@@ -64,6 +80,7 @@ class PageAlloc:
         self._base = RAM_BASE >> shift
         self.highest_memmap_pfn = (RAM_BASE + RAM_SIZE >> shift) - 1
         self._top_order = 2 * (shift - 3)
+        self._blocks: list[Blocks] = []
         self._folios: list[Folio | None] = []
         self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
         self.fail: Callable[[], bool] | None = None
@@ -78,6 +95,9 @@ class PageAlloc:
         index = pfn - self._base
         if 0 <= index < len(self._folios):
             return self._folios[index]
+        for blocks in self._blocks:
+            if blocks.first <= pfn < blocks.last:
+                return blocks.folios.get(pfn - blocks.first >> blocks.order)
         return None
 
     def folio_of(self, pfn: int) -> Folio:
@@ -161,6 +181,43 @@ class PageAlloc:
             self._machine.events.emit(
                 self._machine.running.number, "free", folio.pfn, old=folio.order
             )
+
+    # -- blocks of somebody else's ---------------------------------------------------
+
+    def add_blocks(self, order: int, count: int) -> int | None:
+        """Put in *count* blocks of memory above all that there is, for one user.
+
+        So pools of huge pages are filled: at boot, before anything else has memory, or
+        from memory that happens to be free in such blocks. Here there always is some,
+        up to what the CPU can address.
+
+        Returns:
+            The first frame, or ``None`` if the physical address space ends.
+        """
+        first = -(-(self.highest_memmap_pfn + 1) >> order) << order
+        last = first + (count << order)
+        if last << self._machine.model.page_shift > 1 << self._machine.model.pa_bits:
+            return None
+        if count:
+            self.highest_memmap_pfn = last - 1
+            self._blocks.append(Blocks(first, last, order, {}))
+        return first
+
+    def put_block(self, folio: Folio) -> None:
+        """Let the frames of one such block lead to *folio*, which is in use now."""
+        blocks = self._blocks_of(folio)
+        blocks.folios[folio.pfn - blocks.first >> blocks.order] = folio
+
+    def take_block(self, folio: Folio) -> None:
+        """Let them lead nowhere, as *folio* is not in use any more."""
+        blocks = self._blocks_of(folio)
+        del blocks.folios[folio.pfn - blocks.first >> blocks.order]
+
+    def _blocks_of(self, folio: Folio) -> Blocks:
+        for blocks in self._blocks:
+            if blocks.first <= folio.pfn < blocks.last:
+                return blocks
+        raise BadPageError(folio, "it is in no block that was put in")
 
     def split(self, folio: Folio) -> list[Folio]:
         """Make each page of *folio* a folio of its own; callers move the state over."""

@@ -27,7 +27,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_minor,
     userfaultfd_missing,
 )
-from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT
+from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -176,10 +176,10 @@ class Shmem:
         filemap = self._kernel.filemap
         if index >= filemap.pages_in_file(mapping.host):
             return -EFAULT
-        if index in mapping.pages:
-            return -EEXIST
         folio_lock(self._machine, folio)
         folio.index = index
         folio.flags |= PG_uptodate
-        filemap.filemap_add_folio(mapping, folio)
-        return 0
+        error = filemap.filemap_add_folio(mapping, folio)
+        if error:
+            folio_unlock(self._machine, folio)
+        return error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
 from tlbkit.linux.include.linux.mm_types import (
     PG_active,
     PG_lru,
@@ -44,6 +45,9 @@ class Swap:
         if not folio.refcount:
             if folio.flags & PG_reserved:
                 raise BadPageError(folio, "the zero page lost its last reference")
+            if isinstance(folio, HugetlbFolio):
+                self._kernel.hugetlb.free_huge_folio(folio)
+                return
             if folio.order:
                 self._kernel.huge_memory.folio_unqueue_deferred_split(folio)
                 if folio.anon:
@@ -55,6 +59,7 @@ class Swap:
         if folios:
             self.lru_add_drain()
         for folio in folios:
+            self._kernel.swap_state.free_swap_cache(folio)
             self.folio_put(folio)
 
     # -- batches ---------------------------------------------------------------------

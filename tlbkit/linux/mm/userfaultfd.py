@@ -70,6 +70,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.include.linux.mm_types import AnonVma, Folio, MmStruct
+    from tlbkit.linux.include.linux.swapops import SwpEntry
     from tlbkit.linux.kernel.kernel import Kernel
     from tlbkit.linux.kernel.locking import SpinLock
 
@@ -861,7 +862,10 @@ class Userfaultfd:
                     if moved and not self._machine.skips("pte_same"):
                         return -EAGAIN
                     if not pte_present(pair.orig_src_pte):
-                        return self.move_nonpresent_pte(move, pair)
+                        result = self.move_nonpresent_pte(move, pair, held)
+                        if result is None:
+                            continue
+                        return result
                     if self.is_zero_pfn(pair.orig_src_pte):
                         return self.move_zeropage_pte(move, pair)
                     error = self.hold_folio(move, pair, held)
@@ -1109,8 +1113,17 @@ class Userfaultfd:
         double_pt_unlock(pair.dst_ptl, pair.src_ptl)
         return pgtable.page_size if stable else -EAGAIN
 
-    def move_nonpresent_pte(self, move: Move, pair: PtePair) -> int:
-        """Move an entry whose page is in swap; bytes or a negative error number."""
+    def move_nonpresent_pte(
+        self, move: Move, pair: PtePair, held: HeldFolio
+    ) -> int | None:
+        """Move an entry whose page is in swap.
+
+        If the swap cache has the page, it is locked first and moves along.
+
+        Returns:
+            Bytes moved, a negative error number, or ``None`` if the page had to be
+            waited for: then the entries must be read again.
+        """
         entry = pte_to_swp_entry(pair.orig_src_pte)
         if is_migration_entry(entry):
             self._kernel.migrate.migration_entry_wait(entry)
@@ -1119,20 +1132,42 @@ class Userfaultfd:
             return -EFAULT
         if not pte_swp_exclusive(pair.orig_src_pte):
             return -EBUSY
-        return self.move_swap_pte(move, pair, None)
+        if self._kernel.swapfile.get_swap_device(entry) is None:
+            return -EAGAIN
+        if held.folio is None:
+            folio = self._kernel.swap_state.swap_cache_get_folio(entry)
+            if folio is not None and folio.order:
+                # A large folio that nothing maps cannot be split.
+                self._kernel.swap.folio_put(folio)
+                return -EBUSY
+            if folio is not None:
+                locked = folio_trylock(folio)
+                if not locked:
+                    folio_lock(self._machine, folio)
+                held.take(folio, pair.orig_src_pte)
+                if not locked:
+                    return None
+        return self.move_swap_pte(move, pair, held.folio, entry)
 
-    def move_swap_pte(self, move: Move, pair: PtePair, folio: Folio | None) -> int:
+    def move_swap_pte(
+        self, move: Move, pair: PtePair, folio: Folio | None, entry: SwpEntry
+    ) -> int:
         """Move the entry of a page in swap, and its cached copy *folio*, if any.
 
-        No TLB holds it, so nothing is flushed.
+        No TLB holds it, so nothing is flushed. If the cache has got a copy since it was
+        looked at, that would be left behind.
 
         Returns:
             Bytes moved, or a negative error number.
         """
         pgtable = self._pgtable
+        cached = self._kernel.swap_state.folios.get(entry)
+        if folio is not None and cached is not folio:
+            return -EAGAIN
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
-        stable = stable or self._machine.skips("is_pte_pages_stable")
+        if stable and folio is None:
+            stable = not self._kernel.swapfile.has_cache(entry)
         if stable:
             if folio is not None:
                 self.move_folio(move.dst_vma, move.dst_addr, folio)

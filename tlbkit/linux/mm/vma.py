@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import vm_get_page_prot
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_PFNMAP,
     VM_SHARED,
@@ -22,6 +23,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
+    from tlbkit.linux.include.linux.fs import File
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -146,6 +148,7 @@ class Vma:
         copy.anon_vma = vma.anon_vma
         copy.file = vma.file
         copy.ops = vma.ops
+        copy.private_data = vma.private_data
         if copy.ops is not None:
             copy.ops.open(copy)
         copy.uffd = vma.uffd
@@ -212,6 +215,11 @@ class Vma:
             else:
                 vma.end = start
             return after
+        for at in (start, end):
+            if vma.start < at < vma.end and vma.ops is not None:
+                error = vma.ops.may_split(vma, at)
+                if error:
+                    return error
         needed = (start != vma.start) + (end != vma.end)
         if len(vmas) + needed > DEFAULT_MAX_MAP_COUNT:
             return -ENOMEM
@@ -242,9 +250,12 @@ class Vma:
         vma.start = addr
 
     def split_vma(self, vma: VmArea, addr: int) -> VmArea:
-        """Cut *vma* in two at *addr* and return the second."""
+        """Cut *vma* in two at *addr* and return the second.
+
+        From before the tables are cut until the second is known, nobody can come by way
+        of the file.
+        """
         self._kernel.mmap_lock.vma_start_write(vma)
-        self._kernel.huge_memory.split_huge_pmd_if_needed(vma, addr)
         pages = (addr - vma.start) >> self._pgtable.page_shift
         right = VmArea(
             vma.mm, addr, vma.end, vma.flags, vma.page_prot, vma.pgoff + pages
@@ -253,25 +264,37 @@ class Vma:
         right.file = vma.file
         right.ops = vma.ops
         right.uffd = vma.uffd
-        vma.end = addr
-        vma.mm.vmas.insert(self.index(vma.mm, addr), right)
-        self.vma_link_file(right)
+        right.private_data = vma.private_data
         if right.ops is not None:
             right.ops.open(right)
+        if vma.file is not None:
+            vma.file.mapping.i_mmap_rwsem.down_write()
+        self._kernel.huge_memory.split_huge_pmd_if_needed(vma, addr)
+        if is_vm_hugetlb_page(vma):
+            self._kernel.hugetlb.hugetlb_split(vma, addr)
+        vma.end = addr
+        vma.mm.vmas.insert(self.index(vma.mm, addr), right)
+        if vma.file is not None:
+            self._link(right, vma.file)
+            vma.file.mapping.i_mmap_rwsem.up_write()
         return right
 
     # -- what an area maps -----------------------------------------------------------
 
-    @staticmethod
-    def vma_link_file(vma: VmArea) -> None:
+    def vma_link_file(self, vma: VmArea) -> None:
         """Let the file of an area know of it, and hold the file."""
         if vma.file is None:
             return
-        vma.file.count += 1
-        mapping = vma.file.mapping
-        mapping.i_mmap_rwsem.down_write()
-        mapping.i_mmap[vma] = None
-        mapping.i_mmap_rwsem.up_write()
+        i_mmap_rwsem = vma.file.mapping.i_mmap_rwsem
+        i_mmap_rwsem.down_write()
+        self._link(vma, vma.file)
+        i_mmap_rwsem.up_write()
+
+    @staticmethod
+    def _link(vma: VmArea, file: File) -> None:
+        """Do so while the file's lock is held."""
+        file.count += 1
+        file.mapping.i_mmap[vma] = None
 
     @staticmethod
     def unlink_file_vma(vma: VmArea) -> None:

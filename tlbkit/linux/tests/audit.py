@@ -2,8 +2,6 @@
 
 from collections import Counter
 
-from tlbkit.arm64.fault import Fault
-from tlbkit.arm64.walk import walk
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
@@ -24,8 +22,16 @@ from tlbkit.linux.include.linux.mm_types import (
     MmStruct,
     PG_locked,
     PG_swapbacked,
+    PG_swapcache,
     VmArea,
 )
+from tlbkit.linux.include.linux.swapops import (
+    SwpEntry,
+    non_swap_entry,
+    pte_swp_exclusive,
+    pte_to_swp_entry,
+)
+from tlbkit.observe import sanitizer
 
 BOOT_FRAMES = 2
 
@@ -38,6 +44,8 @@ class Books:
         self.pgtable = kernel.pgtable
         self.by_page: dict[int, list[tuple[MmStruct, int]]] = {}
         self.by_block: dict[int, list[tuple[MmStruct, int]]] = {}
+        self.by_slot: Counter[SwpEntry] = Counter()
+        self.exclusive_slots: set[SwpEntry] = set()
         self.folios: dict[int, Folio] = {}
         self.owners: dict[int, Counter[MmStruct]] = {}
         for mm in kernel.fork.mmlist:
@@ -64,8 +72,8 @@ class Books:
         stored = sum(map(self.kernel.pgtable_generic.deposited, stores))
         assert stored == leaves, "every anonymous block keeps one table"
         assert mm.pgtables[3] == tables + stored, "nr_ptes"
-        resident = (mm.anonpages, mm.filepages, mm.shmempages)
-        counted = (pages["anon"], pages["file"], pages["shmem"])
+        resident = (mm.anonpages, mm.filepages, mm.shmempages, mm.swapents)
+        counted = (pages["anon"], pages["file"], pages["shmem"], pages["swap"])
         assert resident == counted, "the resident set"
 
     def _read_table(self, mm, pfn):
@@ -76,8 +84,9 @@ class Books:
             if pte_present(pte) and not pte_special(pte):
                 self._note(self.by_page, mm, pte)
                 pages[self._kind(pte)] += 1
-            else:
-                assert pte_none(pte) or pte_present(pte), "nothing is on its way"
+            elif not pte_none(pte) and not pte_present(pte):
+                self._note_swapped(pte)
+                pages["swap"] += 1
             if pte_valid_cont(pte):
                 self._check_block(entries, place - place % pgtable.cont_ptes)
         return pages
@@ -88,6 +97,14 @@ class Books:
         if folio.anon:
             return "anon"
         return "shmem" if folio.flags & PG_swapbacked else "file"
+
+    def _note_swapped(self, pte):
+        """What is not there is in swap, and nothing is on its way."""
+        entry = pte_to_swp_entry(pte)
+        assert not non_swap_entry(entry)
+        self.by_slot[entry] += 1
+        if pte_swp_exclusive(pte):
+            self.exclusive_slots.add(entry)
 
     def _note(self, entries, mm, entry):
         pfn = self.pgtable.pte_pfn(entry)
@@ -113,8 +130,9 @@ class Books:
         maps = [self.by_page.get(folio.pfn + n, []) for n in range(folio.nr_pages)]
         blocks = self.by_block.get(folio.pfn, [])
         assert folio.mapcount == sum(map(len, maps)) + len(blocks)
-        cached = 0 if folio.anon or folio.mapping is None else folio.nr_pages
-        assert folio.refcount == folio.mapcount + cached, "entries and page cache"
+        file = not folio.anon and folio.mapping is not None
+        cached = folio.nr_pages * (file or bool(folio.flags & PG_swapcache))
+        assert folio.refcount == folio.mapcount + cached, "entries and caches"
         for n, entries in enumerate(maps):
             everyone = entries + blocks
             if not everyone or not folio.anon:
@@ -160,12 +178,44 @@ class Books:
                 mapped += sum(
                     folio.pfn + n in self.by_page for n in range(folio.nr_pages)
                 )
-            else:
+            elif folio.mapcount:
                 mapped += folio.nr_pages
         node = self.kernel.vmstat.node
         assert (node["NR_ANON_MAPPED"], node["NR_ANON_THPS"]) == (mapped, blocks)
         large = Counter(folio.order for folio in anonymous if folio.order)
         assert {o: n for o, n in self.kernel.vmstat.mthp_nr_anon.items() if n} == large
+
+    def check_swap(self):
+        """Slots are counted by their entries, and know the folio that has them.
+
+        A slot that one process has alone stands in one entry, and is not mapped.
+        """
+        kernel = self.kernel
+        state = kernel.swap_state
+        counted: dict[SwpEntry, int] = {}
+        cached = set()
+        for device in kernel.swapfile.devices:
+            for offset, count in device.swap_map.items():
+                counted[SwpEntry(device.type, offset)] = count
+                assert count or offset in device.cached, "a slot that nobody has"
+            assert device.cached <= device.swap_map.keys()
+            assert device.contents.keys() <= device.swap_map.keys()
+            cached |= {SwpEntry(device.type, offset) for offset in device.cached}
+        assert {entry: n for entry, n in counted.items() if n} == self.by_slot
+        assert cached == state.folios.keys()
+        for entry, folio in state.folios.items():
+            assert folio.flags & PG_swapcache
+            page = entry.offset - state.page_swap_entry(folio, folio.pfn).offset
+            assert 0 <= page < folio.nr_pages
+            assert not folio.flags & PG_locked
+            self.folios[folio.pfn] = folio
+            self.owners.setdefault(folio.pfn, Counter())
+        for entry in self.exclusive_slots:
+            assert counted[entry] == 1
+            held = state.folios.get(entry)
+            if held is not None:
+                first = state.page_swap_entry(held, held.pfn).offset
+                assert held.pfn + entry.offset - first not in self.by_page
 
     def add_page_cache(self):
         """Each page of a file that is in memory stands where it says it does."""
@@ -201,6 +251,7 @@ def audit(kernel):
     kernel.swap.lru_add_drain_all()
     books = Books(kernel)
     books.add_page_cache()
+    books.check_swap()
     books.check_files()
     for folio in books.folios.values():
         books.check_folio(folio)
@@ -216,24 +267,7 @@ def audit(kernel):
 
 def audit_tlbs(kernel):
     """No CPU holds a translation that the tables do not give, with those rights."""
-    memory = kernel.machine.memory
-    tags = {}
-    for mm in kernel.fork.mmlist:
-        if mm.regimes is not None:
-            tags.update({regime.asid: regime for regime in mm.regimes})
-    for cpu in kernel.machine.cpus:
-        for entry in cpu.tlb.entries():
-            regime = tags.get(entry.asid)
-            if regime is None:
-                continue
-            last = entry.va + (1 << entry.shift) - kernel.pgtable.page_size
-            for va in {entry.va, last}:
-                found = walk(regime, memory, va)
-                assert not isinstance(found, Fault), f"{entry} outlived its page"
-                offset = va & ((1 << found.leaf.shift) - 1)
-                assert found.pa + offset == entry.pa + va - entry.va
-                granted = entry.leaf.permissions_dirty
-                assert not granted & ~found.leaf.permissions_dirty
+    sanitizer.audit(kernel)
 
 
 def all_frames(kernel):

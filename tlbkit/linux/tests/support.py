@@ -5,15 +5,31 @@ from dataclasses import replace
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import find_model
 from tlbkit.observe.counters import counting
+from tlbkit.observe.sanitizer import Sanitizer
 from tlbkit.patches.kernels import Kernel
 
 PAGE = 4096
 
 
-def boot(kernel="v6.19", *, cpus=4, model="neoverse-v2", without=(), **changes):
-    """Start *kernel* on a machine whose CPUs are *model* with *changes*."""
+def boot(
+    kernel="v6.19",
+    *,
+    cpus=4,
+    model="neoverse-v2",
+    without=(),
+    rules=True,
+    **changes,
+):
+    """Start *kernel* on a machine whose CPUs are *model* with *changes*.
+
+    It is held to the *rules* of the sanitizer, except in tests that break one: by
+    design, or because they change entries themselves and not as a kernel would.
+    """
     machine = Machine(cpus, replace(find_model(model), **changes))
-    return Kernel(machine, kernel, without)
+    started = Kernel(machine, kernel, without)
+    if rules:
+        Sanitizer(started).start()
+    return started
 
 
 def touched(kernel, pages, prot="rw", *, cpus=(0,)):

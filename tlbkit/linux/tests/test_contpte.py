@@ -206,7 +206,7 @@ def test_the_first_write_in_each_block_costs_one_broadcast(version):
 @pytest.mark.parametrize("model", ["cortex-a72", "neoverse-v2"])
 def test_an_access_that_changes_no_write_bit_flushes_the_block_once(version, model):
     """Row "write bit unchanged" of 4.2: without hardware's help, one flush of 16."""
-    kernel = boot(version, model=model)
+    kernel = boot(version, model=model, rules=False)
     process, base = folios(kernel, 1)
     ptep = kernel.pgtable.find_pte(process.mm, base)
     assert kernel.pgtable.ptep_test_and_clear_young(ptep)
@@ -249,7 +249,7 @@ def test_a_read_makes_the_whole_block_young_without_a_flush():
 
 def test_one_member_speaks_for_all():
     """Hardware may mark any entry of a block; whoever reads one of them is told."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = folios(kernel, 1)
     pgtable = kernel.pgtable
     ptep = pgtable.find_pte(process.mm, base)
@@ -268,7 +268,7 @@ def test_one_member_speaks_for_all():
 @both
 def test_page_aging_is_widened_to_the_block(version):
     """To clear one access flag clears 16, and starts a flush that nobody waits for."""
-    kernel = boot(version)
+    kernel = boot(version, rules=False)
     process, base = folios(kernel, 1)
     vma = kernel.vma.vma_lookup(process.mm, base)
     ptep = kernel.pgtable.find_pte(process.mm, base) + 3 * 8
@@ -287,7 +287,7 @@ def test_page_aging_is_widened_to_the_block(version):
 
 def test_the_last_page_of_a_block_folds_it():
     """Stored one by one, pages become a block with the last, for one flush."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = folios(kernel, 1)
     process.mprotect(base, PAGE, "r")
     assert not any(contiguous(kernel, process, base, RUN))
@@ -311,7 +311,7 @@ def test_the_last_page_of_a_block_folds_it():
 @pytest.mark.parametrize("odd", [0, 7, 15])
 def test_pages_that_disagree_do_not_fold(odd):
     """One entry with other rights, and the 16 stay alone."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = folios(kernel, 1)
     process.mprotect(base + odd * PAGE, PAGE, "r")
     pgtable = kernel.pgtable
@@ -399,7 +399,7 @@ def test_a_block_may_be_made_of_pages_that_tlbs_hold(version, conflict):
     nothing in them has changed as far as the decision knows, and a TLB that holds some
     of the pages may fill the block beside them.
     """
-    kernel = boot(version)
+    kernel = boot(version, rules=False)
     process, base = folios(kernel, 1)
     child = process.fork()
     child.mprotect(base, PAGE, "r")
@@ -428,7 +428,7 @@ def test_a_block_may_be_made_of_pages_that_tlbs_hold(version, conflict):
 def test_pages_of_one_s_own_become_writable_in_runs():
     """Of a folio that was shared, just the exclusive pages get the write bit back."""
     for own in ({2, 3, 9}, {0}, {15}, set(range(0, 16, 2)), set(range(16))):
-        kernel = boot()
+        kernel = boot(rules=False)
         process, base = folios(kernel, 1)
         process.fork().exit()
         for page in own:
@@ -622,7 +622,7 @@ def test_nobody_can_tell_blocks_from_pages(steps, bbml2):
 
     Young and dirty may spread within a block, and never get lost.
     """
-    kernel = boot(bbml2_noabort=bbml2)
+    kernel = boot(bbml2_noabort=bbml2, rules=False)
     process, base = folios(kernel, 1, kib=256)
     pgtable = kernel.pgtable
     mm = process.mm

@@ -273,7 +273,7 @@ def test_t4_6_a_retried_fault_is_not_fixed_at_once():
 def test_t4_8_a_read_fault_flushes_nothing():
     """T4.8: setting the access flag for a read needs no TLBI: it was in no TLB."""
     for version in ("v6.17", "v6.19"):
-        kernel = boot(version, model="cortex-a72")
+        kernel = boot(version, model="cortex-a72", rules=False)
         process, base = touched(kernel, 1)
         ptep = kernel.pgtable.find_pte(process.mm, base)
         kernel.pgtable_generic.ptep_clear_flush_young(process.mm.vmas[0], base, ptep)
@@ -285,7 +285,7 @@ def test_t4_8_a_read_fault_flushes_nothing():
 
 def test_t4_5_a_local_flush_is_not_enough_for_a_copy():
     """T4.5: if a copy flushed locally, another CPU would go on reading the old page."""
-    kernel = boot(cpus=2, model="neoverse-n1")
+    kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     process, base = touched(kernel, 1)
     process.fork(cpu=1)
     process.read(base, cpu=1)
@@ -298,7 +298,7 @@ def test_t4_5_a_local_flush_is_not_enough_for_a_copy():
 @VERSIONS
 def test_software_dirty_tracking(version):
     """Without hardware dirty state a write to a clean writable page is one flush."""
-    kernel = boot(version, model="cortex-a72")
+    kernel = boot(version, model="cortex-a72", rules=False)
     process, base = touched(kernel, 1)
     ptep = kernel.pgtable.find_pte(process.mm, base)
     pte = kernel.pgtable.read(ptep)
@@ -314,7 +314,7 @@ def test_software_dirty_tracking(version):
 
 def test_hardware_dirty_tracking_takes_no_fault():
     """With hardware dirty state the same write is the walker's business alone."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = touched(kernel, 1)
     ptep = kernel.pgtable.find_pte(process.mm, base)
     kernel.pgtable.set_pte(ptep, (kernel.pgtable.read(ptep) | 1 << 7) & ~(1 << 55))

@@ -23,7 +23,8 @@ from tlbkit.linux.include.linux.mm_types import VmFault
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.include.uapi.linux.userfaultfd import UffdMsg
 from tlbkit.linux.tests.support import PAGE, boot, issued
-from tlbkit.linux.tests.watched import check_counts, check_end, check_tlbs
+from tlbkit.linux.tests.watched import check_end
+from tlbkit.observe.sanitizer import audit
 
 VERSIONS = pytest.mark.parametrize("version", ["v6.17", "v6.19", "fixed"])
 
@@ -212,7 +213,7 @@ def test_a_copy_may_fault_into_what_somebody_else_serves():
     area.serve(lambda message: area.poll.copy(message.address, source, PAGE))
     assert area.process.read(area.dst) == 1
     assert area.process.read(source) == 1
-    check_counts(area.kernel)
+    audit(area.kernel)
 
 
 def test_sigbus_instead_of_messages():
@@ -319,8 +320,7 @@ def test_a_watched_block_is_told_of_and_moved_whole(version):
     area.process.write(dst + PAGE, 7)
     assert [message.wp for message in area.told] == [True]
     assert area.process.read(dst + PAGE) == 7
-    check_tlbs(area.kernel)
-    check_counts(area.kernel)
+    audit(area.kernel)
     check_end(area.kernel)
 
 
@@ -351,11 +351,11 @@ def test_faults_are_answered_by_moves(version, chunk):
             assert area.process.read(area.src + at) == page + 1
         assert area.process.read(area.dst + at, cpu=page % 4) == page + 1
         assert area.process.read(area.src + at, cpu=3) == 0
-        check_tlbs(area.kernel)
+        audit(area.kernel)
     assert area.told == [
         UffdMsg("pagefault", area.dst + at) for at in range(0, area.length, size)
     ]
-    check_counts(area.kernel)
+    audit(area.kernel)
     check_end(area.kernel)
 
 
@@ -376,7 +376,7 @@ def test_a_write_to_a_protected_page_waits_until_it_is_freed(version):
     assert area.told == [UffdMsg("pagefault", area.dst, write=True, wp=True)]
     assert area.process.read(area.dst) == 9
     assert pte_uffd_wp(area.pte(area.dst + PAGE))
-    check_tlbs(area.kernel)
+    audit(area.kernel)
 
 
 @VERSIONS
@@ -390,7 +390,7 @@ def test_no_cpu_writes_to_a_protected_page_by_an_old_entry(version):
     for cpu in range(4):
         with pytest.raises(UserfaultError, match="protected page"):
             area.process.write(area.dst, 9, cpu=cpu)
-    check_tlbs(area.kernel)
+    audit(area.kernel)
 
 
 def test_asynchronous_protection_only_notes_the_write():
@@ -414,7 +414,7 @@ def test_asynchronous_protection_covers_places_without_a_page():
     area.process.write(area.dst + PAGE, 5)
     assert not pte_uffd_wp(area.pte(area.dst + PAGE))
     assert area.process.read(area.dst + PAGE) == 5
-    check_counts(area.kernel)
+    audit(area.kernel)
 
 
 def test_a_write_to_a_marked_place_is_told_of():
@@ -602,7 +602,7 @@ def test_a_child_is_not_watched():
     assert child.read(area.dst + PAGE) == 0
     assert child.read(area.dst + 2 * PAGE) == 0
     assert pte_uffd_wp(area.pte(area.dst))
-    check_counts(area.kernel)
+    audit(area.kernel)
     check_end(area.kernel)
 
 

@@ -32,7 +32,9 @@ OCCUPIED = [case for case in EXISTING if case != "none"]
 @pytest.mark.parametrize("vm_write", [False, True])
 def test_a_read_over_something_changes_nothing(level, existing, vm_write):
     """Whatever is there stays, and the answer is that the access may be repeated."""
-    place = Place(boot("fixed", cpus=1), existing, level=level, vm_write=vm_write)
+    place = Place(
+        boot("fixed", cpus=1, rules=False), existing, level=level, vm_write=vm_write
+    )
     before = place.state()
     assert place.insert(place.folio) == VM_FAULT_NOPAGE
     assert place.insert(place.folio.pfn) == VM_FAULT_NOPAGE
@@ -92,7 +94,7 @@ def test_a_write_over_something_gives_rights_or_a_warning(level, existing):
     A table's or a migration's bits are compared as if they were a frame number. The
     huge zero folio is expected where a PMD's block was, and not at a PUD.
     """
-    place = Place(boot("fixed", cpus=1), existing, level=level)
+    place = Place(boot("fixed", cpus=1, rules=False), existing, level=level)
     before = place.entry
     assert place.insert(place.folio, write=True) == VM_FAULT_NOPAGE
     if existing.startswith("same"):

@@ -384,7 +384,7 @@ def test_fork_of_zeros_counts_the_child_only():
 
 def test_fork_of_a_raw_block_copies_the_entry():
     """What is special and not the huge zero folio has no count and no stored table."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = blocks(kernel, 1, written=False)
     pgtable = kernel.pgtable
     pmdp = pgtable.find_pmd(process.mm, base)
@@ -553,7 +553,7 @@ def test_an_old_block_becomes_young_without_a_flush():
 
 def test_touch_tells_whether_it_was_news():
     """To touch what is young and dirty changes nothing: that is what spurious means."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = blocks(kernel, 1)
     pmdp = kernel.pgtable.find_pmd(process.mm, base)
     vma = kernel.vma.vma_lookup(process.mm, base)
@@ -819,7 +819,7 @@ def test_splitting_an_entry_is_one_block_flush(version, model):
 
 def test_a_split_keeps_rights_and_state():
     """Write permission, access flag and the mark of userfaultfd go to each page."""
-    kernel = boot()
+    kernel = boot(rules=False)
     process, base = blocks(kernel, 1)
     pgtable = kernel.pgtable
     pmdp = pgtable.find_pmd(process.mm, base)

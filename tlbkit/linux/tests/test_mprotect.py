@@ -279,7 +279,7 @@ def test_t2_10_no_tlb_grants_more_than_the_tables(changes, version, data):
 @pytest.mark.parametrize("cpu", [0, 1])
 def test_without_the_flush_a_stale_write_lands(cpu):
     """Take change_protection's TLBIs out, and a read-only page is written."""
-    kernel = boot(cpus=2, model="neoverse-n1")
+    kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     process, base = touched(kernel, 1, cpus=(cpu,))
     process.mprotect(base, PAGE, "r")
     with pytest.raises(Signal, match="SEGV_ACCERR"):
@@ -294,7 +294,7 @@ def test_without_the_flush_a_stale_write_lands(cpu):
 
 def test_without_the_barrier_a_stale_write_lands():
     """A TLBI that nobody waits for has not happened yet."""
-    kernel = boot(cpus=2, model="neoverse-n1")
+    kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     process, base = touched(kernel, 1)
     kernel.machine.without = frozenset({"dsb ish in flush_tlb_range_"})
     process.mprotect(base, PAGE, "r")

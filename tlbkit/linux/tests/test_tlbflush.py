@@ -257,7 +257,7 @@ def test_t1_7_batched_unmap_waits_once():
 
 def test_t1_8_page_aging_never_waits():
     """T1.8: clearing n access flags starts n flushes and waits for none."""
-    kernel = boot(model="neoverse-n1")
+    kernel = boot(model="neoverse-n1", rules=False)
     process = kernel.spawn()
     base = process.mmap(8 * PAGE)
     for page in range(8):

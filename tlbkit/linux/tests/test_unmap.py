@@ -153,7 +153,7 @@ def test_after_munmap_no_cpu_reaches_the_pages():
 
 def test_without_the_flush_another_process_is_read():
     """Leave out unmap's TLBIs: the frame gets a new owner, whose secret is read."""
-    kernel = boot(cpus=2, model="neoverse-n1")
+    kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     victim = kernel.spawn(cpu=0)
     secret = victim.mmap(2 * PAGE)
     victim.write(secret, 0)

@@ -25,7 +25,8 @@ from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.userfaultfd import MoveLivelockError
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total
 from tlbkit.linux.tests.test_tlbflush import closed_form
-from tlbkit.linux.tests.watched import Scene, check_counts, check_end, check_tlbs
+from tlbkit.linux.tests.watched import Scene, check_end
+from tlbkit.observe.sanitizer import audit
 
 BLOCK = 1 << 21
 BEFORE, AFTER, FIXED = "v6.17", "v6.19", "fixed"
@@ -85,8 +86,7 @@ def test_both_ways_move_the_same(source, target, gap, order, holes):
                     )
                 )
             )
-            check_tlbs(scene.kernel)
-            check_counts(scene.kernel)
+            audit(scene.kernel)
         outcomes.append((answers, scene.memory()))
         scene.unpin()
         check_end(scene.kernel)
@@ -288,7 +288,7 @@ def test_t3_5_zero_pages_are_flushed_one_by_one(version):
     )
     assert counts.tlbi == {"VALE1IS": 3}
     assert scene.process.read(scene.dst) == 0
-    check_tlbs(scene.kernel)
+    audit(scene.kernel)
     zero = scene.kernel.page_alloc.folio_of(scene.kernel.zero_pfn)
     assert (zero.refcount, zero.mapcount) == (1, 0)
 
@@ -340,7 +340,7 @@ def test_what_ends_a_run_and_cannot_move(version, letter, seen_next):
     rest = scene.dst + 2 * PAGE, scene.src + 2 * PAGE, 2 * PAGE
     assert refused(lambda: scene.fd.move(*rest)) == seen_next
     assert scene.pte(scene.src + 2 * PAGE) == before
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @pytest.mark.parametrize(
@@ -363,7 +363,7 @@ def test_what_ends_a_run_and_moves(source, flushes):
         scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
     )
     assert counts.dsb["ish"] == flushes
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @VERSIONS
@@ -382,7 +382,7 @@ def test_a_locked_page_is_slept_for(version):
         scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
     )
     assert counts.dsb["ish"] == (4 if version == BEFORE else 2)
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @VERSIONS
@@ -420,7 +420,7 @@ def test_a_migrating_page_is_waited_for(version):
     # The batching kernel takes the success of a second try for a failure.
     assert done == (("EEXIST", -17) if version == AFTER else ("", PAGE))
     assert scene.peek(scene.dst) == 1
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 # -- what a moved page looks like ------------------------------------------------------
@@ -465,7 +465,7 @@ def test_t3_8_no_tlb_reaches_a_moved_page_by_its_old_address(version):
     for at in range(scene.src, scene.src + scene.length, PAGE):
         for cpu in range(scene.cpus):
             assert stale(scene.kernel, scene.process, cpu, at) is None
-    check_tlbs(scene.kernel)
+    audit(scene.kernel)
 
 
 @pytest.mark.parametrize(("version", "reached"), [(BEFORE, False), (AFTER, True)])
@@ -545,7 +545,7 @@ def test_an_entry_may_change_at_any_time(version, number):
     dirtied_once(scene, scene.src, number)
     assert scene.fd.move(scene.dst, scene.src, scene.length) == scene.length
     assert scene.peek(scene.dst) == 77
-    check_tlbs(scene.kernel)
+    audit(scene.kernel)
 
 
 @pytest.mark.parametrize("version", [BEFORE, FIXED])
@@ -564,7 +564,7 @@ def test_a_page_may_change_while_its_lock_is_slept_for(version):
     scene.kernel.machine.waiter = unlock
     assert scene.fd.move(scene.dst, scene.src, PAGE) == PAGE
     assert scene.peek(scene.dst) == 77
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @pytest.mark.parametrize("version", [BEFORE, FIXED])
@@ -615,7 +615,7 @@ def test_a_first_page_that_is_pinned_while_it_is_cleared(version, flushes):
     assert counts.dsb["ish"] == flushes
     assert scene.pte(scene.src) == pte
     assert not folio.flags & PG_locked
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @pytest.mark.parametrize("version", [AFTER, FIXED])
@@ -636,8 +636,7 @@ def test_a_later_page_that_is_pinned_while_it_is_cleared(version):
         PAGE,
     )
     assert scene.pte(scene.src + PAGE) == pte
-    check_tlbs(scene.kernel)
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @VERSIONS
@@ -649,7 +648,7 @@ def test_a_killed_process_stops_after_a_run(version):
     assert refused(lambda: scene.fd.move(*request)) == ("EINTR", -4)
     assert pte_none(scene.pte(scene.src))
     assert not pte_none(scene.pte(scene.src + PAGE))
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @VERSIONS
@@ -959,8 +958,7 @@ def test_an_allocation_that_fails_loses_nothing(version):
         values = [scene.peek(scene.src + at) for at in range(moved, 6 * PAGE, PAGE)]
         values += [scene.peek(dst + at) for at in range(0, moved, PAGE)]
         assert sorted(values) == before
-        check_counts(scene.kernel)
-        check_tlbs(scene.kernel)
+        audit(scene.kernel)
         check_end(scene.kernel)
         if len(asked) <= number:
             break
@@ -983,7 +981,7 @@ def test_a_fill_that_fails_loses_nothing(version, request_name):
         errno, done = answer(lambda r=request, a=(dst, *source, 4 * PAGE): r(*a))
         assert errno in {"", "EAGAIN"} if done > 0 else errno == "ENOMEM"
         scene.kernel.page_alloc.fail = None
-        check_counts(scene.kernel)
+        audit(scene.kernel)
         check_end(scene.kernel)
         if len(asked) <= number:
             break
@@ -1009,7 +1007,7 @@ def test_copy_makes_pages_of_one_s_own(version):
         assert folio.page_exclusive(folio.pfn)
         assert scene.process.read(scene.dst + page * PAGE) == page + 1
         assert scene.process.read(scene.src + page * PAGE) == page + 1
-    check_counts(scene.kernel)
+    audit(scene.kernel)
     check_end(scene.kernel)
 
 
@@ -1029,7 +1027,7 @@ def test_copy_faults_its_source_in():
     scene = Scene(AFTER, "..")
     assert scene.fd.copy(scene.dst, scene.src, scene.length) == scene.length
     assert scene.process.read(scene.dst) == 0
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 def test_copy_of_nothing_is_efault():
@@ -1080,7 +1078,7 @@ def test_zeropage_maps_the_one_zero_page():
     assert scene.process.read(scene.dst) == 0
     scene.process.write(scene.dst, 3)
     assert scene.process.read(scene.dst + PAGE) == 0
-    check_counts(scene.kernel)
+    audit(scene.kernel)
 
 
 @VERSIONS
@@ -1280,8 +1278,7 @@ def test_t3_7_an_aligned_block_moves_whole(version):
     assert pmd_trans_huge(blocks.pmd(blocks.dst))
     assert blocks.folio(blocks.dst) is folio
     assert blocks.values(blocks.dst, 1024) == list(range(1, 1025))
-    check_tlbs(blocks.kernel)
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
     check_end(blocks.kernel)
 
 
@@ -1301,8 +1298,7 @@ def test_t3_7_a_block_that_cannot_move_whole_is_split(version, to, at, pages):
     left = blocks.values(blocks.src, 1024)
     expected = [0 if at <= page < at + pages else page + 1 for page in range(1024)]
     assert left == expected
-    check_tlbs(blocks.kernel)
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
     check_end(blocks.kernel)
 
 
@@ -1314,7 +1310,7 @@ def test_a_block_is_split_if_there_is_a_table_already(version):
     request = blocks.dst, blocks.src, BLOCK
     assert refused(lambda: blocks.fd.move(*request)) == ("EAGAIN", PAGE)
     assert not pmd_trans_huge(blocks.pmd(blocks.src))
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
 
 
 @VERSIONS
@@ -1333,7 +1329,7 @@ def test_a_block_that_must_not_move(version, to, why):
     request = blocks.dst + to * PAGE, blocks.src, BLOCK
     assert refused(lambda: blocks.fd.move(*request)) == expected
     assert blocks.pmd(blocks.src) == before
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
 
 
 @VERSIONS
@@ -1356,7 +1352,7 @@ def test_a_pinned_block(version):
         "EINTR",
         -4,
     )
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
     blocks.kernel.gup.unpin_user_page(folio)
     check_end(blocks.kernel)
 
@@ -1378,7 +1374,7 @@ def test_a_block_of_zeros_moves_whole_and_in_parts():
     assert blocks.fd.move(to + PAGE, at, 3 * PAGE) == 3 * PAGE
     assert blocks.values(to + PAGE, 3) == [0, 0, 0]
     assert not pmd_trans_huge(blocks.pmd(at))
-    check_tlbs(blocks.kernel)
+    audit(blocks.kernel)
 
 
 @VERSIONS
@@ -1403,7 +1399,7 @@ def test_a_locked_large_folio_is_waited_for_without_a_reference(version):
         )
     else:
         assert blocks.fd.move(blocks.dst, blocks.src, PAGE) == PAGE
-    check_counts(blocks.kernel)
+    audit(blocks.kernel)
 
 
 @pytest.mark.parametrize("kib", [64, 2048])
@@ -1430,8 +1426,7 @@ def test_both_ways_move_large_folios_the_same(kib, moves):
             answers.append(
                 answer(lambda blocks=blocks, request=request: blocks.fd.move(*request))
             )
-            check_tlbs(blocks.kernel)
-            check_counts(blocks.kernel)
+            audit(blocks.kernel)
         blocks.fd.close()
         values = blocks.values(blocks.src, 1024) + blocks.values(blocks.dst, 1536)
         outcomes.append((answers, values))

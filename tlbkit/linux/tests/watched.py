@@ -1,11 +1,6 @@
 """What the tests of userfaultfd share: layouts of pages, and laws that always hold."""
 
-from collections import Counter
-
-from tlbkit.arm64.walk import Translation, walk
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_leaf,
-    pmd_table,
     pte_mkclean,
     pte_mkuffd_wp,
     pte_present,
@@ -14,10 +9,8 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_EXCLUSIVE
 from tlbkit.linux.include.linux.mm_types import AnonVma, PG_locked
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
-    SwpEntry,
     make_migration_pte,
     make_pte_marker,
-    swp_entry_to_pte,
 )
 from tlbkit.linux.tests.support import boot
 
@@ -39,6 +32,7 @@ class Scene:
 
     def __init__(self, version, source, target="", *, gap=0, **machine):
         self.kernel = boot(version, **machine)
+        self.kernel.swapfile.swapon(1024)
         self.page = self.kernel.pgtable.page_size
         self.process = self.kernel.spawn()
         table = self.kernel.pgtable.pmd_size
@@ -87,14 +81,15 @@ class Scene:
             entry = make_migration_pte(self.pte(at), folio.pfn, exclusive=True)
             self.set_pte(at, entry)
             self.kernel.tlbflush.flush_tlb_mm(self.process.mm)
-        elif letter in "wWm":
-            entry = {
-                "w": swp_entry_to_pte(SwpEntry(0, 5)) | PTE_SWP_EXCLUSIVE,
-                "W": swp_entry_to_pte(SwpEntry(0, 5)),
-                "m": make_pte_marker(PTE_MARKER_UFFD_WP),
-            }[letter]
+        elif letter in "wW":
+            self.process.write(at, at)
+            self.process.madvise(at, self.page, "pageout")
+            self.kernel.rmap.flush_tlb_batched_pending(self.process.mm)
+            if letter == "W":
+                self.set_pte(at, self.pte(at) & ~PTE_SWP_EXCLUSIVE)
+        elif letter == "m":
             self.process.read(at)  # makes the table
-            self.set_pte(at, entry)
+            self.set_pte(at, make_pte_marker(PTE_MARKER_UFFD_WP))
             self.kernel.tlbflush.flush_tlb_mm(self.process.mm)
 
     def unpin(self):
@@ -145,51 +140,6 @@ class Scene:
                 if pte_present(self.pte(at)):
                     for cpu in range(self.cpus):
                         self.process.read(at, cpu=cpu)
-
-
-def check_tlbs(kernel):
-    """No CPU translates anything otherwise than the tables, nor allows more."""
-    for process in kernel.processes:
-        asid = kernel.context.asid(process.mm)
-        regime = kernel.regime(process.mm.pgd, asid)
-        for cpu in kernel.machine.cpus:
-            for entry in cpu.tlb.entries():
-                if entry.asid not in (asid, asid | kernel.machine.model.kpti):
-                    continue
-                found = walk(regime, kernel.machine.memory, entry.va)
-                assert isinstance(found, Translation), (cpu.number, hex(entry.va))
-                assert found.pa == entry.pa
-                assert not entry.leaf.permissions & ~found.leaf.permissions_dirty
-
-
-def check_counts(kernel):
-    """Every folio's count of mappings is that of the entries that map it."""
-    pgtable = kernel.pgtable
-    mapped: Counter[int] = Counter()
-    for process in kernel.processes:
-        pages = 0
-        for vma in process.mm.vmas:
-            for pmdp, addr, end in kernel.memory.pmd_entries(
-                process.mm, vma.start, vma.end
-            ):
-                pmd = pgtable.read(pmdp)
-                if pmd_leaf(pmd):
-                    pages += pgtable.hpage_pmd_nr
-                    mapped[pgtable.pte_pfn(pmd)] += 1
-                if not pmd_table(pmd):
-                    continue
-                ptep = pgtable.pte_offset(pmdp, addr)
-                for at in range(ptep, ptep + 8 * (end - addr) // pgtable.page_size, 8):
-                    pte = pgtable.read(at)
-                    pfn = pgtable.pte_pfn(pte)
-                    if pte_present(pte) and pfn != kernel.zero_pfn:
-                        mapped[kernel.page_alloc.folio_of(pfn).pfn] += 1
-                        pages += 1
-        assert process.mm.anonpages == pages
-    for pfn, entries in mapped.items():
-        folio = kernel.page_alloc.folio_of(pfn)
-        assert folio.mapcount == entries, folio
-        assert folio.refcount >= entries, folio
 
 
 def check_end(kernel):

@@ -543,6 +543,19 @@ class Coherence:
                 self._pay(held)
                 self._report(report)
 
+    def audit(self, step: int) -> None:
+        """Compare everything that is held, at a moment when nobody owes anything."""
+        self.settle(step)
+        for held in self.holdings.held.values():
+            if held in self._debts or self._owner(held) is None:
+                continue
+            excess = held.excess(self._memory)
+            if excess:
+                headline = f"CPU {held.cpu} can still use {held}: {excess}"
+                self._report(
+                    Report(STALE, headline, held.cpu, step, (self._filled(held),))
+                )
+
     # -- the sections of a report ----------------------------------------------------
 
     @staticmethod

@@ -31,9 +31,10 @@ class Table:
         parents: Where the entries stand that point to it.
         mm: Whose it is, or was; ``None`` if it never hung anywhere.
         unhooked: The step in which the last such entry went.
+        resident: Pages that its entries map.
     """
 
-    __slots__ = ("level", "lock", "mm", "parents", "pfn", "unhooked")
+    __slots__ = ("level", "lock", "mm", "parents", "pfn", "resident", "unhooked")
 
     def __init__(self, pfn: int, level: int, lock: SpinLock) -> None:
         self.pfn = pfn
@@ -42,6 +43,7 @@ class Table:
         self.parents: set[int] = set()
         self.mm: MmStruct | None = None
         self.unhooked: int | None = None
+        self.resident = 0
 
 
 class Tables:
@@ -77,8 +79,10 @@ class Tables:
         if folio is not None and folio.flags & PG_table:
             lock = folio.mapping
             assert isinstance(lock, SpinLock)
-            table = Table(pfn, _LEVELS[lock.name[:3]], lock)
-            if table.level == 0:
+            level = _LEVELS.get(lock.name[:3])
+            if level is not None:
+                table = Table(pfn, level, lock)
+            if level == 0 and table is not None:
                 pgd = pfn << self._shift
                 mms = [mm for mm in self._kernel.fork.mmlist if mm.pgd == pgd]
                 table.mm = mms[0] if mms else None
@@ -94,24 +98,30 @@ class Tables:
         for frame in range(pfn, pfn + (1 << order)):
             self._tables.pop(frame, None)
 
-    def store(self, table: Table, event: Event) -> Table | None:
-        """Note what an upper-level entry points to; return a table that it let go."""
-        pa, old, new = event.what, event.old, event.new
-        gone = None
-        if pmd_table(old):
-            child = self.find(self.pfn(old))
-            if child is not None and pa in child.parents:
-                child.parents.discard(pa)
-                if not child.parents:
-                    child.unhooked = event.number
-                gone = child
-        if pmd_table(new):
-            child = self.find(self.pfn(new))
-            if child is not None:
-                child.parents.add(pa)
-                child.mm = table.mm
-                child.unhooked = None
-        return gone
+    def unhook(self, event: Event) -> Table | None:
+        """Note that an upper-level entry changed; return the table that it let go."""
+        if not pmd_table(event.old):
+            return None
+        child = self.find(self.pfn(event.old))
+        if child is not None and event.what in child.parents:
+            child.parents.discard(event.what)
+            if not child.parents:
+                child.unhooked = event.number
+        return child
+
+    def hook(self, table: Table, event: Event) -> Table | None:
+        """Note what an upper-level entry points to; return it if it is new there."""
+        if not pmd_table(event.new):
+            return None
+        child = self.find(self.pfn(event.new))
+        if child is None:
+            return None
+        child.parents.add(event.what)
+        child.unhooked = None
+        if child.mm is table.mm:
+            return None
+        child.mm = table.mm
+        return child
 
     def pfn(self, entry: int) -> int:
         """Return the frame that an entry names."""

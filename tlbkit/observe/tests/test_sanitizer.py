@@ -10,7 +10,7 @@ from tlbkit.arm64.models import find_model
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.observe.rules.rule import RuleBrokenError
-from tlbkit.observe.sanitizer import RULES, Sanitizer
+from tlbkit.observe.sanitizer import RULES, Sanitizer, audit
 from tlbkit.observe.tests.support import CORES, PAGE, STEPS, Program
 
 CPUS = 3
@@ -274,3 +274,36 @@ def test_a_rule_says_who_demands_it(rule):
     assert rule.sources
     assert all(one.name and one.why for one in rule.exceptions)
     assert rule.to_json()["id"] == rule.id
+
+
+def test_a_page_that_is_not_counted_as_resident_is_found():
+    """A resident set that is off shows when the last lock is released."""
+    kernel, process, page = started()
+    process.mm.anonpages += 1
+    assert reported(kernel, lambda: process.munmap(page, PAGE)) == "resident-set"
+
+
+def test_nothing_is_counted_at_the_end():
+    """An address space that ends with something counted is reported."""
+    kernel, process, _ = started()
+    process.mm.pgtables[3] += 1
+    assert reported(kernel, process.exit) == "exit-counts"
+
+
+def test_an_audit_asks_the_same_of_the_whole_machine():
+    """What is wrong without a step that shows it is found by looking everywhere."""
+    kernel, process, page = started()
+    audit(kernel)
+    process.mm.anonpages += 1
+    with pytest.raises(RuleBrokenError, match="resident-set"):
+        audit(kernel)
+    process.mm.anonpages -= 1
+    ptep = kernel.pgtable.find_pte(process.mm, page)
+    pte = kernel.pgtable.read(ptep)
+    kernel.machine.memory.write(ptep, 0)
+    with pytest.raises(RuleBrokenError, match="stale-translation"):
+        audit(kernel)
+    kernel.machine.memory.write(ptep, pte)
+    kernel.page_alloc.folio_of(kernel.pgtable.pte_pfn(pte)).mapcount += 1
+    with pytest.raises(RuleBrokenError, match="mapcount"):
+        audit(kernel)

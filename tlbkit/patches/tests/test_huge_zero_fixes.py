@@ -32,8 +32,12 @@ MOVE = "fae654083bfa"
 def test_the_huge_zero_folio_is_inserted_uncounted_then_marked(
     without, counted, marked
 ):
-    """First it was counted like any folio, then not, and then its entry was marked."""
-    kernel = boot("fixed", cpus=1, without=(without,) if without else ())
+    """First it was counted like any folio, then not, and then its entry was marked.
+
+    A zero page that counts as resident breaks a rule.
+    """
+    reverted = (without,) if without else ()
+    kernel = boot("fixed", cpus=1, without=reverted, rules=not counted)
     place = Place(kernel)
     zero = kernel.huge_memory.mm_get_huge_zero_folio(place.mm)
     assert place.insert(zero) == VM_FAULT_NOPAGE

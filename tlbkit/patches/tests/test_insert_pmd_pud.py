@@ -46,7 +46,12 @@ class Outcome:
             PgtableGeneric, "pfnmap_setup_cachemode_pfn", staticmethod(counted)
         )
         place = Place(
-            boot("fixed", cpus=1, without=(COMMIT[level],) if before else ()),
+            boot(
+                "fixed",
+                cpus=1,
+                without=(COMMIT[level],) if before else (),
+                rules=False,  # entries are laid by hand
+            ),
             existing,
             deposit=deposit,
             vm_write=vm_write,
@@ -154,7 +159,7 @@ def test_the_spare_table_is_stored_or_freed(monkeypatch):
 
 def test_the_old_half_relied_on_its_caller_s_lock():
     """insert_pmd() of v6.17 complains if the table is not locked."""
-    place = Place(boot("v6.17", cpus=1))
+    place = Place(boot("v6.17", cpus=1, rules=False))
     huge = place.kernel.huge_memory
     assert isinstance(huge, HugeMemoryBefore)
     with pytest.raises(LockError, match="must be held"):

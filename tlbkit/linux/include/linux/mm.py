@@ -106,6 +106,11 @@ class VmOperations:
         """Be told of an area that another one was split, moved or forked into."""
         del vma
 
+    def may_split(self, vma: VmArea, addr: int) -> int:
+        """Return why an area must not be cut at *addr*, as an error number, or 0."""
+        del vma, addr
+        return 0
+
     def close(self, vma: VmArea) -> None:
         """Be told that an area goes away; such areas are never merged."""
         del vma

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.include.linux.fs import File
+    from tlbkit.linux.include.linux.hugetlb import HugetlbVmaLock, PrivateReservation
     from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
@@ -233,6 +234,7 @@ class VmArea:
         vm_lock: Held for reading by who works in it without the mmap lock; made when
             it is first taken.
         vm_lock_seq: Which holding of the mmap lock last marked it as being changed.
+        private_data: What its owner keeps with it: vm_private_data.
     """
 
     __slots__ = (
@@ -244,6 +246,7 @@ class VmArea:
         "ops",
         "page_prot",
         "pgoff",
+        "private_data",
         "start",
         "uffd",
         "vm_lock",
@@ -265,6 +268,7 @@ class VmArea:
         self.uffd: UserfaultfdCtx | None = None
         self.vm_lock: RwSemaphore | None = None
         self.vm_lock_seq = 0
+        self.private_data: HugetlbVmaLock | PrivateReservation | None = None
 
     @property
     def anonymous(self) -> bool:
@@ -297,6 +301,8 @@ class MmStruct:
         pgtables: Tables in use, by level (1 for PUD to 3 for PTE tables).
         total_vm, locked_vm: Pages mapped and pages locked.
         users: Threads and borrowers that may use the addresses.
+        hugetlb_usage: Pages of huge pages that it mapped, less those that it unmapped;
+            of a shared table these may be different address spaces.
         huge_zero: It holds a reference to the huge zero folio: MMF_HUGE_ZERO_FOLIO.
         comm: The name of its process, as reports give it.
     """
@@ -308,6 +314,7 @@ class MmStruct:
         "cpumask",
         "filepages",
         "huge_zero",
+        "hugetlb_usage",
         "locked_vm",
         "mmap_base",
         "mmap_lock",
@@ -346,6 +353,7 @@ class MmStruct:
         self.locked_vm = 0
         self.users = 1
         self.huge_zero = False
+        self.hugetlb_usage = 0
         self.comm = "a.out"
 
 

@@ -11,7 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkold,
     pte_young,
 )
-from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_swapbacked
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.mm.huge_memory.split import HugeSplit
 
@@ -35,7 +35,7 @@ class HugeReclaim(HugeSplit):
         """
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
-        folio = self._block_of_one(self._pgtable.read(pmdp))
+        folio = self.block_of_one(self._pgtable.read(pmdp))
         if folio is None or not folio_trylock(folio):
             ptl.release()
             return False
@@ -56,7 +56,7 @@ class HugeReclaim(HugeSplit):
         ptl.release()
         return True
 
-    def _block_of_one(self, pmd: int) -> LargeFolio | None:
+    def block_of_one(self, pmd: int) -> LargeFolio | None:
         """Return the folio of a block that only one process can map, or ``None``."""
         if not pmd_trans_huge(pmd) or self.is_huge_zero_pmd(pmd):
             return None
@@ -75,3 +75,27 @@ class HugeReclaim(HugeSplit):
         pmd = pte_mkold(pte_mkclean(pmd) if dirty else pmd)
         self._pgtable.set_pte(pmdp, pmd)
         self._kernel.gather.tlb_remove_pmd_tlb_entry(tlb, addr)
+
+    def unmap_huge_pmd_locked(
+        self, vma: VmArea, addr: int, pmdp: int, folio: LargeFolio
+    ) -> bool:
+        """Drop a block that was given up, unless it was written since; it is locked.
+
+        One that was is kept from now on. One that somebody else holds stays mapped.
+        """
+        if folio.flags & PG_dirty:
+            folio.flags |= PG_swapbacked
+            return False
+        pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, addr, pmdp)
+        if pte_dirty(pmd):
+            folio.flags |= PG_dirty | PG_swapbacked
+            self._pgtable.set_pte(pmdp, pmd)
+            return False
+        if folio.refcount != folio.mapcount + 1:
+            self._pgtable.set_pte(pmdp, pmd)
+            return False
+        self._kernel.rmap.folio_remove_rmap_pmd(folio, vma)
+        self.zap_deposited_table(vma.mm, pmdp)
+        vma.mm.anonpages -= folio.nr_pages
+        self._kernel.swap.folio_put(folio)
+        return True

@@ -24,6 +24,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_lru,
     PG_referenced,
     PG_swapbacked,
+    PG_swapcache,
     PG_uptodate,
 )
 from tlbkit.linux.include.linux.pagemap import (
@@ -275,14 +276,16 @@ class HugeSplit(HugeZero):
             return -EBUSY
         rmap.anon_vma_lock_write(anon_vma)
         head: Folio | int = -EAGAIN
-        if folio.refcount - 1 == folio.mapcount:  # can_split_folio()
+        cached = folio.nr_pages if folio.flags & PG_swapcache else 0
+        if folio.refcount - 1 - cached == folio.mapcount:  # can_split_folio()
             migrate = self._kernel.migrate
             first, nr, index = folio.pfn, folio.nr_pages, folio.index
             self._unmap_folio(folio)
-            if folio.refcount == 1 and not folio.mapcount:  # folio_ref_freeze()
-                head = self._split_unmapped(folio)
+            if folio.refcount == 1 + cached and not folio.mapcount:
+                head = self._split_unmapped(folio)  # folio_ref_freeze()
+            unused_to_zeropage = not isinstance(head, int) and not cached
             migrate.remove_migration_ptes(
-                anon_vma, first, nr, index, unused_to_zeropage=not isinstance(head, int)
+                anon_vma, first, nr, index, unused_to_zeropage=unused_to_zeropage
             )
             if isinstance(head, Folio):
                 self._release_tails(first, nr)
@@ -310,6 +313,8 @@ class HugeSplit(HugeZero):
             )
             page.mapping = folio.mapping
             page.index = folio.index + number
+        if folio.flags & PG_swapcache:
+            self._kernel.swap_state.split(folio, pages)
         folio.refcount = 0
         return pages[0]
 

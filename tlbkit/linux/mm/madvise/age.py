@@ -1,4 +1,4 @@
-"""Advice that pages are not needed for a while: MADV_COLD."""
+"""Advice that pages are not needed for a while: MADV_COLD and MADV_PAGEOUT."""
 
 from __future__ import annotations
 
@@ -20,57 +20,87 @@ _NOT_ON_LRU = VM_LOCKED | VM_PFNMAP | VM_HUGETLB
 
 
 class MadviseAge(MadviseDiscard):
-    """Lets pages look as if nobody had used them."""
+    """Lets pages look as if nobody had used them, or takes them back."""
 
     __slots__ = ()
 
     def madvise_cold(self, part: Part) -> int:
         """Let reclaim take the pages of a range before others: MADV_COLD."""
+        return self._madvise_lru(part, pageout=False)
+
+    def madvise_pageout(self, part: Part) -> int:
+        """Let reclaim take the pages of a range now: MADV_PAGEOUT.
+
+        Pages that cannot go stay, and nobody is told.
+        """
+        return self._madvise_lru(part, pageout=True)
+
+    def _madvise_lru(self, part: Part, *, pageout: bool) -> int:
         if part.vma.flags & _NOT_ON_LRU:
             return -EINVAL
         self._kernel.swap.lru_add_drain()
         gather = self._kernel.gather
         tlb = gather.tlb_gather_mmu(part.vma.mm)
-        error = self.madvise_cold_page_range(tlb, part)
+        error = self.madvise_cold_or_pageout(tlb, part, pageout=pageout)
         gather.tlb_end_vma(tlb, part.vma)
         gather.tlb_finish_mmu(tlb)
         return error
 
-    def madvise_cold_page_range(self, tlb: MmuGather, part: Part) -> int:
-        """Clear the access flags of a range; 0, or ``-EINTR`` if the process dies."""
-        vma = part.vma
+    def madvise_cold_or_pageout(
+        self, tlb: MmuGather, part: Part, *, pageout: bool
+    ) -> int:
+        """Go through the tables of a range; 0, or ``-EINTR`` if the process dies.
 
-        def age(mapped: Mapped) -> None:
-            self.cold_ptes(tlb, mapped)
+        What is paged out is collected while a table is locked, and goes afterwards.
+        """
+        vma = part.vma
+        isolated: list[Folio] = []
+
+        def visit(mapped: Mapped) -> None:
+            folio = mapped.folio
+            if not folio.flags & PG_lru or folio.mapcount != folio.nr_pages:
+                return
+            if pageout:
+                self.isolate(folio, isolated)
+            else:
+                self.cold_ptes(tlb, mapped)
 
         for pmdp, addr, end in self._kernel.memory.pmd_entries(
             vma.mm, part.start, part.end
         ):
             if self._kernel.sched.fatal_signal_pending(vma.mm):
                 return -EINTR
-            if pmd_trans_huge(self._pgtable.read(pmdp)) and self.cold_huge_pmd(
-                tlb, vma, pmdp, addr, end
-            ):
-                continue
-            self.walk_ptes(vma, pmdp, addr, end, age)
+            huge = pmd_trans_huge(self._pgtable.read(pmdp))
+            into = isolated if pageout else None
+            if not huge or not self.age_block(tlb, vma, pmdp, addr, end, into):
+                self.walk_ptes(vma, pmdp, addr, end, visit)
+            self._kernel.vmscan.reclaim_pages(isolated)
+            isolated.clear()
         return 0
 
-    def cold_huge_pmd(
-        self, tlb: MmuGather, vma: VmArea, pmdp: int, addr: int, end: int
+    def age_block(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pmdp: int,
+        addr: int,
+        end: int,
+        isolated: list[Folio] | None,
     ) -> bool:
-        """Clear the access flag of a block; false if it was split: pages are left.
+        """Clear the access flag of a block, or put it into *isolated* if that is given.
 
         A block of which the range holds only a part is split.
+
+        Returns:
+            False if it was split: its pages are left to look at.
         """
         pgtable = self._pgtable
         huge = self._kernel.huge_memory
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
         pmd = pgtable.read(pmdp)
-        folio = None
-        if pmd_trans_huge(pmd) and not huge.is_huge_zero_pmd(pmd):
-            folio = huge.folio_of(pmd)
-        if folio is None or folio.maybe_mapped_shared:
+        folio = huge.block_of_one(pmd)
+        if folio is None:
             ptl.release()
             return True
         if end - addr < pgtable.pmd_size:
@@ -78,23 +108,29 @@ class MadviseAge(MadviseDiscard):
             ptl.release()
             folio_lock(self._kernel.machine, folio)
             return not self.split_held(folio)
-        if pte_young(pmd):
-            huge.age_huge_pmd(tlb, vma, pmdp, addr, dirty=False)
-        self.deactivate(folio)
+        if isolated is not None:
+            self.isolate(folio, isolated)
+        else:
+            if pte_young(pmd):
+                huge.age_huge_pmd(tlb, vma, pmdp, addr, dirty=False)
+            self.deactivate(folio)
         ptl.release()
         return True
 
     def cold_ptes(self, tlb: MmuGather, mapped: Mapped) -> None:
-        """Clear the access flags of one folio that nobody else maps."""
-        folio = mapped.folio
-        if not folio.flags & PG_lru or folio.mapcount != folio.nr_pages:
-            return
+        """Clear the access flags of the entries of one folio."""
         if pte_young(mapped.pte):
             self._pgtable.clear_young_dirty_ptes(mapped.ptep, mapped.nr, dirty=False)
             self._kernel.gather.tlb_flush_pte_range(
                 tlb, mapped.addr, mapped.nr * self._pgtable.page_size
             )
-        self.deactivate(folio)
+        self.deactivate(mapped.folio)
+
+    def isolate(self, folio: Folio, isolated: list[Folio]) -> None:
+        """Take a folio off the LRU lists, to be reclaimed."""
+        folio.flags &= ~PG_referenced
+        if self._kernel.vmscan.folio_isolate_lru(folio):
+            isolated.append(folio)
 
     @staticmethod
     def deactivate(folio: Folio) -> None:

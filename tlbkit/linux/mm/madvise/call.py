@@ -58,6 +58,7 @@ class MadviseCall(MadviseAge):
             "dontneed": Behavior("area", self.madvise_dontneed, gathers=True),
             "free": Behavior("area", self.madvise_free, gathers=True),
             "cold": Behavior("read", self.madvise_cold),
+            "pageout": Behavior("read", self.madvise_pageout),
             "dontfork": Behavior("write", flags(VM_DONTCOPY, 0)),
             "dofork": Behavior("write", flags(0, VM_DONTCOPY, unless=VM_IO)),
             "wipeonfork": Behavior("write", self.madvise_wipeonfork),

@@ -18,9 +18,11 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_CONT,
+    PTE_SWP_EXCLUSIVE,
     PTE_SWP_UFFD_WP,
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_MIXEDMAP,
     VM_PFNMAP,
@@ -34,6 +36,7 @@ from tlbkit.linux.include.linux.mm_types import (
 from tlbkit.linux.include.linux.swapops import (
     is_migration_entry,
     make_readable_migration_pte,
+    non_swap_entry,
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
@@ -58,6 +61,8 @@ class MemoryCopy(MemoryNormal):
         """Copy the entries of an area for a child; 0 or a negative error number."""
         if not self.vma_needs_copy(child, parent):
             return 0
+        if is_vm_hugetlb_page(parent):
+            return self._kernel.hugetlb.copy_hugetlb_page_range(child, parent)
         is_cow = is_cow_mapping(parent.flags)
         notifier = self._kernel.mmu_notifier
         span = (parent.mm, "PROTECTION_PAGE", parent.start, parent.end)
@@ -172,12 +177,18 @@ class MemoryCopy(MemoryNormal):
     ) -> None:
         """Copy an entry that maps nothing now; a child is not watched, has no marker.
 
-        A page that migrates belongs to both from now on.
+        A page that is in swap, or migrates, belongs to both from now on.
         """
-        if not is_migration_entry(pte_to_swp_entry(pte)):
+        entry = pte_to_swp_entry(pte)
+        if is_migration_entry(entry):
+            child.mm.anonpages += 1
+            pte = make_readable_migration_pte(pte, exclusive=False)
+        elif not non_swap_entry(entry):
+            self._kernel.swapfile.swap_duplicate(entry)
+            child.mm.swapents += 1
+            pte &= ~PTE_SWP_EXCLUSIVE
+        else:
             return
-        child.mm.anonpages += 1
-        pte = make_readable_migration_pte(pte, exclusive=False)
         self._pgtable.set_pte(source, pte)
         self._pgtable.set_pte(target, pte & ~PTE_SWP_UFFD_WP)
 

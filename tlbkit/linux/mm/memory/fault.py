@@ -19,6 +19,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
     FAULT_FLAG_UNSHARE,
@@ -44,6 +45,7 @@ from tlbkit.linux.include.linux.pgtable import (
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
+    non_swap_entry,
     pte_marker_get,
     pte_to_swp_entry,
 )
@@ -52,22 +54,25 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_missing,
     userfaultfd_wp,
 )
-from tlbkit.linux.mm.memory.file import MemoryFile
+from tlbkit.linux.mm.memory.swapin import MemorySwapin
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.include.linux.mm_types import VmArea
 
 
-class MemoryFault(MemoryFile):
+class MemoryFault(MemorySwapin):
     """Finds out what is missing, and maps it."""
 
     __slots__ = ()
 
     def handle_mm_fault(self, vma: VmArea, address: int, flags: int) -> int:
         """Make an access to *address* possible, or say why not: ``VM_FAULT_`` bits."""
+        if is_vm_hugetlb_page(vma):
+            return self._kernel.hugetlb.hugetlb_fault(vma, address, flags)
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
-        vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
+        if vma.ops is not None:
+            vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
         if vma.ops is not None and vma.ops.has("huge_fault"):
             result = self.handle_pud_fault(vmf, vma.ops)
             if not result & VM_FAULT_FALLBACK:
@@ -363,6 +368,8 @@ class MemoryFault(MemoryFile):
         if is_migration_entry(entry):
             self._kernel.migrate.migration_entry_wait(entry)
             return 0
+        if not non_swap_entry(entry):
+            return self.swapin_page(vmf)
         return self.handle_pte_marker(vmf)
 
     def handle_pte_marker(self, vmf: VmFault) -> int:

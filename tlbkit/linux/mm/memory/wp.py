@@ -30,9 +30,10 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_ksm,
     PG_locked,
     PG_lru,
+    PG_swapcache,
     VmFault,
 )
-from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_pte_wp,
     userfaultfd_wp,
@@ -109,8 +110,11 @@ class MemoryWrite(MemoryNormal):
             return False
         if not folio.flags & PG_lru:
             self._kernel.swap.lru_add_drain()
-        used = folio.refcount > 1 or folio.flags & PG_locked
+        cached = bool(folio.flags & PG_swapcache)
+        used = folio.refcount > 1 + cached or folio.flags & PG_locked
         if used and not self._machine.skips("folio_ref_count"):
+            return False
+        if cached and not self._leave_swap_cache(folio):
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
@@ -122,10 +126,20 @@ class MemoryWrite(MemoryNormal):
         """
         if folio.mapcount <= 1 or folio.maybe_mapped_shared:
             return False
+        if folio.flags & PG_swapcache and not self._leave_swap_cache(folio):
+            return False
         if folio.mapcount != folio.refcount:
             return False
         self._kernel.rmap.folio_move_anon_rmap(folio, vma)
         return True
+
+    def _leave_swap_cache(self, folio: Folio) -> bool:
+        """Free the slots of a folio; false if it is locked or an entry needs them."""
+        if not folio_trylock(folio):
+            return False
+        freed = self._kernel.swapfile.folio_free_swap(folio)
+        folio_unlock(self._machine, folio)
+        return freed
 
     def wp_page_reuse(self, vmf: VmFault) -> None:
         """Make the entry writable where it stands, and release the lock."""
@@ -269,6 +283,7 @@ class MemoryWrite(MemoryNormal):
             self._kernel.swap.folio_put(new)
         elif old is not None:
             self._kernel.swap.folio_put(old)
+            self._kernel.swap_state.free_swap_cache(old)
         if old is not None:
             self._kernel.swap.folio_put(old)
         return 0

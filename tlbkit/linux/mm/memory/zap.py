@@ -17,6 +17,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
@@ -25,6 +26,7 @@ from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
     make_pte_marker,
+    non_swap_entry,
     pte_marker_get,
     pte_to_swp_entry,
 )
@@ -35,9 +37,15 @@ from tlbkit.linux.mm.internal import (
 from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tlbkit.linux.include.linux.fs import AddressSpace
-    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.include.linux.mm_types import VmArea
     from tlbkit.linux.mm.mmu_gather import MmuGather
+
+
+_TableLevel = tuple[int, int, "Callable[[MmuGather, Folio, int], None]"]
+"""A level of tables: its number, log2 of what one maps, and how it is given back."""
 
 
 class ZapDetails(NamedTuple):
@@ -76,7 +84,40 @@ class MemoryZap(MemoryNormal):
             with self._kernel.mmu_notifier.invalidate_range(
                 vma.mm, "UNMAP", first, last
             ):
-                self.unmap_page_range(tlb, vma, first, last, _ALL)
+                self.hugetlb_zap_begin(vma, first, last)
+                self.unmap_single_vma(tlb, vma, first, last, _ALL)
+                self.hugetlb_zap_end(vma, final=True)
+
+    def hugetlb_zap_begin(self, vma: VmArea, start: int, end: int) -> tuple[int, int]:
+        """Lock an area of huge pages, and only such; return the range it concerns."""
+        if is_vm_hugetlb_page(vma):
+            return self._kernel.hugetlb.hugetlb_zap_begin(vma, start, end)
+        return start, end
+
+    def hugetlb_zap_end(self, vma: VmArea, *, final: bool) -> None:
+        """Release it; *final* if it goes away for good."""
+        if is_vm_hugetlb_page(vma):
+            self._kernel.hugetlb.hugetlb_zap_end(vma, final=final)
+
+    def unmap_single_vma(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        start: int,
+        end: int,
+        details: ZapDetails | None = None,
+    ) -> None:
+        """Clear the entries of one area within [start, end), of whatever kind it is."""
+        if is_vm_hugetlb_page(vma):
+            self._kernel.hugetlb.unmap_hugepage_range_(
+                tlb,
+                vma,
+                start,
+                end,
+                drop_marker=details is not None and details.drop_markers,
+            )
+        else:
+            self.unmap_page_range(tlb, vma, start, end, details)
 
     def zap_page_range_single_batched(
         self,
@@ -88,8 +129,13 @@ class MemoryZap(MemoryNormal):
     ) -> None:
         """Clear the entries of a part of *vma*, which stays mapped."""
         self._kernel.swap.lru_add_drain()
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
-            self.unmap_page_range(tlb, vma, start, end, details)
+        span = self.hugetlb_zap_begin(vma, start, end)
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+            self.unmap_single_vma(tlb, vma, start, end, details)
+        if is_vm_hugetlb_page(vma):
+            # Whoever faults next may need the very pages that are kept in the gather.
+            self._kernel.gather.tlb_flush_mmu(tlb)
+        self.hugetlb_zap_end(vma, final=False)
 
     def zap_page_range_single(
         self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
@@ -237,8 +283,12 @@ class MemoryZap(MemoryNormal):
 
     def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
         """Clear an entry of which no TLB and no folio's count knows."""
-        if is_migration_entry(pte_to_swp_entry(pte)):
+        entry = pte_to_swp_entry(pte)
+        if is_migration_entry(entry):
             vma.mm.anonpages -= 1
+        elif not non_swap_entry(entry):
+            vma.mm.swapents -= 1
+            self._kernel.swapfile.free_swap_and_cache(entry)
         self._pgtable.set_pte(ptep, 0)
 
     def zap_present_pte(
@@ -280,9 +330,10 @@ class MemoryZap(MemoryNormal):
             self._kernel.filemap.folio_mark_accessed(folio)
         if pte_dirty(pte):
             self._kernel.page_writeback.folio_mark_dirty(folio)
-            tlb.delayed_rmaps.append((folio, pfn, nr))
-        else:
-            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
+            if not self._machine.skips("tlb_delay_rmap"):
+                tlb.delayed_rmaps.append((folio, pfn, nr))
+                return
+        self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
 
     def zap_present_folio_ptes(
         self,
@@ -332,38 +383,54 @@ class MemoryZap(MemoryNormal):
         """Unhook the PTE, PMD and PUD tables that lie between the limits."""
         pgtable = self._pgtable
         gather = self._kernel.gather
-        mm = tlb.mm
-        top = ceiling or pgtable.task_size
-        levels = [
-            (3, pgtable.pmd_shift, gather.pte_free_tlb),
+        levels: list[_TableLevel] = [
+            (1, pgtable.pgdir_shift, gather.pud_free_tlb),
             (2, pgtable.pud_shift, gather.pmd_free_tlb),
+            (3, pgtable.pmd_shift, gather.pte_free_tlb),
         ]
-        if not pgtable.folded_pud:
-            levels.append((1, pgtable.pgdir_shift, gather.pud_free_tlb))
-        for level, shift, free_tlb in levels:
-            # Rounded inwards: a table that reaches over a limit is not ours to free.
-            first = -(-floor >> shift) if floor else 0
-            last = top >> shift
-            for span in range(max(addr >> shift, first), min(-(-end >> shift), last)):
-                entryp = self._entry_above(mm, span << shift, level)
-                if entryp is None:
-                    continue
-                entry = pgtable.read(entryp)
-                if not pmd_table(entry):
-                    continue
-                self._machine.running.store(entryp, 0, "table unhooked")
-                table = self._kernel.page_alloc.folio_of(pgtable.pte_pfn(entry))
-                free_tlb(tlb, table, span << shift)
-                mm.pgtables[level] -= 1
+        if pgtable.folded_pud:
+            del levels[0]
+        limits = (floor, ceiling or pgtable.task_size)
+        pgd = tlb.mm.pgd >> pgtable.page_shift
+        self._free_tables_below(tlb, pgd, levels, addr, end, limits)
 
-    def _entry_above(self, mm: MmStruct, addr: int, level: int) -> int | None:
-        """Return where the entry stands that points to the table at *level*."""
+    def _free_tables_below(
+        self,
+        tlb: MmuGather,
+        pfn: int,
+        levels: list[_TableLevel],
+        addr: int,
+        end: int,
+        limits: tuple[int, int],
+    ) -> None:
+        """Unhook the tables that the one in frame *pfn* points to for [addr, end).
+
+        A table that reaches over a limit is not ours, though some below it may be.
+        """
+        (level, shift, free_tlb), *deeper = levels
         pgtable = self._pgtable
-        if level == 3:
-            return pgtable.find_pmd(mm, addr)
-        pgdp = pgtable.pgd_offset(mm, addr)
-        if level == 1:
-            return pgdp
-        if not pgtable.folded_pud and not pmd_table(pgtable.read(pgdp)):
-            return None
-        return pgtable.pud_offset(pgdp, addr)
+        floor, top = limits
+        size = 1 << shift
+        entries = self._memory.frame(pfn)
+        mask = pgtable.ptrs_per_pte - 1
+        for span in range(addr >> shift, -(-end >> shift)):
+            entry = entries[span & mask]
+            if not pmd_table(entry):
+                continue
+            first = span << shift
+            below = pgtable.pte_pfn(entry)
+            if deeper:
+                self._free_tables_below(
+                    tlb,
+                    below,
+                    deeper,
+                    max(addr, first),
+                    min(end, first + size),
+                    limits,
+                )
+            if first < floor or first + size > top:
+                continue
+            entryp = (pfn << pgtable.page_shift) + (span & mask) * 8
+            self._machine.running.store(entryp, 0, "table unhooked")
+            free_tlb(tlb, self._kernel.page_alloc.folio_of(below), first)
+            tlb.mm.pgtables[level] -= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_ACCOUNT,
     VM_DONTEXPAND,
@@ -155,12 +156,25 @@ class Mremap(MremapTables):
             return -ENOMEM
         return 0
 
-    @staticmethod
-    def check_prep_vma(remap: Remap) -> int:
+    def align_hugetlb(self, remap: Remap) -> bool:
+        """Round a range to whole huge pages; false if it cannot be moved so.
+
+        It cannot grow: the reservation is for what was mapped.
+        """
+        size = self._kernel.hugetlb.hstate_vma(remap.vma).size
+        remap.old_len = -(-remap.old_len // size) * size
+        remap.new_len = -(-remap.new_len // size) * size
+        if remap.addr & (size - 1) or remap.new_addr & (size - 1):
+            return False
+        return remap.new_len <= remap.old_len
+
+    def check_prep_vma(self, remap: Remap) -> int:
         """Return why the area of a range cannot be moved or resized, or 0."""
         vma = remap.area
         if vma is None:
             return -EFAULT
+        if is_vm_hugetlb_page(vma) and not self.align_hugetlb(remap):
+            return -EINVAL
         if not remap.implies_new_addr and remap.new_len <= remap.old_len:
             return 0
         if not remap.old_len and not vma.flags & (VM_SHARED | VM_MAYSHARE):
@@ -296,7 +310,7 @@ class Mremap(MremapTables):
             flags |= MAP_SHARED
         hint = remap.new_addr if remap.implies_new_addr else 0
         place = self._kernel.mmap.get_unmapped_area(
-            remap.mm, hint, remap.new_len, flags
+            remap.mm, hint, remap.new_len, flags, remap.vma.file
         )
         if place < 0:
             return place
@@ -344,6 +358,8 @@ class Mremap(MremapTables):
             back.need_rmap_locks = True
             self.move_page_tables(back)
             return new, False
+        if is_vm_hugetlb_page(vma):
+            self._kernel.hugetlb.clear_vma_resv_huge_pages(vma)
         remap.uf = self._kernel.fs_userfaultfd.mremap_userfaultfd_prep(new)
         return new, True
 

@@ -13,6 +13,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio
 from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, pte_marker_get
 from tlbkit.linux.include.linux.userfaultfd_k import (
@@ -93,6 +94,10 @@ class MremapTables:
         """
         if not move.length:
             return 0
+        if is_vm_hugetlb_page(move.old):
+            return self._kernel.hugetlb.move_hugetlb_page_tables(
+                move.old, move.new, move.old_addr, move.new_addr, move.length
+            )
         self.try_realign_addr(move)
         notifier = self._kernel.mmu_notifier
         with notifier.invalidate_range(

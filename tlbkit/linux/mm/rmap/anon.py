@@ -19,7 +19,7 @@ class RmapAnon:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._flush_required: set[int] = set()
+        self._flush_required: dict[int, bool] = {}
 
     def anon_vma_prepare(self, vma: VmArea) -> None:
         """Give *vma* an anon_vma before its first private page."""

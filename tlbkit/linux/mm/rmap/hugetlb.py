@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.mm.rmap.walk import RmapWalk
+from tlbkit.linux.mm.rmap.unmap import RmapUnmap
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import LargeFolio, VmArea
 
 
-class RmapHugetlb(RmapWalk):
+class RmapHugetlb(RmapUnmap):
     """hugetlb's families of add, duplicate, share and remove."""
 
     __slots__ = ()

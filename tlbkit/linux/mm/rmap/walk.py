@@ -111,7 +111,9 @@ class RmapWalk(RmapCounts):
         if not self._kernel.pgtable_generic.pte_accessible(mm, pte):
             return
         self._kernel.tlbflush.arch_tlbbatch_add_pending(mm, start, end)
-        self._flush_required.add(self._kernel.machine.running.number)
+        number = self._kernel.machine.running.number
+        dirty = pte_dirty(pte) or self._flush_required.get(number, False)
+        self._flush_required[number] = dirty
         mm.tlb_flush_batched = True
 
     def try_to_unmap_flush(self) -> None:
@@ -119,7 +121,15 @@ class RmapWalk(RmapCounts):
         number = self._kernel.machine.running.number
         if number in self._flush_required:
             self._kernel.tlbflush.arch_tlbbatch_flush()
-            self._flush_required.remove(number)
+            del self._flush_required[number]
+
+    def try_to_unmap_flush_dirty(self) -> None:
+        """Do so if a CPU may still write to one of the pages: it is to be written out.
+
+        An entry that was dirty lets a CPU write without looking at the table again.
+        """
+        if self._flush_required.get(self._kernel.machine.running.number):
+            self.try_to_unmap_flush()
 
     def flush_tlb_batched_pending(self, mm: MmStruct) -> None:
         """Make sure that no entry of *mm* is cleared and not flushed yet.
