@@ -284,7 +284,7 @@ def test_without_the_flush_of_write_back_a_write_is_lost():
     """A CPU that still holds the writable entry writes, and nobody will ever know."""
     read = []
     for without in ((), ("tlbi VALE1IS in folio_mkclean",)):
-        kernel = boot()
+        kernel = boot(rules=not without)
         process, fd = filled(kernel, 1)
         base = process.mmap(PAGE, fd=fd, shared=True)
         process.write(base, 7, cpu=1)

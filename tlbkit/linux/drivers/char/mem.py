@@ -26,19 +26,17 @@ class MemOperations(VmOperations):
 class Mem(FileOperations):
     """The device; an offset in the file is a physical address."""
 
-    __slots__ = ("_inode", "_kernel", "_ops")
+    __slots__ = ("_kernel", "_ops")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._ops = MemOperations()
-        self._inode = kernel.file_table.new_inode(
-            "/dev/mem", self, AddressSpaceOperations()
-        )
-        self._inode.nlink = 1
 
     def open(self) -> File:
         """Return the device, opened for reading and writing."""
-        return self._kernel.file_table.alloc_file(self._inode)
+        table = self._kernel.file_table
+        inode = table.new_inode("/dev/mem", self, AddressSpaceOperations())
+        return table.alloc_file(inode)
 
     def mmap(self, file: File, vma: VmArea) -> int:
         """Map physical memory from the area's offset on."""
