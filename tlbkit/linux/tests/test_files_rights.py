@@ -10,6 +10,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_young,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
+from tlbkit.linux.mm.mmap import MAP_SHARED_VALIDATE
 from tlbkit.linux.tests.audit import audit, audit_tlbs, contiguous, entries
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total
 from tlbkit.linux.tests.test_files import filled
@@ -38,7 +39,7 @@ def check(kernel):
     audit_tlbs(kernel)
 
 
-# -- a write ---------------------------------------------------------------------------
+# -- a write -------------------------------------------------------------------------
 
 
 @VERSIONS
@@ -83,7 +84,7 @@ def test_a_private_write_copies_and_flushes_everywhere(version, memfd):
     check(kernel)
 
 
-# -- mprotect --------------------------------------------------------------------------
+# -- mprotect ------------------------------------------------------------------------
 
 
 @VERSIONS
@@ -132,7 +133,7 @@ def test_pages_of_files_that_are_dirty_are_not_hidden():
     check(kernel)
 
 
-# -- fork, populate, fault-around ------------------------------------------------------
+# -- fork, populate, fault-around ----------------------------------------------------
 
 
 @MEMORY
@@ -188,7 +189,7 @@ def test_what_was_not_asked_for_is_mapped_old(hw_af):
     assert [pte_young(pte) for pte in ptes] == [not hw_af, True, not hw_af, not hw_af]
 
 
-# -- large folios ----------------------------------------------------------------------
+# -- large folios --------------------------------------------------------------------
 
 
 def test_a_large_folio_of_a_file_is_mapped_as_a_contiguous_block():
@@ -243,7 +244,7 @@ def test_a_large_folio_of_shared_memory_is_mapped_whole(order):
     check(kernel)
 
 
-# -- advice ----------------------------------------------------------------------------
+# -- advice --------------------------------------------------------------------------
 
 
 @MEMORY
@@ -260,4 +261,46 @@ def test_dontneed_forgets_private_copies_and_nothing_else(memfd):
     with pytest.raises(SystemCallError, match="EINVAL"):
         process.madvise(base, PAGE, "free")
     process.madvise(base, PAGES * PAGE, "cold")
+    check(kernel)
+
+
+# -- another place ---------------------------------------------------------------------
+
+
+@MEMORY
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_mapping_that_moves_or_grows_is_of_the_same_file(memfd, shared):
+    """Mremap takes pages along, shows more of the file, and keeps the file's list."""
+    kernel, process, base = mapped(memfd=memfd, shared=shared, written=2)
+    half = 2 * PAGE
+    process.munmap(base + half, half)
+    moved = process.mremap(base, half, PAGES * PAGE, new_addr=1 << 33)
+    assert moved == 1 << 33
+    words = [process.read(moved + page * PAGE) for page in range(PAGES)]
+    assert words == [100, 101, 3, 4]
+    (inode,) = kernel.file_table.inodes
+    assert [vma.start for vma in inode.mapping.i_mmap] == [moved]
+    check(kernel)
+    process.mremap(moved, PAGES * PAGE, PAGE)
+    check(kernel)
+
+
+def test_a_file_is_placed_as_asked():
+    """A hint that is free, a fixed place that was not, and an error where it must."""
+    kernel = boot()
+    process, fd = filled(kernel, PAGES)
+    hint = 1 << 32
+    first = process.mmap(2 * PAGE, "r", addr=hint, fd=fd, offset=PAGE)
+    assert first == hint
+    other = process.mmap(PAGE, "r", addr=hint, fd=fd)
+    assert other != hint
+    with pytest.raises(SystemCallError, match="EEXIST"):
+        process.mmap(PAGE, "r", addr=hint, fd=fd, noreplace=True)
+    assert process.read(hint) == 2
+    over = process.mmap(
+        PAGE, addr=hint, fd=fd, fixed=True, flags=MAP_SHARED_VALIDATE, noreserve=True
+    )
+    assert [process.read(over), process.read(hint + PAGE)] == [1, 3]
+    process.write(over, 9)
+    assert process.pread(fd, 0) == 9
     check(kernel)
