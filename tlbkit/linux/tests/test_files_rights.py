@@ -229,7 +229,7 @@ def test_a_large_folio_of_shared_memory_is_mapped_whole(order):
     process = kernel.spawn()
     fd = process.memfd_create("m")
     process.ftruncate(fd, 32 * PAGE)
-    kernel.file_table.inodes[0].mapping.folio_order = order
+    kernel.file_table.inodes[-1].mapping.folio_order = order
     base = process.mmap(32 * PAGE, addr=1 << 32, fd=fd, shared=True)
     process.write(base + PAGE, 7)
     assert process.mm.shmempages == 1 << order
@@ -270,15 +270,17 @@ def test_dontneed_forgets_private_copies_and_nothing_else(memfd):
 @MEMORY
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_mapping_that_moves_or_grows_is_of_the_same_file(memfd, shared):
-    """Mremap takes pages along, shows more of the file, and keeps the file's list."""
+    """A move takes pages along, shows more of the file, and keeps the file's list."""
     kernel, process, base = mapped(memfd=memfd, shared=shared, written=2)
     half = 2 * PAGE
     process.munmap(base + half, half)
-    moved = process.mremap(base, half, PAGES * PAGE, new_addr=1 << 33)
+    moved = process.mremap(
+        base, half, PAGES * PAGE, maymove=True, fixed=True, new_address=1 << 33
+    )
     assert moved == 1 << 33
     words = [process.read(moved + page * PAGE) for page in range(PAGES)]
     assert words == [100, 101, 3, 4]
-    (inode,) = kernel.file_table.inodes
+    inode = kernel.file_table.inodes[-1]
     assert [vma.start for vma in inode.mapping.i_mmap] == [moved]
     check(kernel)
     process.mremap(moved, PAGES * PAGE, PAGE)

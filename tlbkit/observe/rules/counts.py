@@ -9,6 +9,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_special,
 )
+from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.include.linux.swapops import is_migration_entry, pte_to_swp_entry
 from tlbkit.linux.kernel.locking import SpinLock
@@ -124,7 +125,8 @@ class Counts:
             return None
         if folio.flags & PG_reserved or self._is_huge_zero(folio):
             return None
-        self._reside(table, by if counts is self._pages else by * folio.nr_pages)
+        if not isinstance(folio, HugetlbFolio):  # those are counted by themselves
+            self._reside(table, by if counts is self._pages else by * folio.nr_pages)
         counts[pfn] = counts.get(pfn, 0) + by
         if not counts[pfn]:
             del counts[pfn]
