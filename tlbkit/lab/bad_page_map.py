@@ -13,6 +13,7 @@ from tlbkit.lab.exploration import Exploration, menu
 from tlbkit.lab.parameter import Parameter
 from tlbkit.linux.arch.arm64.include.asm import pgtable_hwdef as hwdef
 from tlbkit.linux.include.linux import mm as flags
+from tlbkit.linux.include.uapi.asm_generic.errno import NAMES
 from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Broken:
                 mm.mmap_lock.down_read()
                 found = self.kernel.gup.get_user_page(mm, self.base)
                 mm.mmap_lock.up_read()
-                return "EFAULT" if isinstance(found, int) else "a page"
+                return NAMES[-found] if isinstance(found, int) else "a page"
         except (AssertionError, TlbkitError) as error:
             return f"the model stops, for lack of what the entry names: {error}"
         return "ok"

@@ -81,7 +81,7 @@ def seen(version: str, way: str, *, init_on_free: bool) -> dict[str, str]:
         frame = "memory of somebody else"
     else:
         frame = "no memory at all"
-    fast = kernel.gup.gup_fast_pmd_leaf(pmd, write=False)
+    fast = process.get_pages(base, 1, fast_only=True)
     return {
         "maps": frame,
         "is marked special": "yes" if pgtable.pmd_special(pmd) else "no",

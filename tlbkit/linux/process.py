@@ -9,7 +9,17 @@ from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tags import ATTR_TAGGED
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
-from tlbkit.linux.include.linux.mm import VM_EXEC, VM_MTE, VM_READ, VM_WRITE
+from tlbkit.linux.include.linux.mm import (
+    FOLL_FAST_ONLY,
+    FOLL_GET,
+    FOLL_LONGTERM,
+    FOLL_PIN,
+    FOLL_WRITE,
+    VM_EXEC,
+    VM_MTE,
+    VM_READ,
+    VM_WRITE,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EBADF,
     EINVAL,
@@ -33,13 +43,13 @@ from tlbkit.linux.mm.msync import MS_SYNC
 from tlbkit.linux.userfaultfd_fd import UserfaultFd, feature_bits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from tlbkit.arm64.cpu import Cpu
     from tlbkit.linux.fs.file import FilesStruct
     from tlbkit.linux.fs.userfaultfd import Unmapping
     from tlbkit.linux.include.linux.fs import File
-    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.include.linux.mm_types import MmStruct, Page
     from tlbkit.linux.kernel.kernel import Kernel
 
 PROT: Final = {
@@ -344,6 +354,66 @@ class Thread:
         """Write back the files that a range maps shared; *flags* are ``MS_`` bits."""
         self.enter_kernel("msync", address, length, flags)
         self._result("msync", self._kernel.msync.msync(self.mm, address, length, flags))
+
+    # -- pages that a driver takes ---------------------------------------------------
+
+    def pin(
+        self,
+        address: int,
+        length: int,
+        *,
+        write: bool = False,
+        longterm: bool = False,
+        fast_only: bool = False,
+    ) -> list[Page]:
+        """Pin the pages of a range, as a driver does that lets a device at them.
+
+        Args:
+            address: Of the first byte.
+            length: In bytes.
+            write: FOLL_WRITE: the device will write.
+            longterm: FOLL_LONGTERM: for as long as user space likes.
+            fast_only: FOLL_FAST_ONLY: no more than can be had without a lock.
+
+        Returns:
+            The pages by their frame numbers, perhaps fewer than asked; `unpin` them.
+
+        Source: pin_user_pages_fast().
+        """
+        flags = FOLL_PIN | FOLL_WRITE * write | FOLL_LONGTERM * longterm
+        flags |= FOLL_FAST_ONLY * fast_only
+        return self._gup("pin_user_pages_fast", address, length, flags)
+
+    def get_pages(
+        self,
+        address: int,
+        length: int,
+        *,
+        write: bool = False,
+        fast_only: bool = False,
+    ) -> list[Page]:
+        """Take a reference to each page of a range: get_user_pages_fast()."""
+        flags = FOLL_GET | FOLL_WRITE * write | FOLL_FAST_ONLY * fast_only
+        return self._gup("get_user_pages_fast", address, length, flags)
+
+    def _gup(self, call: str, address: int, length: int, flags: int) -> list[Page]:
+        self.enter_kernel(call, address, length)
+        size = self._kernel.pgtable.page_size
+        nr = (address + length - 1) // size - address // size + 1
+        pages = self._kernel.gup.gup_fast_fallback(self.mm, address, nr, flags)
+        if isinstance(pages, int):
+            raise SystemCallError(call, -pages)
+        return pages
+
+    def unpin(self, pages: Iterable[Page]) -> None:
+        """Undo `pin`."""
+        self._enter()
+        self._kernel.gup.unpin_user_pages(pages)
+
+    def put_pages(self, pages: Iterable[Page]) -> None:
+        """Undo `get_pages`."""
+        self._enter()
+        self._kernel.gup.put_pages(pages)
 
     # -- files -----------------------------------------------------------------------
 

@@ -109,6 +109,11 @@ def _ipi(event: Event) -> str:
     return f"ipi to CPU {targets} ({event.why})"
 
 
+def _gup_read(event: Event) -> str:
+    level, place = event.what
+    return f"lockless read of the {level} entry at {place:#x}: {event.new:#x}"
+
+
 _LOCK_VERBS = {
     "acquired": "take",
     "read": "take for reading",
@@ -161,6 +166,8 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "fill": _fill,
     "drop": _drop,
     "ipi": _ipi,
+    "gup read": _gup_read,
+    "gup take": lambda event: f"take a reference to frame {event.what:#x}",
     "lock": _lock,
     "alloc": _alloc,
     "free": _free,

@@ -51,6 +51,12 @@ def issued(kernel, operation):
     return counts
 
 
+def pin(kernel, mm, folio):
+    """Pin a folio that *mm* maps, past the tables."""
+    mm.has_pinned = True
+    kernel.gup.try_grab_folio(folio)
+
+
 def total(counts):
     """How many TLBI instructions were issued, of whatever form."""
     return sum(counts.tlbi.values())

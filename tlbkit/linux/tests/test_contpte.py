@@ -26,7 +26,7 @@ from tlbkit.linux.mm.internal import (
     folio_pte_batch_flags,
 )
 from tlbkit.linux.tests.audit import audit, audit_tlbs, contiguous, entries
-from tlbkit.linux.tests.support import PAGE, boot, issued, total
+from tlbkit.linux.tests.support import PAGE, boot, issued, pin, total
 from tlbkit.linux.tests.test_huge_memory import BLOCK, VERSIONS, both, forms, targets
 
 RUN = 16
@@ -561,7 +561,7 @@ def test_fork_of_a_pinned_large_folio_copies_every_page():
     process, base = folios(kernel, 1)
     folio = folio_at(kernel, process, base)
     before = entries(kernel, process, base, RUN)
-    kernel.gup.try_grab_folio(folio)
+    pin(kernel, process.mm, folio)
     child = process.fork()
     assert entries(kernel, process, base, RUN) == before
     for n in range(RUN):

@@ -108,7 +108,7 @@ def test_t5_3_a_pinned_page_is_copied_at_fork():
     """T5.3: the child gets a copy at once, so the parent's page stays writable."""
     kernel = boot()
     process, base = touched(kernel, 1)
-    kernel.gup.try_grab_folio(folio_of(kernel, process, base))
+    process.pin(base, PAGE, write=True)
     child = process.fork()
     assert pte_write(pte_of(kernel, process, base))
     assert pte_write(pte_of(kernel, child, base))

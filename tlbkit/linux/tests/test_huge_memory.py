@@ -42,7 +42,7 @@ from tlbkit.linux.kernel.kernel import PARTS
 from tlbkit.linux.kernel.kernel import Kernel as NewestKernel
 from tlbkit.linux.process import LivelockError
 from tlbkit.linux.tests.audit import all_frames, audit, audit_tlbs, contiguous
-from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total
+from tlbkit.linux.tests.support import PAGE, boot, issued, pin, stale, total
 
 BLOCK = 512 * PAGE
 VERSIONS = ["v6.17", "v6.19"]
@@ -410,7 +410,7 @@ def test_fork_of_a_pinned_block_splits_and_copies(version):
     process, base = blocks(kernel, 1)
     process.write(base + 3 * PAGE, 33)
     folio = folio_of(kernel, process, base)
-    kernel.gup.try_grab_folio(folio)
+    pin(kernel, process.mm, folio)
     child = process.fork()
     assert pmd_table(pmd_of(kernel, process, base))
     assert child.read(base + 3 * PAGE) == 33
@@ -1317,7 +1317,7 @@ def test_a_pinned_folio_is_shared_with_nobody():
     folio, mine = large(kernel)
     _, other = large(kernel)
     kernel.rmap.folio_add_new_anon_rmap(folio, mine, mine.start)
-    kernel.gup.try_grab_folio(folio)
+    pin(kernel, mine.mm, folio)
     before = counts_of(folio), bytes(folio.exclusive), list(folio.mm_id_mapcount)
     assert not kernel.rmap.folio_try_dup_anon_rmap_pmd(folio, other, mine)
     assert not kernel.rmap.folio_try_dup_anon_rmap_ptes(

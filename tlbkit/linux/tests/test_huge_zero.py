@@ -391,7 +391,10 @@ def test_pages_of_zeros_are_got_the_slow_way_once_marked(version, fast):
     """What looks without a lock has no area to ask, and gives up at the mark."""
     kernel = boot(version, cpus=1)
     process, base = mapped(kernel)
-    pmd = pmd_of(kernel, process, base)
-    assert kernel.gup.gup_fast_pmd_leaf(pmd, write=False) == fast
+    pages = process.get_pages(base, PAGE, fast_only=True)
+    assert bool(pages) == fast
+    process.put_pages(pages)
     process.write(base, 1)
-    assert kernel.gup.gup_fast_pmd_leaf(pmd_of(kernel, process, base), write=True)
+    pages = process.get_pages(base, PAGE, write=True, fast_only=True)
+    assert pages
+    process.put_pages(pages)

@@ -29,7 +29,7 @@ from tlbkit.linux.include.linux.mm import (
 )
 from tlbkit.linux.include.linux.mm_types import LargeFolio
 from tlbkit.linux.include.linux.pgtable import PgtableLevel
-from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT, EINVAL
+from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, EINVAL
 from tlbkit.linux.kernel.config import ARM64, PROFILES, Config, with_profile
 from tlbkit.linux.kernel.panic import BugError
 from tlbkit.linux.mm.page_alloc import RAM_BASE
@@ -312,7 +312,7 @@ def test_grants_are_raw_frames_to_a_kernel_without_the_hook():
     kernel = kernel_of()
     process, base = mapped(kernel, kernel.gntdev.open(FOREIGN), 3)
     assert smaps(kernel, process, base)["Rss"] == 0
-    assert kernel.gup.get_user_page(process.mm, base) == -EFAULT
+    assert kernel.gup.get_user_page(process.mm, base) == -EEXIST
     process.exit()
     assert untouched(kernel)
 

@@ -27,7 +27,7 @@ from tlbkit.linux.tests.mapped import (
     state,
     stored,
 )
-from tlbkit.linux.tests.support import boot
+from tlbkit.linux.tests.support import boot, pin
 
 BOTH = pytest.mark.parametrize("exact", [True, False], ids=["page counts", "none"])
 
@@ -226,7 +226,7 @@ def test_a_pinned_folio_stays_bit_for_bit(exact):
     small: Any = kernel.page_alloc.alloc()
     for folio in (block, small):
         kernel.rmap.folio_add_new_anon_rmap(folio, area, area.start)
-        kernel.gup.try_grab_folio(folio)
+        pin(kernel, area.mm, folio)
     before = state(kernel, block), state(kernel, small)
     assert not kernel.rmap.folio_try_dup_anon_rmap_pmd(block, child, area)
     assert not kernel.rmap.folio_try_dup_anon_rmap_ptes(
@@ -341,7 +341,7 @@ def test_hugetlb_counts_entries_and_no_statistics():
     assert (folio.entire_mapcount, folio.mapcount) == (0, 0)
     assert rmap.hugetlb_try_share_anon_rmap(folio)
     rmap.hugetlb_add_anon_rmap(folio, a, exclusive=True)
-    kernel.gup.try_grab_folio(folio)
+    pin(kernel, a.mm, folio)
     before = state(kernel, folio)
     assert not rmap.hugetlb_try_dup_anon_rmap(folio, b, a)
     assert state(kernel, folio) == before

@@ -63,6 +63,13 @@ FAULT_FLAG_INTERRUPTIBLE: Final = 1 << 9
 FAULT_FLAG_UNSHARE: Final = 1 << 10
 FAULT_FLAG_ORIG_PTE_VALID: Final = 1 << 11
 
+FOLL_WRITE: Final = 1 << 0
+FOLL_GET: Final = 1 << 1
+FOLL_DUMP: Final = 1 << 2
+FOLL_LONGTERM: Final = 1 << 8
+FOLL_PIN: Final = 1 << 19
+FOLL_FAST_ONLY: Final = 1 << 20
+
 VM_FAULT_OOM: Final = 0x1
 VM_FAULT_SIGBUS: Final = 0x2
 VM_FAULT_MAJOR: Final = 0x4

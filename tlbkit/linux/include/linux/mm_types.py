@@ -304,6 +304,8 @@ class MmStruct:
         hugetlb_usage: Pages of huge pages that it mapped, less those that it unmapped;
             of a shared table these may be different address spaces.
         huge_zero: It holds a reference to the huge zero folio: MMF_HUGE_ZERO_FOLIO.
+        has_pinned: Pages of it were pinned once: MMF_HAS_PINNED.
+        write_protect_seq: Odd while a fork makes its private pages read-only.
         comm: The name of its process, as reports give it.
     """
 
@@ -313,6 +315,7 @@ class MmStruct:
         "context",
         "cpumask",
         "filepages",
+        "has_pinned",
         "huge_zero",
         "hugetlb_usage",
         "locked_vm",
@@ -329,6 +332,7 @@ class MmStruct:
         "total_vm",
         "users",
         "vmas",
+        "write_protect_seq",
     )
 
     def __init__(
@@ -354,6 +358,8 @@ class MmStruct:
         self.users = 1
         self.huge_zero = False
         self.hugetlb_usage = 0
+        self.has_pinned = False
+        self.write_protect_seq = 0
         self.comm = "a.out"
 
 

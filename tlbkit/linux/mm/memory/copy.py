@@ -68,6 +68,7 @@ class MemoryCopy(MemoryNormal):
         span = (parent.mm, "PROTECTION_PAGE", parent.start, parent.end)
         if is_cow:
             notifier.invalidate_range_start(*span)
+            parent.mm.write_protect_seq += 1  # raw_write_seqcount_begin()
         error = self.copy_pud_leaves(child, parent)
         for pmdp, addr, end in self.pmd_entries(parent.mm, parent.start, parent.end):
             if error:
@@ -94,6 +95,7 @@ class MemoryCopy(MemoryNormal):
             if error:
                 break
         if is_cow:
+            parent.mm.write_protect_seq += 1  # raw_write_seqcount_end()
             notifier.invalidate_range_end(*span)
         return error
 

@@ -177,6 +177,12 @@ def pte_protnone(pte: int) -> bool:
     return pte_present_invalid(pte) and not pte & PTE_USER
 
 
+def pte_access_permitted(pte: int, *, write: bool) -> bool:
+    """Tell whether user space may read, or write, through the entry right now."""
+    user = PTE_VALID | PTE_USER
+    return pte & user == user and (not write or pte_write(pte))
+
+
 def pte_wrprotect(pte: int) -> int:
     """Take write permission away; a hardware-dirty entry stays dirty in software."""
     if pte_hw_dirty(pte):
@@ -426,9 +432,24 @@ class Pgtable:
         """Return where the PTE for *addr* stands, below the entry at *pmdp*."""
         return self._below(pmdp, addr, self.page_shift)
 
-    def _below(self, entry: int, addr: int, shift: int) -> int:
-        table = self._read(entry) & self._addr_mask
+    def _below(self, entryp: int, addr: int, shift: int) -> int:
+        return self._within(self._read(entryp), addr, shift)
+
+    def _within(self, entry: int, addr: int, shift: int) -> int:
+        table = entry & self._addr_mask
         return table + (addr >> shift & (self.ptrs_per_pte - 1)) * 8
+
+    def pud_offset_lockless(self, pgd: int, addr: int) -> int:
+        """Return the same as `pud_offset` below an entry that was read before."""
+        return self._within(pgd, addr, self.pud_shift)
+
+    def pmd_offset_lockless(self, pud: int, addr: int) -> int:
+        """Return the same as `pmd_offset` below an entry that was read before."""
+        return self._within(pud, addr, self.pmd_shift)
+
+    def pte_offset_lockless(self, pmd: int, addr: int) -> int:
+        """Return the same as `pte_offset` below an entry that was read before."""
+        return self._within(pmd, addr, self.page_shift)
 
     @staticmethod
     def addr_end(addr: int, end: int, shift: int) -> int:
