@@ -21,11 +21,13 @@ from tlbkit.linux.arch.arm64.mm.ptdump import Ptdump
 from tlbkit.linux.arch.powerpc.mm.ptdump.ptdump import PowerpcPtdump
 from tlbkit.linux.drivers.char.mem import Mem
 from tlbkit.linux.drivers.xen.gntdev import Gntdev
+from tlbkit.linux.fs.dax import Dax
 from tlbkit.linux.fs.disk import Disk
 from tlbkit.linux.fs.exec import Exec
 from tlbkit.linux.fs.file import FilesStruct
 from tlbkit.linux.fs.file_table import FileTable
 from tlbkit.linux.fs.hugetlbfs.inode import Hugetlbfs
+from tlbkit.linux.fs.pmem import Pmem
 from tlbkit.linux.fs.proc.task_mmu import TaskMmu
 from tlbkit.linux.fs.userfaultfd import FsUserfaultfd
 from tlbkit.linux.include.linux.mm_types import PG_reserved
@@ -107,6 +109,8 @@ PARTS: Final[Mapping[str, type]] = {
     "filemap": Filemap,
     "truncate": Truncate,
     "disk": Disk,
+    "dax": Dax,
+    "pmem": Pmem,
     "shmem": Shmem,
     "memfd": Memfd,
     "hugetlbpage": Hugetlbpage,
@@ -182,6 +186,8 @@ class Kernel:
     filemap: Filemap
     truncate: Truncate
     disk: Disk
+    dax: Dax
+    pmem: Pmem
     shmem: Shmem
     memfd: Memfd
     hugetlbpage: Hugetlbpage

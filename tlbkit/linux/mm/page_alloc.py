@@ -9,7 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.errors import TlbkitError
-from tlbkit.linux.include.linux.mm_types import Folio, LargeFolio, PG_table
+from tlbkit.linux.include.linux.mm_types import (
+    Folio,
+    LargeFolio,
+    PG_table,
+    PG_zone_device,
+)
 from tlbkit.linux.kernel.locking import SpinLock
 
 if TYPE_CHECKING:
@@ -225,6 +230,18 @@ class PageAlloc:
         pages = [Folio(folio.pfn + n) for n in range(folio.nr_pages)]
         self._folios[first : first + len(pages)] = pages
         return pages
+
+    def device_folio(self, pfn: int, order: int) -> Folio:
+        """Describe frames of a device as one folio that nobody holds.
+
+        Its last reference frees nothing: the frames stay the device's.
+        """
+        folio = LargeFolio(pfn, order) if order else Folio(pfn)
+        folio.refcount = 0
+        folio.flags |= PG_zone_device
+        first = pfn - self._base
+        self._folios[first : first + (1 << order)] = [folio] * (1 << order)
+        return folio
 
     def _take(self, order: int) -> int:
         """Return the first frame of a free, aligned block."""

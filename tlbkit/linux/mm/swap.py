@@ -12,6 +12,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_reserved,
     PG_swapbacked,
     PG_swapcache,
+    PG_zone_device,
 )
 from tlbkit.linux.mm.page_alloc import BadPageError
 
@@ -42,7 +43,7 @@ class Swap:
         if folio.refcount <= 0:
             raise BadPageError(folio, "a reference was dropped that nobody had")
         folio.refcount -= 1
-        if not folio.refcount:
+        if not folio.refcount and not folio.flags & PG_zone_device:
             if folio.flags & PG_reserved:
                 raise BadPageError(folio, "the zero page lost its last reference")
             if isinstance(folio, HugetlbFolio):

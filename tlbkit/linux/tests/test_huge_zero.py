@@ -308,9 +308,8 @@ def test_every_copy_of_an_entry_keeps_its_mark(marked):
         pmd = pmd_of(kernel, who, where)
         assert kernel.huge_memory.is_huge_zero_pmd(pmd)
         assert kernel.pgtable.pmd_special(pmd) == marked
-        if marked:
-            vma = kernel.vma.vma_lookup(who.mm, where)
-            assert kernel.memory.vm_normal_page_pmd(vma, where, pmd) is None
+        vma = kernel.vma.vma_lookup(who.mm, where)
+        assert kernel.memory.vm_normal_page_pmd(vma, where, pmd) is None
 
 
 def test_a_split_of_zeros_keeps_every_count():

@@ -20,14 +20,16 @@ from tlbkit.linux.fs.proc.task_mmu import (
 )
 from tlbkit.linux.include.linux.fs import AddressSpaceOperations, FileOperations
 from tlbkit.linux.include.linux.mm import (
+    FAULT_FLAG_WRITE,
     VM_FAULT_NOPAGE,
     VM_FAULT_SIGBUS,
     VM_MIXEDMAP,
     VM_PFNMAP,
+    VM_SHARED,
     VmOperations,
     is_cow_mapping,
 )
-from tlbkit.linux.include.linux.mm_types import LargeFolio
+from tlbkit.linux.include.linux.mm_types import LargeFolio, VmFault
 from tlbkit.linux.include.linux.pgtable import PgtableLevel
 from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, EINVAL
 from tlbkit.linux.kernel.config import ARM64, PROFILES, Config, with_profile
@@ -233,7 +235,11 @@ def test_the_zero_page_is_inserted_marked_and_read_only():
     process, base = mapped_device(kernel, "mixed", 0)
     vma = area(kernel, process, base)
     zero = kernel.zero_pfn
-    code = kernel.memory.vmf_insert_page_mkwrite(vma, base, zero)
+    vmf = VmFault(vma, base, base, FAULT_FLAG_WRITE)
+    refused = kernel.memory.vmf_insert_page_mkwrite(vmf, zero, write=True)
+    assert refused == VM_FAULT_SIGBUS, "where it could be exchanged unnoticed"
+    vma.flags &= ~VM_SHARED
+    code = kernel.memory.vmf_insert_page_mkwrite(vmf, zero, write=True)
     assert code == VM_FAULT_NOPAGE
     ptep = kernel.pgtable.find_pte(process.mm, base)
     assert ptep is not None

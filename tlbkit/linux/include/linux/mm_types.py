@@ -28,6 +28,7 @@ PG_reserved: Final = 1 << 8
 PG_anon_exclusive: Final = 1 << 9
 PG_ksm: Final = 1 << 10
 PG_table: Final = 1 << 11
+PG_zone_device: Final = 1 << 12
 
 ENTIRELY_MAPPED: Final = 0x800000
 """What a folio that a block entry maps has in its count of mapped pages."""

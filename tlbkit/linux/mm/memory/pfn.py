@@ -20,20 +20,19 @@ from tlbkit.linux.include.linux.mm import (
     is_cow_mapping,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import (
-    EBUSY,
     EFAULT,
     EINVAL,
     ENOMEM,
 )
 from tlbkit.linux.kernel.panic import BugError
-from tlbkit.linux.mm.memory.wp import MemoryWrite
+from tlbkit.linux.mm.memory.insert import MemoryInsert
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Page, VmArea
     from tlbkit.linux.kernel.locking import SpinLock
 
 
-class MemoryPfn(MemoryWrite):
+class MemoryPfn(MemoryInsert):
     """The calls by which a driver fills its areas."""
 
     __slots__ = ()
@@ -99,7 +98,7 @@ class MemoryPfn(MemoryWrite):
         has_special = self._kernel.config.arch_has_pte_special
         if has_special or not self._kernel.page_alloc.pfn_valid(pfn):
             return self.insert_pfn_(vma, addr, pfn, mkwrite=mkwrite)
-        return self._fault_code(self.insert_page_(vma, addr, pfn, mkwrite=mkwrite))
+        return self._fault_code(self.insert_page(vma, addr, pfn, mkwrite=mkwrite))
 
     def insert_pfn_(self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool) -> int:
         """Map a frame, marked; or, for a write, make the same one writable.
@@ -143,62 +142,7 @@ class MemoryPfn(MemoryWrite):
         if not vma.start <= addr < vma.end:
             return -EFAULT
         vma.flags |= VM_MIXEDMAP
-        return self.insert_page_(vma, addr, page, mkwrite=False)
-
-    def insert_page_(self, vma: VmArea, addr: int, page: Page, *, mkwrite: bool) -> int:
-        """Map a page; 0 or a negative error number: insert_page().
-
-        A page of zeros is marked and not counted, and never made writable.
-        """
-        pgtable = self._pgtable
-        zero = self.is_zero_pfn(page)
-        folio = self._kernel.page_alloc.folio(page)
-        if folio is None or (not zero and (not folio.refcount or folio.anon)):
-            return -EINVAL
-        found = self.walk_to_pte(vma, addr)
-        if found is None:
-            return -ENOMEM
-        ptep, ptl = found
-        with ptl:
-            old = pgtable.ptep_get(ptep)
-            if not pte_none(old):
-                if not mkwrite:
-                    return -EBUSY
-                if pgtable.pte_pfn(old) != page:
-                    if not self.is_zero_pfn(pgtable.pte_pfn(old)):
-                        self._kernel.panic.warn_on_once(
-                            "insert_page_into_pte_locked", "another page is there"
-                        )
-                    return -EFAULT
-                entry = self.maybe_mkwrite(pte_mkyoung(old), vma)
-                self._kernel.fault.ptep_set_access_flags(
-                    vma, addr, ptep, entry, dirty=True
-                )
-                return 0
-            entry = pgtable.pfn_pte(page, vma.page_prot)
-            if zero:
-                entry = pgtable.pte_mkspecial(entry)
-            else:
-                folio.refcount += 1
-                self._kernel.swap.inc_file_counter(vma.mm, folio)
-                self._kernel.rmap.folio_add_file_rmap_pte(folio, page, vma)
-                if mkwrite:
-                    entry = self._mkwrite(entry, vma)
-            pgtable.set_pte(ptep, entry)
-        return 0
-
-    def vmf_insert_page_mkwrite(self, vma: VmArea, addr: int, page: Page) -> int:
-        """Map a page for a write fault; ``VM_FAULT_`` bits."""
-        if not vma.start <= addr < vma.end:
-            return VM_FAULT_SIGBUS
-        return self._fault_code(self.insert_page_(vma, addr, page, mkwrite=True))
-
-    @staticmethod
-    def _fault_code(error: int) -> int:
-        """Return the ``VM_FAULT_`` bits of an error number."""
-        if error == -ENOMEM:
-            return VM_FAULT_OOM
-        return VM_FAULT_SIGBUS if error not in {0, -EBUSY} else VM_FAULT_NOPAGE
+        return self.insert_page(vma, addr, page, mkwrite=False)
 
     # --------------------------------------------------------------------------------
 
@@ -215,4 +159,4 @@ class MemoryPfn(MemoryWrite):
 
     def _mkwrite(self, entry: int, vma: VmArea) -> int:
         """Make an entry young, dirty, and writable if its area is."""
-        return self.maybe_mkwrite(pte_mkdirty(pte_mkyoung(entry)), vma)
+        return self._kernel.memory.maybe_mkwrite(pte_mkdirty(pte_mkyoung(entry)), vma)

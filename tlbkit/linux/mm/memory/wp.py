@@ -70,7 +70,7 @@ class MemoryWrite(MemoryNormal):
         if vma.flags & (VM_SHARED | VM_MAYSHARE):
             # An area that only may be shared is not writable, and so does not get here.
             vmf.page = folio
-            if folio is None:
+            if folio is None or vma.dax:
                 vmf.page = None
                 return self.wp_pfn_shared(vmf)
             return self.wp_page_shared(vmf, folio)
