@@ -19,6 +19,7 @@ operations = st.lists(
         st.tuples(st.just("right compare"), frames, indices, words),
         st.tuples(st.just("clear"), frames),
         st.tuples(st.just("copy"), frames, frames),
+        st.tuples(st.just("save"), frames, frames),
         st.tuples(st.just("whole"), frames),
     ),
     max_size=40,
@@ -56,6 +57,15 @@ def test_memory_is_a_dictionary_of_words(shift, sequence):
                 source, target = pfn, rest[0]
                 memory.copy_frame(source, target)
                 copy = {key[1]: word for key, word in model.items() if key[0] == source}
+                model = {key: word for key, word in model.items() if key[0] != target}
+                model |= {(target, index): word for index, word in copy.items()}
+            case "save":
+                source, target = pfn, rest[0]
+                saved = memory.save_frame(source)
+                memory.write(source << shift, 77)
+                memory.load_frame(target, saved)
+                copy = {key[1]: word for key, word in model.items() if key[0] == source}
+                model[source, 0] = 77
                 model = {key: word for key, word in model.items() if key[0] != target}
                 model |= {(target, index): word for index, word in copy.items()}
             case "whole":

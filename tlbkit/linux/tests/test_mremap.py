@@ -502,6 +502,55 @@ def test_moved_pages_are_found_by_reclaim_and_fork():
     audit_tlbs(kernel)
 
 
+# -- files and shared memory -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("gap", [0, 3])
+def test_shared_memory_moves_and_stays_shared(gap):
+    """Pages of shared memory move as private ones do, and a child still sees writes."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(512 * PAGE, shared=True, addr=FAR, fixed=True)
+    for page in range(0, 512, 50):
+        process.write(base + page * PAGE, page + 1)
+    child = process.fork()
+    to = 2 * FAR + gap * PAGE
+    moving(process, base, 512 * PAGE, to)()
+    assert holds(process, to, 512)[::50] == list(range(1, 513, 50))
+    child.write(base + 50 * PAGE, 99)
+    assert process.read(to + 50 * PAGE) == 99
+    audit(kernel)
+    audit_tlbs(kernel)
+
+
+def test_a_length_of_zero_maps_shared_memory_once_more():
+    """The old mapping stays as it is, and both show the same pages."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(4 * PAGE, shared=True)
+    process.write(base + PAGE, 7)
+    other = process.mremap(base, 0, 4 * PAGE, maymove=True)
+    assert other != base
+    process.write(other + PAGE, 8)
+    assert holds(process, base, 4) == [0, 8, 0, 0]
+    audit(kernel)
+
+
+def test_a_private_mapping_of_a_file_takes_its_copies_along():
+    """What was written moves; what was not is found in the file again."""
+    kernel = boot()
+    process = kernel.spawn()
+    fd = process.open("f", create=True)
+    process.ftruncate(fd, 4 * PAGE)
+    process.pwrite(fd, 2 * PAGE, 5)
+    base = process.mmap(4 * PAGE, fd=fd)
+    process.write(base, 1)
+    moving(process, base, 4 * PAGE, 2 * FAR)()
+    assert holds(process, 2 * FAR, 4) == [1, 0, 5, 0]
+    audit(kernel)
+    audit_tlbs(kernel)
+
+
 # -- what is refused -------------------------------------------------------------------
 
 FIXED = {"maymove": True, "fixed": True, "new_address": 2 * FAR}

@@ -314,13 +314,21 @@ class MremapTables:
 
     def take_rmap_locks(self, vma: VmArea, *, needed: bool = True) -> None:
         """Keep everybody out who walks from a page of *vma* to its entries."""
-        if needed and vma.anon_vma is not None:
+        if not needed:
+            return
+        if vma.file is not None:
+            vma.file.mapping.i_mmap_rwsem.down_write()
+        if vma.anon_vma is not None:
             self._kernel.rmap.anon_vma_lock_write(vma.anon_vma)
 
     def drop_rmap_locks(self, vma: VmArea, *, needed: bool = True) -> None:
         """Undo `take_rmap_locks`."""
-        if needed and vma.anon_vma is not None:
+        if not needed:
+            return
+        if vma.anon_vma is not None:
             self._kernel.rmap.anon_vma_unlock_write(vma.anon_vma)
+        if vma.file is not None:
+            vma.file.mapping.i_mmap_rwsem.up_write()
 
     # -- whole tables ----------------------------------------------------------------
 
