@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.machine import Machine
+from tlbkit.arm64.models import find_model
 from tlbkit.errors import TlbkitError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
@@ -51,9 +52,10 @@ class UnmarkedFault(HugeMemory):
         self._pgtable.set_pte(pmdp, entry)
 
 
-def patched(part=HugeMemory):
+def patched(part=HugeMemory, **changes):
     """A newest kernel with another class for its blocks."""
-    return PlainKernel(Machine(2), {**PARTS, "huge_memory": part})
+    model = replace(find_model("neoverse-v2"), **changes)
+    return PlainKernel(Machine(2, model), {**PARTS, "huge_memory": part})
 
 
 def mapped(kernel, process=None):
@@ -112,6 +114,7 @@ class Program:
         self.huge = kernel.huge_memory
         self.huge.enabled = "always"
         self.size = kernel.pgtable.pmd_size
+        self.page = kernel.pgtable.page_size
         self.alive = [kernel.spawn()]
         self.bases = [self.alive[0].mmap(self.size)]
 
@@ -167,10 +170,10 @@ class Program:
                     assert not pgtable.pmd_special(pmd)
 
     def read(self, _, process, base):
-        process.read(base + PAGE)
+        process.read(base + self.page)
 
     def write(self, _, process, base):
-        process.write(base + 2 * PAGE, 1)
+        process.write(base + 2 * self.page, 1)
 
     def fork(self, turn, process, _):
         if len(self.alive) < 4:
@@ -184,7 +187,7 @@ class Program:
         process.mprotect(base, self.size, "rw")
 
     def split(self, _, process, base):
-        process.mprotect(base + PAGE, PAGE, "r")
+        process.mprotect(base + self.page, self.page, "r")
 
     def unmap(self, turn, process, base):
         process.munmap(base, self.size)
@@ -213,10 +216,20 @@ def test_programs_keep_the_laws_of_the_huge_zero_folio(steps):
     Program(patched()).run(steps)
 
 
-def broken_by(part, steps):
+@pytest.mark.parametrize("page_shift", [14, 16])
+def test_other_page_sizes_keep_them_as_well(page_shift):
+    """A block is 2048 pages of 16 KiB, or 8192 of 64 KiB."""
+    kernel = patched(page_shift=page_shift)
+    program = Program(kernel)
+    program.run(["read", "fork", "ro", "write", "move", "split", "read", "exit"])
+    assert kernel.pgtable.hpage_pmd_nr == 1 << page_shift - 3
+    assert broken_by(ForgetfulFork, ["read", "fork"], page_shift=page_shift)
+
+
+def broken_by(part, steps, **changes):
     """Whether a law is broken on the way."""
     try:
-        Program(patched(part)).run(steps)
+        Program(patched(part, **changes)).run(steps)
     except (AssertionError, TlbkitError, KeyError):
         return True
     return False

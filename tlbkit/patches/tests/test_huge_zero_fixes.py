@@ -123,6 +123,11 @@ def test_a_mark_that_is_lost_makes_zeros_a_page():
     unmarked = pmd & ~(1 << 56)
     folio = kernel.memory.vm_normal_folio_pmd(vma, vma.start, unmarked)
     assert folio is zero
+    # What a process may read of itself would count the zeros as a file's block:
+    pmdp = kernel.pgtable.find_pmd(vma.mm, vma.start)
+    assert kernel.task_mmu.smap_gather_stats(vma).resident == 0
+    kernel.machine.memory.write(pmdp, unmarked)
+    assert kernel.task_mmu.smap_gather_stats(vma).file_thp == 2 << 20
     # What unmapping a normal folio does, as a rewritten zap would:
     kernel.rmap.folio_remove_rmap_pmd(folio, vma)
     assert folio.mapcount == -1
