@@ -11,6 +11,7 @@ from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
 from tlbkit.lab.huge_zero import HugeZero
 from tlbkit.lab.insert import Insert
 from tlbkit.lab.litmus import Litmus, OwnLitmus
+from tlbkit.lab.mapcount import Mapcount
 from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
 from tlbkit.lab.normal_page import NormalPage
@@ -72,6 +73,7 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     Litmus(),
     OwnLitmus(),
     Flush(),
+    Mapcount(),
     NormalPage(),
     BadPageMap(),
 )

@@ -237,6 +237,17 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "insert": (),
     "huge-zero": (),
     "tlbi": (Fields("The operand"),),
+    "mapcount": (
+        Lines(
+            "The statistics, step by step",
+            x="step",
+            lines=(("mapped", "NR_ANON_MAPPED"), ("blocks", "NR_ANON_THPS")),
+            at="at",
+            at_label="at_label",
+            x_label="step",
+            y_label="pages",
+        ),
+    ),
     "normal-page": (Fields("What the newest kernel asks"),),
     "bad-page-map": (Fields("The entry"),),
     "litmus": (Fields("The program, and the question"),),
