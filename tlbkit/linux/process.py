@@ -431,6 +431,11 @@ class Thread:
         file = self._kernel.file_table.do_open(name, _MODES[mode], create=create)
         return self._install("open", file)
 
+    def open_device(self, file: File | int) -> int:
+        """Return a descriptor of what a driver has opened, as `Mem.open` returns it."""
+        self.enter_kernel("open")
+        return self._install("open", file)
+
     def memfd_create(self, name: str, flags: int = 0) -> int:
         """Return the descriptor of an empty file of shared memory.
 

@@ -29,14 +29,17 @@ from tlbkit.linux.include.linux.mm import (
     VmOperations,
     is_cow_mapping,
 )
-from tlbkit.linux.include.linux.mm_types import LargeFolio, VmFault
+from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_reserved, VmFault
 from tlbkit.linux.include.linux.pgtable import PgtableLevel
 from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, EINVAL
+from tlbkit.linux.kernel import kernel as linux
 from tlbkit.linux.kernel.config import ARM64, PROFILES, Config, with_profile
 from tlbkit.linux.kernel.panic import BugError
 from tlbkit.linux.mm.page_alloc import RAM_BASE
 from tlbkit.linux.mm.pagewalk import FW_ZEROPAGE
 from tlbkit.linux.tests.support import PAGE
+from tlbkit.patches.build import build
+from tlbkit.patches.huge_zero_special import HugeMemoryBefore
 from tlbkit.patches.kernels import Kernel
 
 BLOCK = 2 << 20
@@ -93,7 +96,7 @@ def mapped_device(kernel, kind, pfn, *, pages=4, shared=True):
 def mapped(kernel, file, pages, *, offset=0, shared=True, prot="rw"):
     """A process that maps an open file, and where."""
     process = kernel.spawn()
-    fd = process._files.fd_install(file)
+    fd = process.open_device(file)
     base = process.mmap(pages * PAGE, prot, fd=fd, offset=offset, shared=shared)
     return process, base
 
@@ -702,3 +705,47 @@ def test_whatever_is_mapped_is_in_the_legal_domain(profile, steps):
                 seen = situation_of(kernel, vma, at, entry, level)
                 assert legal(seen, level, has_special=config.has_special(level)), seen
     assert untouched(kernel)
+
+
+def test_a_mark_that_is_forgotten_leaves_the_legal_domain():
+    """Old bodies that mark no huge zero folio make entries where old and new differ."""
+    parts = dict(build(linux.PARTS, "fixed").parts)
+    marked = parts["huge_memory"]
+    parts["huge_memory"] = type("Forgetful", (HugeMemoryBefore, marked), {})
+    outside = []
+    for profile in ("110", "000"):
+        config = with_profile(profile)
+        kernel = linux.Kernel(Machine(1), parts, config)
+        kernel.huge_memory.enabled = "always"
+        process = kernel.spawn()
+        process.read(process.mmap(BLOCK))
+        ((at, entry, level),) = entries_of(kernel, process.mm)
+        vma = kernel.vma.vma_lookup(process.mm, at)
+        seen = situation_of(kernel, vma, at, entry, level)
+        outside.append(not legal(seen, level, has_special=config.has_special(level)))
+    assert outside == [True, False]
+
+
+def test_a_block_is_in_its_row_only_at_its_beginning():
+    """Without a bit, an address inside a block makes its frame look out of place."""
+    kernel = kernel_of(config=with_profile("000"))
+    process = kernel.spawn()
+    vma = area(kernel, process, process.mmap(2 * BLOCK, addr=1 << 40))
+    folio: Any = kernel.page_alloc.alloc(9)
+    vma.flags |= VM_PFNMAP
+    vma.pgoff = folio.pfn
+    pmd = kernel.pgtable.mk_huge_pmd(folio.pfn, vma.page_prot)
+    ask = kernel.memory.vm_normal_page_pmd
+    assert ask(vma, vma.start, pmd) is None
+    assert ask(vma, vma.start + PAGE, pmd) == folio.pfn
+
+
+def test_reserved_pages_are_pages():
+    """That memory is set aside says nothing about who maps it."""
+    kernel = kernel_of()
+    process = kernel.spawn()
+    vma = area(kernel, process, process.mmap(PAGE))
+    reserved = kernel.zero_pfn + 1  # the other frame of the boot
+    entry = kernel.pgtable.pfn_pte(reserved, vma.page_prot)
+    assert kernel.page_alloc.folio_of(reserved).flags & PG_reserved
+    assert kernel.memory.vm_normal_page(vma, vma.start, entry) == reserved
