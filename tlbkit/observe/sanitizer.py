@@ -154,7 +154,7 @@ class Sanitizer:
             if new is not None:
                 self._counts.hooked(new)
         self._coherence.store(event, gone)
-        self._locks.store(event, table)
+        self._locks.store(event, table, gone)
         self._counts.store(event, table)
 
     def _hardware(self, event: Event) -> None:

@@ -36,8 +36,6 @@ class Sharers:
         self, version="v6.19", users=2, blocks=1, *, touched=True, without=(), **machine
     ):
         machine.setdefault("cpus", max(users, 2))
-        # The sanitizer takes huge pages for resident ones, which they are not.
-        machine.setdefault("rules", False)
         self.kernel = boot(version, without=without, **machine)
         self.kernel.hugetlb.set_max_huge_pages(blocks * 512)
         self.length = blocks * GIB

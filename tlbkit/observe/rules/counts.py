@@ -34,18 +34,22 @@ _NO_PAGE: Final = Allowance(
     "not a normal page",
     "zero pages, and frames that a driver maps (special entries), are not counted",
 )
+_POOL: Final = Allowance(
+    "huge page of a pool",
+    "hugetlb counts mappings and not entries, and no page of it as resident",
+)
 
 MAPCOUNT: Final = Rule(
     "mapcount",
     "The map count of a folio is the number of the entries that map it or its pages.",
     ("include/linux/mm_types.h: _mapcount, _large_mapcount, _entire_mapcount",),
-    (_IN_HAND, _NO_PAGE),
+    (_IN_HAND, _NO_PAGE, _POOL),
 )
 REFERENCES: Final = Rule(
     "references",
     "A folio has at least one reference for each entry that maps it.",
     ("mm/rmap.c and include/linux/mm.h: a mapping holds a reference",),
-    (_IN_HAND, _NO_PAGE),
+    (_IN_HAND, _NO_PAGE, _POOL),
 )
 RESIDENT: Final = Rule(
     "resident-set",
@@ -54,6 +58,7 @@ RESIDENT: Final = Rule(
     (
         _IN_HAND,
         _NO_PAGE,
+        _POOL,
         Allowance("migrating", "a page on its way to another frame still counts"),
         Allowance(
             "foreign frames",
@@ -123,7 +128,11 @@ class Counts:
         if folio is None:
             self._foreign.add(table.mm)
             return None
-        if folio.flags & PG_reserved or self._is_huge_zero(folio):
+        if (
+            isinstance(folio, HugetlbFolio)
+            or folio.flags & PG_reserved
+            or self._is_huge_zero(folio)
+        ):
             return None
         if not isinstance(folio, HugetlbFolio):  # those are counted by themselves
             self._reside(table, by if counts is self._pages else by * folio.nr_pages)

@@ -39,6 +39,11 @@ ENTRY: Final = Rule(
             "space",
         ),
         Allowance(
+            "shared tables",
+            "who lets go of a table that others go on using holds the lock of that "
+            "table, and the lock of the file's areas (huge_pmd_unshare)",
+        ),
+        Allowance(
             "tables of an empty range",
             "munmap unhooks tables under the mmap lock, when no area is left that "
             "could bring anybody there",
@@ -192,13 +197,21 @@ class Locks:
             )
         )
 
-    def store(self, event: Event, table: Table) -> None:
-        """An entry was changed: whoever did so needs its lock."""
+    def store(self, event: Event, table: Table, gone: Table | None) -> None:
+        """An entry was changed: whoever did so needs its lock.
+
+        Args:
+            event: The store.
+            table: In which the entry stands.
+            gone: The table that it let go of, if it did.
+        """
         mm = table.mm
         cpu = self._machine.cpus[event.cpu]
         if table.lock.holder is cpu or mm is None or not mm.users:
             return
         if table.level and not table.parents:
+            return
+        if gone is not None and gone.lock.holder is cpu:
             return
         if table.level != LEAVES and (
             mm.page_table_lock.holder is cpu or mm.mmap_lock.writer is cpu

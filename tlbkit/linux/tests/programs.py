@@ -1,0 +1,96 @@
+"""Programs as lines of Python: what runs here is what can be pasted into a cell."""
+
+from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
+from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+
+LEGAL = (SystemCallError, Signal, OutOfMemoryError)
+
+_BEGIN = '''\
+from contextlib import suppress
+from dataclasses import replace
+
+from tlbkit import Kernel, Machine
+from tlbkit.arm64.models import find_model
+from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
+from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.observe.sanitizer import Sanitizer
+
+model = replace(find_model({model!r}), bbml2_noabort={bbml2})
+kernel = Kernel(Machine({cpus}, model), {version!r})
+kernel.huge_memory.enabled = {enabled!r}
+Sanitizer(kernel).start()
+pins = []
+
+
+def pin(process, address):
+    """Write to a page, so that it is the process's own, and pin it."""
+    process.write(address, 1)
+    pgtable = kernel.pgtable
+    pmd = pgtable.read(pgtable.find_pmd(process.mm, address))
+    ptep = pgtable.find_pte(process.mm, address)
+    entry = pmd if ptep is None else pgtable.read(ptep)
+    pins.append(kernel.page_alloc.folio_of(pgtable.pte_pfn(entry)))
+    kernel.gup.try_grab_folio(pins[-1])
+
+
+def unpin():
+    """Let go of all pages that are pinned."""
+    while pins:
+        kernel.gup.unpin_user_page(pins.pop())
+
+
+def fail_after(number):
+    """Let one allocation fail, after *number* of them did not."""
+    answers = iter([False] * number + [True])
+    kernel.page_alloc.fail = lambda: next(answers, False)
+'''
+
+
+class Play:
+    """One kernel that runs a program line by line, under the rules.
+
+    Args:
+        version: Name of the kernel.
+        model: Name of the CPU model.
+        bbml2: It bears two sizes of one translation at once.
+        enabled: Who gets blocks.
+        kib: Sizes of large folios that everybody gets.
+    """
+
+    CPUS = 3
+
+    def __init__(
+        self, version, model="neoverse-v2", *, bbml2=False, enabled="never", kib=()
+    ):
+        begin = _BEGIN.format(
+            model=model, bbml2=bbml2, cpus=self.CPUS, version=version, enabled=enabled
+        )
+        self.lines = [begin]
+        self.names = {"__name__": "program"}
+        exec(begin, self.names)  # noqa: S102 - our own lines
+        for size in kib:
+            line = f"kernel.huge_memory.set_hugepages_enabled({size}, 'always')"
+            self.do(line)
+
+    @property
+    def kernel(self):
+        """The kernel."""
+        return self.names["kernel"]
+
+    def do(self, line, into=None):
+        """Run one line; return its value, or the name of the error that it raised."""
+        text = line if into is None else f"{into} = {line}"
+        self.lines.append(text)
+        try:
+            value = eval(line, self.names)  # noqa: S307 - our own lines
+        except LEGAL as error:
+            names = ", ".join(kind.__name__ for kind in LEGAL)
+            self.lines[-1] = f"with suppress({names}):\n    {text}"
+            return getattr(error, "errno", None) or getattr(error, "signal", "OOM")
+        if into is not None:
+            self.names[into] = value
+        return value
+
+    def source(self):
+        """The program up to here, for a cell."""
+        return "\n".join(self.lines)
