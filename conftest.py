@@ -8,5 +8,5 @@ import os
 from hypothesis import settings
 
 settings.register_profile("untimed", deadline=None)
-settings.register_profile("nightly", deadline=None, max_examples=4000)
+settings.register_profile("nightly", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("TLBKIT_HYPOTHESIS", "untimed"))

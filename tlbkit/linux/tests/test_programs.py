@@ -49,7 +49,7 @@ ADVICE = (
 class AnyProgram(RuleBasedStateMachine):
     """Processes, their areas, and everything that they may do."""
 
-    kernels = ("v6.19",)
+    kernels: tuple[str, ...] = ("v6.19",)
     models = ("neoverse-v2", "neoverse-n1", "cortex-a75", "cortex-a72")
 
     def __init__(self):
@@ -391,9 +391,11 @@ class ShortOfMemory(AnyProgram):
         self.do(f"fail_after({after})")
 
 
+assert settings.default is not None
+EXAMPLES = settings.default.max_examples
 LENGTH = settings(
-    max_examples=max(settings.default.max_examples // 4, 1),
-    stateful_step_count=30 if settings.default.max_examples <= 100 else 60,
+    max_examples=max(EXAMPLES // 4, 1),
+    stateful_step_count=30 if EXAMPLES <= 100 else 60,
 )
 
 
