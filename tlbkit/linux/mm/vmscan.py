@@ -129,6 +129,8 @@ class Vmscan:
         """Unmap a locked folio, and write it out if need be; tell whether it can go."""
         if folio.anon and folio.flags & (PG_swapbacked | PG_swapcache) == PG_swapbacked:
             return self._keep(folio)  # there are no slots for it
+        if not folio.anon and folio.flags & PG_swapbacked:
+            return self._keep(folio)  # shared memory is not swapped here
         if folio.mapcount:
             flags = TTU_BATCH_FLUSH
             if folio.order >= self._kernel.pgtable.hpage_pmd_order:
@@ -140,11 +142,11 @@ class Vmscan:
             return self._keep(folio)
         if folio.flags & PG_dirty:
             if not folio.flags & PG_swapcache:
-                return False
+                return False  # the pages of a file are for its writers to write
             self._kernel.rmap.try_to_unmap_flush_dirty()
             self._kernel.page_io.swap_writeout(folio)
-        if not folio.flags & PG_swapcache:
-            return folio.anon and folio.refcount == 1
+        if folio.anon and not folio.flags & PG_swapcache:
+            return folio.refcount == 1
         return self._remove_mapping(folio)
 
     def _keep(self, folio: Folio) -> bool:
@@ -155,8 +157,11 @@ class Vmscan:
         return False
 
     def _remove_mapping(self, folio: Folio) -> bool:
-        """Take a folio out of the swap cache if nobody else holds it."""
+        """Take a folio out of its file or the swap cache if nobody else holds it."""
         if folio.refcount != 1 + folio.nr_pages or folio.flags & PG_dirty:
             return False
+        if not folio.anon:
+            self._kernel.filemap.filemap_remove_folio(folio)
+            return True
         self._kernel.swap_state.delete_from_swap_cache(folio)
         return True

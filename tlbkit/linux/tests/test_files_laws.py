@@ -26,6 +26,8 @@ STEPS = st.lists(
         st.tuples(st.just("read"), who, kind, page, cpu),
         st.tuples(st.just("mprotect"), who, kind, page, st.sampled_from(["r", "rw"])),
         st.tuples(st.just("msync"), who, kind, page, cpu),
+        st.tuples(st.just("pageout"), who, kind, page, cpu),
+        st.tuples(st.just("dontneed"), who, kind, page, cpu),
         st.tuples(st.just("truncate"), who, kind, page, st.integers(0, PAGES)),
         st.tuples(st.just("munmap"), who, kind, page, cpu),
         st.tuples(st.just("pwrite"), who, kind, page, cpu),
@@ -155,6 +157,11 @@ class Program:
         elif what == "msync":
             got = self._try(lambda: process.msync(address, PAGE))
             self._compare(got, "ENOMEM" if (kind, at) in space["gone"] else None)
+        elif what in ("pageout", "dontneed"):
+            got = self._try(lambda: process.madvise(address, PAGE, what))
+            self._compare(got, "ENOMEM" if (kind, at) in space["gone"] else None)
+            if what == "dontneed" and kind.startswith("private") and got is None:
+                space["copies"][kind].pop(at, None)
         elif what == "truncate" and file is not None:
             process.ftruncate(self.fds[file], extra * PAGE)
             self.account.truncate(file, extra, self.spaces)

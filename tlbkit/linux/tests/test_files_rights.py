@@ -306,3 +306,43 @@ def test_a_file_is_placed_as_asked():
     process.write(over, 9)
     assert process.pread(fd, 0) == 9
     check(kernel)
+
+
+@VERSIONS
+@pytest.mark.parametrize("shared", [False, True])
+def test_pageout_drops_clean_pages_of_a_file(version, shared):
+    """They are unmapped with one wait for all, leave memory, and come back from disk.
+
+    A dirty page is only unmapped: it is for others to write it back.
+    """
+    kernel, process, base = mapped(version, shared=True, written=1)
+    if not shared:
+        process.munmap(base, PAGES * PAGE)
+        base = process.mmap(PAGES * PAGE, fd=3)
+        process.read(base)
+    mapping = kernel.file_table.names["f"].mapping
+    kernel.swap.lru_add_drain_all()
+    counts = issued(kernel, lambda: process.madvise(base, PAGES * PAGE, "pageout"))
+    assert counts.tlbi["VALE1IS"] == PAGES
+    assert counts.dsb["ish"] == 1
+    assert list(mapping.pages) == [0]
+    assert process.mm.filepages == 0
+    check(kernel)
+    words = [process.read(base + page * PAGE) for page in range(PAGES)]
+    assert words == [100, 2, 3, 4]
+    check(kernel)
+
+
+def test_pageout_leaves_what_somebody_else_holds():
+    """A page that is pinned, or of shared memory, stays where it is."""
+    kernel, process, base = mapped(written=0)
+    folio = kernel.file_table.names["f"].mapping.pages[1]
+    kernel.gup.try_grab_folio(folio)
+    process.madvise(base, PAGES * PAGE, "pageout")
+    assert list(kernel.file_table.names["f"].mapping.pages) == [1]
+    kernel.gup.unpin_user_page(folio)
+    check(kernel)
+    kernel, process, base = mapped(memfd=True, written=1)
+    process.madvise(base, PAGES * PAGE, "pageout")
+    assert process.mm.shmempages == PAGES
+    check(kernel)

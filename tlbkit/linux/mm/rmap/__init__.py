@@ -6,11 +6,10 @@ its counts mean is told in `tlbkit.linux.include.linux.mm_types.LargeFolio`.
 
 from __future__ import annotations
 
-from tlbkit.linux.mm.rmap.file import RmapFile
 from tlbkit.linux.mm.rmap.hugetlb import RmapHugetlb
 
 
-class Rmap(RmapFile, RmapHugetlb):
+class Rmap(RmapHugetlb):
     """Adds, removes and duplicates mappings; the mapcount is exact after each."""
 
     __slots__ = ()

@@ -17,19 +17,25 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.mm import VM_LOCKED
 from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_dirty, PG_swapbacked
-from tlbkit.linux.include.linux.swapops import swp_entry_to_pte
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
+    make_pte_marker,
+    swp_entry_to_pte,
+)
+from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
 from tlbkit.linux.mm.internal import folio_pte_batch
-from tlbkit.linux.mm.rmap.walk import RmapWalk
+from tlbkit.linux.mm.rmap.file import RmapFile
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.fs import AddressSpace
     from tlbkit.linux.include.linux.mm_types import Folio, VmArea
 
 TTU_SPLIT_HUGE_PMD: Final = 0x4
 TTU_BATCH_FLUSH: Final = 0x40
 
 
-class RmapUnmap(RmapWalk):
-    """Unmaps anonymous folios, to swap them out or to drop them."""
+class RmapUnmap(RmapFile):
+    """Unmaps folios, to swap them out, to write them back, or to drop them."""
 
     __slots__ = ()
 
@@ -39,6 +45,9 @@ class RmapUnmap(RmapWalk):
         With TTU_BATCH_FLUSH the flushes are started and not waited for: before the
         pages are written out or given away, `try_to_unmap_flush` must follow.
         """
+        if not folio.anon:
+            self._try_to_unmap_file(folio, flags)
+            return
         anon_vma = self.folio_get_anon_vma(folio)
         if anon_vma is None:
             return
@@ -52,6 +61,20 @@ class RmapUnmap(RmapWalk):
                 break
         lock.up_read()
         self.put_anon_vma(anon_vma)
+
+    def _try_to_unmap_file(self, folio: Folio, flags: int) -> None:
+        """Do so with a folio of a file, in all areas that the file knows."""
+        mapping: AddressSpace | None = folio.mapping
+        if mapping is None:
+            return
+        mapping.i_mmap_rwsem.down_read()
+        for vma, start, end in self.rmap_walk_file(
+            mapping, folio.index, folio.nr_pages
+        ):
+            unmapped = self.try_to_unmap_one(folio, vma, start, end, flags)
+            if not unmapped or not folio.mapcount:
+                break
+        mapping.i_mmap_rwsem.up_read()
 
     def try_to_unmap_one(
         self, folio: Folio, vma: VmArea, start: int, end: int, flags: int
@@ -117,7 +140,9 @@ class RmapUnmap(RmapWalk):
         self, folio: Folio, ptep: int, pte: int, addr: int, end: int
     ) -> int:
         """Return how many entries are unmapped at once: several only to be dropped."""
-        if not isinstance(folio, LargeFolio) or folio.flags & PG_swapbacked:
+        if not isinstance(folio, LargeFolio):
+            return 1
+        if not folio.anon or folio.flags & PG_swapbacked:
             return 1
         pgtable = self._kernel.pgtable
         most = (end - addr) >> pgtable.page_shift
@@ -142,7 +167,9 @@ class RmapUnmap(RmapWalk):
             self._kernel.tlbflush.flush_tlb_range(vma, addr, end)
         if pte_dirty(pte):
             folio.flags |= PG_dirty
-        if folio.flags & PG_swapbacked:
+        if not folio.anon:
+            self._leave_file(folio, vma, ptep, pte)
+        elif folio.flags & PG_swapbacked:
             if not self._install_swap_entry(folio, pfn, vma, ptep, pte):
                 pgtable.set_ptes(mm, addr, ptep, pte, nr)
                 return False
@@ -158,6 +185,16 @@ class RmapUnmap(RmapWalk):
         for _ in range(nr):
             self._kernel.swap.folio_put(folio)
         return True
+
+    def _leave_file(self, folio: Folio, vma: VmArea, ptep: int, pte: int) -> None:
+        """Count an entry off that was *pte*; the file knows its page by itself.
+
+        Only that a userfaultfd protects it, nobody else knows.
+        """
+        self._kernel.swap.dec_file_counter(vma.mm, folio)
+        if userfaultfd_wp(vma) and pte_uffd_wp(pte):
+            marker = make_pte_marker(PTE_MARKER_UFFD_WP)
+            self._kernel.pgtable.set_pte(ptep, marker)
 
     @staticmethod
     def _may_discard(folio: Folio) -> bool:
