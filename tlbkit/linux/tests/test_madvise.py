@@ -8,6 +8,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
     pte_dirty,
+    pte_present,
     pte_write,
     pte_young,
 )
@@ -390,6 +391,72 @@ def test_advice_loses_nothing_but_what_dontneed_drops(steps, thp, version):
     for owner in [process, *(child for child, _ in children)]:
         owner.exit()
     assert all_frames(kernel) == 2
+
+
+# -- advice that brings pages in -------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("advice", "pages"), [("populate_read", 0), ("populate_write", 8)]
+)
+def test_populate(advice, pages):
+    """A read brings in the zero page, a write pages of one's own; then none faults."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(8 * PAGE)
+    counts = issued(kernel, lambda: process.madvise(base, 8 * PAGE, advice))
+    assert (counts.tlbi, process.mm.anonpages) == ({}, pages)
+    counts = issued(kernel, lambda: holds(process, base, 8))
+    assert sum(counts.faults.values()) == 0
+    if pages:
+        counts = issued(kernel, lambda: process.write(base, 1))
+        assert sum(counts.faults.values()) == 0
+    audit(kernel)
+
+
+def test_populate_copies_what_is_shared():
+    """A page that a child has too is copied, as a write would copy it."""
+    kernel = boot()
+    process, base = filled(kernel, 4)
+    child = process.fork()
+    process.madvise(base, 4 * PAGE, "populate_write")
+    process.write(base, 9)
+    assert holds(child, base, 4) == [1, 2, 3, 4]
+    assert (process.mm.anonpages, kernel.vmstat.node["NR_ANON_MAPPED"]) == (4, 8)
+    audit(kernel)
+    audit_tlbs(kernel)
+
+
+def test_populate_refuses_what_it_cannot_do():
+    """No right is EINVAL, a hole ends it with ENOMEM, no memory is ENOMEM too."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(4 * PAGE)
+    process.mprotect(base + PAGE, PAGE, "r")
+    assert refused(process, base, 4 * PAGE, "populate_write") == "EINVAL"
+    assert process.mm.anonpages == 1
+    process.munmap(base + 2 * PAGE, PAGE)
+    assert refused(process, base, 4 * PAGE, "populate_read") == "ENOMEM"
+    assert pte_present(entries(kernel, process, base, 2)[1])
+    assert entries(kernel, process, base + 3 * PAGE, 1) == [0], "it ended at the hole"
+    kernel.page_alloc.fail = lambda: True
+    assert refused(process, base + 3 * PAGE, PAGE, "populate_write") == "ENOMEM"
+    kernel.page_alloc.fail = None
+    audit(kernel)
+
+
+def test_populate_waits_for_who_watches():
+    """A missing page of a watched area is asked for, with the lock released."""
+    kernel = boot()
+    process, base = filled(kernel, 2)
+    area = process.mmap(2 * PAGE, addr=2 * FAR, fixed=True)
+    fd = process.userfaultfd()
+    fd.register(area, 2 * PAGE)
+    fd.serve(lambda message: fd.copy(message.address, base, PAGE))
+    process.madvise(area, 2 * PAGE, "populate_read")
+    assert holds(process, area, 2) == [1, 1]
+    assert not process.mm.mmap_lock.readers
+    audit(kernel)
 
 
 # -- advice for fork -------------------------------------------------------------------

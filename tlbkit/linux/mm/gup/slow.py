@@ -34,7 +34,13 @@ from tlbkit.linux.include.linux.mm import (
     VM_SHARED,
     VM_WRITE,
 )
-from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EEXIST,
+    EFAULT,
+    EINTR,
+    EINVAL,
+    ENOMEM,
+)
 from tlbkit.linux.mm.gup.pins import GupPins
 
 if TYPE_CHECKING:
@@ -214,7 +220,32 @@ class GupSlow(GupPins):
         self._kernel.filemap.folio_mark_accessed(folio)
         return page
 
-    # -- MAP_POPULATE ----------------------------------------------------------------
+    # -- MAP_POPULATE and MADV_POPULATE ----------------------------------------------
+
+    def faultin_page_range(
+        self, mm: MmStruct, start: int, end: int, *, write: bool
+    ) -> int:
+        """Fault in every page of [start, end), for a write or a read; 0 or an error.
+
+        ``-ENOMEM`` where nothing is mapped or no memory is left, ``-EINVAL`` for an
+        area that does not allow it, ``-EFAULT`` if an access would be a signal. The
+        mmap lock is held for reading; it may be released and taken again meanwhile.
+        """
+        flags = FOLL_WRITE if write else 0
+        for addr in range(start, end, self._pgtable.page_size):
+            tried = 0
+            while not self._present(mm, addr, write=write):
+                vma = self._kernel.vma.vma_lookup(mm, addr)
+                if vma is None:
+                    return -ENOMEM
+                if not self.check_vma_flags(vma, flags):
+                    return -EINVAL
+                if self._kernel.sched.fatal_signal_pending(mm):
+                    return -EINTR
+                error, tried = self.faultin_page(vma, addr, flags, tried)
+                if error:
+                    return error
+        return 0
 
     def mm_populate(self, mm: MmStruct, start: int, length: int) -> None:
         """Fault in what [start, start + length) maps; who cannot be is left alone.

@@ -36,11 +36,13 @@ class Behavior(NamedTuple):
             watches.
         apply: Does it to a part of one area; returns 0 or a negative error number.
         gathers: All areas of the call share one gather.
+        stops: It ends where nothing is mapped, instead of stepping over that.
     """
 
     lock: Literal["area", "read", "write"]
     apply: Callable[[Part], int]
     gathers: bool = False
+    stops: bool = False
 
 
 class MadviseCall(MadviseAge):
@@ -55,6 +57,8 @@ class MadviseCall(MadviseAge):
             "hugepage": Behavior("write", flags(VM_HUGEPAGE, VM_NOHUGEPAGE)),
             "nohugepage": Behavior("write", flags(VM_NOHUGEPAGE, VM_HUGEPAGE)),
             "collapse": Behavior("read", self._collapse),
+            "populate_read": Behavior("read", self._populate_read, stops=True),
+            "populate_write": Behavior("read", self._populate_write, stops=True),
             "dontneed": Behavior("area", self.madvise_dontneed, gathers=True),
             "free": Behavior("area", self.madvise_free, gathers=True),
             "cold": Behavior("read", self.madvise_cold),
@@ -102,7 +106,7 @@ class MadviseCall(MadviseAge):
         if area is not None:
             error = behavior.apply(Part(area, start, end, tlb))
         else:
-            error = self.madvise_walk_vmas(mm, start, end, tlb, behavior.apply)
+            error = self.madvise_walk_vmas(mm, start, end, tlb, behavior)
         if tlb is not None:
             gather.tlb_finish_mmu(tlb)
         if area is not None:
@@ -140,20 +144,20 @@ class MadviseCall(MadviseAge):
         start: int,
         end: int,
         tlb: MmuGather | None,
-        apply: Callable[[Part], int],
+        behavior: Behavior,
     ) -> int:
         """Do something to every area of a range; the mmap lock is held."""
         unmapped = 0
         while start < end:
             vma = self._kernel.vma.find_vma(mm, start)
-            if vma is None:
+            if vma is None or (behavior.stops and start < vma.start):
                 return -ENOMEM
             if start < vma.start:
                 unmapped = -ENOMEM
                 start = vma.start
                 continue
             part = Part(vma, start, min(vma.end, end), tlb)
-            error = apply(part)
+            error = behavior.apply(part)
             if error:
                 return error
             start = part.end
@@ -195,6 +199,18 @@ class MadviseCall(MadviseAge):
         if not part.vma.anonymous:
             return -EINVAL
         return self.madvise_vma_flags(VM_WIPEONFORK, 0, unless=VM_SHARED)(part)
+
+    def _populate_read(self, part: Part) -> int:
+        """Fault in the pages of a range for reading: MADV_POPULATE_READ."""
+        return self._kernel.gup.faultin_page_range(
+            part.vma.mm, part.start, part.end, write=False
+        )
+
+    def _populate_write(self, part: Part) -> int:
+        """Fault in the pages of a range for writing: MADV_POPULATE_WRITE."""
+        return self._kernel.gup.faultin_page_range(
+            part.vma.mm, part.start, part.end, write=True
+        )
 
     def _collapse(self, part: Part) -> int:
         """Make blocks of the pages of a range now: MADV_COLLAPSE."""
