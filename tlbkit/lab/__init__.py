@@ -5,6 +5,7 @@ from tlbkit.lab.answer import Answer
 from tlbkit.lab.arena import Arena
 from tlbkit.lab.bad_page_map import BadPageMap
 from tlbkit.lab.compare import Comparison, Difference, compare
+from tlbkit.lab.dax_hole import DaxHole
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
@@ -77,7 +78,7 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     NormalPage(),
     BadPageMap(),
 )
-_OF_THE_KERNEL: tuple[Exploration, ...] = (HugeZero(), Insert())
+_OF_THE_KERNEL: tuple[Exploration, ...] = (DaxHole(), HugeZero(), Insert())
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)
 } | SCENARIOS

@@ -236,6 +236,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "stale": (),
     "insert": (),
     "huge-zero": (),
+    "dax-hole": (),
     "tlbi": (Fields("The operand"),),
     "mapcount": (
         Lines(

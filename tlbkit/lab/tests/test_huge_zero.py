@@ -1,7 +1,8 @@
-"""Laws of the exploration of a block of zeros."""
+"""Laws of the explorations of zeros, of holes, and of what is inserted."""
 
 import pytest
 
+from tlbkit.lab.dax_hole import BEFORE, DATA, SITUATIONS, ZERO, DaxHole
 from tlbkit.lab.huge_zero import WAYS, HugeZero
 from tlbkit.lab.insert import EXISTING, Insert
 from tlbkit.patches.registry import KERNELS
@@ -62,3 +63,13 @@ def test_the_huge_zero_folio_was_counted_when_it_was_inserted():
     text = Insert().answer({"what": "huge zero folio"}).text
     assert text.startswith("5528ef06da01 makes a difference to: ")
     assert "mappings of the folio" in text
+
+
+@pytest.mark.parametrize("deposit", ["off", "on"])
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_a_hole_is_answered_otherwise_in_three_situations(situation, deposit):
+    """Where something is there, and where the block does not fit its area."""
+    answer = DaxHole().answer({"situation": situation, "deposit": deposit})
+    differs = "makes a difference to: answer" in answer.text
+    assert differs == (situation in {ZERO, DATA, BEFORE})
+    assert answer.columns["what"] == [row[0] for row in answer.rows]

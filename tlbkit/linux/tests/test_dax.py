@@ -5,6 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
+from tlbkit.lab.dax_hole import (
+    BEFORE,
+    DATA,
+    NO_FOLIO,
+    NO_MEMORY,
+    SITUATIONS,
+    ZERO,
+    Loaded,
+    load,
+)
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_leaf,
     pmd_table,
@@ -273,58 +283,43 @@ def test_a_child_finds_the_file_by_itself():
 
 # -- a hole, before the common insertion and after -----------------------------------
 
-ROWS = ("no zero folio", "nothing", "huge zero", "data", "no memory", "before the area")
-
-
-def hole(row, *, before, deposit):
-    """Load a hole in one of the situations; say what came of it."""
-    scene = Scene(without=(COMMIT,) if before else ())
-    kernel = scene.kernel
-    kernel.pgtable_generic.arch_needs_pgtable_deposit = deposit
-    vmf = scene.fault()
-    entry = kernel.dax.grab_mapping_entry(scene.inode.mapping, 0, 9)
-    zero = kernel.huge_memory.mm_get_huge_zero_folio
-    if row != "no zero folio":
-        zero(scene.process.mm)
-    if row == "huge zero":
-        kernel.dax.dax_pmd_load_hole(vmf, entry)
-        scene.traces.clear()
-    elif row == "data":
-        block = scene.pgtable.mk_huge_pmd(7 << 9, vmf.vma.page_prot)
-        kernel.machine.memory.write(vmf.pmd, block)
-    elif row == "before the area":
-        vmf.vma.start += PAGE
-    if row in {"no zero folio", "no memory"}:
-        kernel.page_alloc.fail = lambda: True
-    old = scene.pgtable.read(vmf.pmd)
-    answer = kernel.dax.dax_pmd_load_hole(vmf, entry)
-    kernel.page_alloc.fail = None
-    new = scene.pgtable.read(vmf.pmd)
-    stored = kernel.pgtable_generic.deposited(vmf.pmd)
-    return answer, scene.traces, new == old, stored
-
 
 @pytest.mark.parametrize("deposit", [False, True])
-@pytest.mark.parametrize("row", ROWS)
-def test_loading_a_hole_in_every_situation(row, deposit):
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_loading_a_hole_in_every_situation(situation, deposit):
     """Two situations are answered otherwise: something is there, or it does not fit.
 
     Callers keep the second from happening, and nobody was seen to reach the first.
     """
-    old, new = (hole(row, before=before, deposit=deposit) for before in (True, False))
-    kept = 1 if deposit and row == "huge zero" else 0
-    mapped = 1 if deposit else 0
-    fallback = (VM_FAULT_FALLBACK, ["dax_pmd_load_hole_fallback"], True, kept)
-    done = (VM_FAULT_NOPAGE, ["dax_pmd_load_hole"], False, mapped)
-    as_is = (VM_FAULT_NOPAGE, ["dax_pmd_load_hole"], True, kept)
-    if row == "no zero folio":
+    old, new = (
+        load(situation, before=before, deposit=deposit) for before in (True, False)
+    )
+    there = situation in {ZERO, DATA}
+    kept = int(deposit and situation == ZERO)
+    traced = ["dax_pmd_load_hole"]
+    done = Loaded(
+        VM_FAULT_NOPAGE, traced, changed=True, mapped=True, stored=int(deposit)
+    )
+    fallback = Loaded(
+        VM_FAULT_FALLBACK,
+        ["dax_pmd_load_hole_fallback"],
+        changed=False,
+        mapped=there,
+        stored=kept,
+    )
+    if situation == NO_FOLIO:
         assert old == new == fallback
-    elif row in {"huge zero", "data"}:
-        assert (old, new) == (fallback, as_is)
-    elif row == "no memory" and deposit:
-        assert old == new == (VM_FAULT_OOM, [], True, 0)
-    elif row == "before the area":
-        assert (old, new) == (done, (VM_FAULT_SIGBUS, [], True, 0))
+    elif there:
+        assert old == fallback
+        assert new == Loaded(
+            VM_FAULT_NOPAGE, traced, changed=False, mapped=True, stored=kept
+        )
+    elif situation == NO_MEMORY and deposit:
+        assert old == new
+        assert new == Loaded(VM_FAULT_OOM, [], changed=False, mapped=False, stored=0)
+    elif situation == BEFORE:
+        assert old == done
+        assert new == Loaded(VM_FAULT_SIGBUS, [], changed=False, mapped=False, stored=0)
     else:
         assert old == new == done
 
