@@ -306,3 +306,31 @@ def test_every_failing_allocation_of_a_write_is_undone(version, kind):
             if not failed:
                 break
         assert failing > 1
+
+
+@pytest.mark.parametrize("page_shift", [14, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_larger_pages_change_nothing_that_a_program_sees(page_shift, kind):
+    """With pages of 16 and 64 KiB each kind of mapping holds what was written."""
+    kernel = boot(NEW, cpus=2, page_shift=page_shift)
+    size = 1 << page_shift
+    process = kernel.spawn()
+    fd = None
+    if kind != "anonymous":
+        memfd = "memfd" in kind
+        fd = process.memfd_create("m") if memfd else process.open("f", create=True)
+        process.ftruncate(fd, 4 * size)
+        kernel.file_table.inodes[-1].mapping.folio_order = 2
+    shared = not kind.startswith("private")
+    base = process.mmap(4 * size, fd=fd, shared=shared)
+    for at in range(4):
+        process.read(base + at * size)
+        process.write(base + at * size, at + 1, cpu=1)
+    child = process.fork(cpu=1)
+    process.msync(base, 4 * size)
+    child.write(base, 9)
+    assert process.read(base) == (9 if shared else 1)
+    process.munmap(base + size, size)
+    assert child.read(base + size) == 2
+    audit(kernel)
+    audit_tlbs(kernel)

@@ -160,3 +160,39 @@ def test_pages_of_files_do_not_move(private):
         uffd.move(file + PAGE, anonymous, PAGE)
     assert (process.read(file), process.read(anonymous)) == (1, 2)
     audit(kernel)
+
+
+@pytest.mark.parametrize("failing", range(1, 5))
+@pytest.mark.parametrize("request_of", ["copy", "zeropage"])
+def test_filling_shared_memory_without_memory_leaves_nothing(request_of, failing):
+    """ENOMEM at any allocation: the file has no page more, and a retry fills it."""
+    scene = Watched()
+    source = scene.process.mmap(PAGE)
+    scene.process.write(source, 9)
+    left = failing
+
+    def fail():
+        nonlocal left
+        left -= 1
+        return left == 0
+
+    def fill():
+        if request_of == "copy":
+            scene.uffd.copy(scene.watched, source, PAGE)
+        else:
+            scene.uffd.zeropage(scene.watched, PAGE)
+
+    scene.kernel.page_alloc.fail = fail
+    errno = None
+    try:
+        fill()
+    except SystemCallError as error:
+        errno = error.errno
+    scene.kernel.page_alloc.fail = None
+    assert errno == ("ENOMEM" if left <= 0 else None)
+    if errno:
+        assert scene.process.mm.shmempages == 0
+        scene.check()
+        fill()
+    assert scene.process.read(scene.watched) == (9 if request_of == "copy" else 0)
+    scene.check()
