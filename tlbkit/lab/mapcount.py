@@ -181,16 +181,18 @@ class Mapcount(Exploration):
             },
             header=[
                 "step",
-                "_entire_mapcount",
-                "_large_mapcount",
-                "_nr_pages_mapped",
-                "NR_ANON_MAPPED",
-                "NR_ANON_THPS",
-                "to be split",
+                "entire",
+                "all",
+                "pages",
+                "MAPPED",
+                "THPS",
+                "queued",
             ],
             rows=rows,
             text=(
                 f"{left} entries are left; {node['NR_ANON_MAPPED']} pages count as "
-                "mapped. Mapcounts are shown as they are stored, less one."
+                "mapped. The first two columns are _entire_mapcount and _large_mapcount "
+                "as the kernel stores them, less one; then _nr_pages_mapped, "
+                "NR_ANON_MAPPED and NR_ANON_THPS."
             ),
         )
