@@ -191,7 +191,7 @@ class Mapcount(Exploration):
             rows=rows,
             text=(
                 f"{left} entries are left; {node['NR_ANON_MAPPED']} pages count as "
-                "mapped. The first two columns are _entire_mapcount and _large_mapcount "
+                "mapped. The columns are _entire_mapcount and _large_mapcount "
                 "as the kernel stores them, less one; then _nr_pages_mapped, "
                 "NR_ANON_MAPPED and NR_ANON_THPS."
             ),
