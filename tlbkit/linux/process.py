@@ -350,6 +350,19 @@ class Thread:
             self._kernel.madvise.do_madvise(self.mm, address, length, advice),
         )
 
+    def mbind(self, address: int, length: int, flags: int) -> int:
+        """Move the huge pages of a range to other frames, and return how many moved.
+
+        Args:
+            address: Page-aligned.
+            length: In bytes.
+            flags: ``MPOL_MF_`` bits of `tlbkit.linux.mm.mempolicy`.
+        """
+        self.enter_kernel("mbind", address, length, flags)
+        return self._result(
+            "mbind", self._kernel.mempolicy.do_mbind(self.mm, address, length, flags)
+        )
+
     def msync(self, address: int, length: int, flags: int = MS_SYNC) -> None:
         """Write back the files that a range maps shared; *flags* are ``MS_`` bits."""
         self.enter_kernel("msync", address, length, flags)

@@ -1,7 +1,21 @@
 """ca1a47cd3f5f: whether a PMD table is shared is read from its share count."""
 
+from __future__ import annotations
+
+from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
+
+
+class HugetlbBefore(Hugetlb):
+    """The page's references, which since v6.13 say nothing of sharing."""
+
+    __slots__ = ()
+
+    def hugetlb_pmd_shared(self, ptep: int) -> bool:
+        """Tell whether anybody else holds the table in which an entry stands."""
+        return self.ptdesc(ptep).refcount > 1
+
 
 PATCH = Patch(
     commit="ca1a47cd3f5f4c46ca188b1c9a27af87d1ab2216",
@@ -22,4 +36,5 @@ PATCH = Patch(
         "and left this helper behind. smaps, pagemap and mbind see the difference; no "
         "flush and no IPI does."
     ),
+    reverts={"hugetlb": HugetlbBefore},
 )

@@ -1,7 +1,24 @@
 """8ce720d5bd91: unsharing hugetlb PMD tables is gathered, and rarely needs an IPI."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.include.linux.mm import VM_MAYSHARE
+from tlbkit.linux.include.linux.mm_types import (
+    ptdesc_pmd_is_shared,
+    ptdesc_pmd_pts_dec,
+)
+from tlbkit.linux.mm.hugetlb import Hugetlb
+from tlbkit.linux.mm.mmu_gather import MmuGather
+from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series
 from tlbkit.patches.patch import Figure, Kind, Patch, Role
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
+    from tlbkit.linux.include.linux.mm_types import VmArea
+
 
 _REPORT = "Message-ID 4d3878531c76479d9f8ca9789dc6485d@amazon.de"
 _REPRODUCER = (
@@ -19,6 +36,148 @@ def _time(name: str, value: float, which: str, kernel: str) -> Figure:
         what=f"{which} time, {kernel} 1013af4f585f; {_REPRODUCER}",
         source=_REPORT,
     )
+
+
+class HugetlbBefore(Hugetlb):
+    """One interrupt of every CPU for each table, and a flush by whoever unshared.
+
+    What `huge_pmd_unshare` is given here is no gather of the kernel's: it is never
+    begun nor ended, and only carries the word that a table was unshared.
+    """
+
+    __slots__ = ()
+
+    def huge_pmd_unshare(
+        self, tlb: MmuGather, vma: VmArea, addr: int, ptep: int
+    ) -> bool:
+        """Take a shared table away, once no CPU can be in a lockless walk of it.
+
+        Callers flush, before they release i_mmap_rwsem.
+        """
+        if self.hstate_vma(vma).size != self._pgtable.pmd_size:
+            return False
+        table = self.ptdesc(ptep)
+        if not ptdesc_pmd_is_shared(table):
+            return False
+        self.mapping(vma).i_mmap_rwsem.assert_write_held()
+        self.hugetlb_vma_assert_locked(vma)
+        self.pud_clear(vma.mm, addr)
+        self._kernel.gather.tlb_remove_table_sync_one()
+        ptdesc_pmd_pts_dec(table)
+        vma.mm.pgtables[2] -= 1
+        tlb.unshared_tables = True
+        return True
+
+    def unmap_hugepage_range_(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        start: int,
+        end: int,
+        folio: HugetlbFolio | None = None,
+        *,
+        drop_marker: bool = False,
+    ) -> None:
+        """Clear the entries of a range; flush at the end if a table was unshared."""
+        gather = self._kernel.gather
+        size = self._pgtable.pud_size
+        done = MmuGather(vma.mm)
+        gather.tlb_start_vma(tlb, vma)
+        entries = self.huge_entries(vma, start, end)
+        for addr, ptep in entries:
+            ptl = self.huge_pte_lockptr(vma, ptep)
+            ptl.acquire()
+            if self.huge_pmd_unshare(done, vma, addr, ptep):
+                ptl.release()
+                gather.tlb_flush_pmd_range(tlb, addr & -size, size)
+                entries.skip_table()
+            elif self.zap_huge_pte(
+                tlb, vma, addr, ptep, ptl, folio, drop_marker=drop_marker
+            ):
+                break
+        gather.tlb_end_vma(tlb, vma)
+        if done.unshared_tables:  # force_flush
+            gather.tlb_flush_mmu_tlbonly(tlb)
+
+    def hugetlb_change_protection(
+        self, vma: VmArea, start: int, end: int, prot: int, how: int
+    ) -> int:
+        """Give a range other rights, and flush it once, whatever has changed."""
+        h = self.hstate_vma(vma)
+        i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
+        with self._kernel.mmu_notifier.invalidate_range(
+            vma.mm, "PROTECTION_VMA", *span
+        ):
+            self.hugetlb_vma_lock_write(vma)
+            i_mmap_rwsem.down_write()
+            done = MmuGather(vma.mm)
+            changed = self._change_range(done, vma, start, end, prot, how)
+            flushed = span if done.unshared_tables else (start, end)
+            self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, *flushed, h.size)
+            i_mmap_rwsem.up_write()
+            self.hugetlb_vma_unlock_write(vma)
+        return changed << h.order if changed > 0 else changed
+
+    def move_hugetlb_page_tables(
+        self, vma: VmArea, new_vma: VmArea, old_addr: int, new_addr: int, length: int
+    ) -> int:
+        """Move the entries of a range, and flush it once, whatever has moved."""
+        i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        end = old_addr + length
+        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+            self.hugetlb_vma_lock_write(vma)
+            i_mmap_rwsem.down_write()
+            done = MmuGather(vma.mm)
+            moved = self._move_range(done, vma, new_vma, old_addr, new_addr, length)
+            flushed = span if done.unshared_tables else (old_addr, end)
+            size = self.hstate_vma(vma).size
+            self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, *flushed, size)
+        i_mmap_rwsem.up_write()
+        self.hugetlb_vma_unlock_write(vma)
+        return moved
+
+    def hugetlb_unshare_pmds(
+        self, vma: VmArea, start: int, end: int, *, take_locks: bool
+    ) -> None:
+        """Unshare all tables of a range, and flush it once, shared or not."""
+        if not vma.flags & VM_MAYSHARE or start >= end:
+            return
+        h = self.hstate_vma(vma)
+        i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+            if take_locks:
+                self.hugetlb_vma_lock_write(vma)
+                i_mmap_rwsem.down_write()
+            else:
+                i_mmap_rwsem.assert_write_held()
+            for addr in range(start, end, self._pgtable.pud_size):
+                ptep = self.hugetlb_walk(vma, addr, h.size)
+                if ptep is not None:
+                    with self.huge_pte_lockptr(vma, ptep):
+                        self.huge_pmd_unshare(MmuGather(vma.mm), vma, addr, ptep)
+            self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, start, end, h.size)
+            if take_locks:
+                i_mmap_rwsem.up_write()
+                self.hugetlb_vma_unlock_write(vma)
+
+
+class RmapBefore(Rmap):
+    """A flush of its own for each area, after the area's lock was released."""
+
+    __slots__ = ()
+
+    def unshare_hugetlb(
+        self, vma: VmArea, addr: int, ptep: int, span: tuple[int, int]
+    ) -> bool:
+        """Unmap a page by unsharing the table that maps it, and flush the span."""
+        hugetlb = self._kernel.hugetlb
+        unshared = hugetlb.huge_pmd_unshare(MmuGather(vma.mm), vma, addr, ptep)
+        hugetlb.hugetlb_vma_unlock_write(vma)
+        if unshared:
+            self._kernel.tlbflush.flush_tlb_range(vma, *span)
+        return unshared
 
 
 PATCH = Patch(
@@ -77,4 +236,5 @@ PATCH = Patch(
         "regression. On arm64 it turned flushes that reached the walk cache into "
         "leaf-only ones, until c2ff4764e03e."
     ),
+    reverts={"hugetlb": HugetlbBefore, "rmap": RmapBefore},
 )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tlbkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Kind(StrEnum):
@@ -78,6 +78,35 @@ class Figure:
         return f"{self.qualifier} {self.value:g} {self.unit}".lstrip()
 
 
+class Verdict(NamedTuple):
+    """How a claim fared when it was tried.
+
+    Attributes:
+        old: What the old wording claims is the case.
+        new: What the new wording claims is.
+    """
+
+    old: bool
+    new: bool
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Correction:
+    """One sentence of a comment that a commit corrects, as something to be tried.
+
+    Attributes:
+        place: The kernel function in which the comment stands.
+        old: What it claimed, in our words.
+        new: What it says now; empty if the sentence is gone.
+        tried: Does what the comment speaks of on a fresh kernel, and looks.
+    """
+
+    place: str
+    old: str
+    new: str
+    tried: Callable[[], Verdict]
+
+
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Patch:
     """One upstream commit, and how the model takes it out again.
@@ -104,6 +133,7 @@ class Patch:
         note: What a reader has to know before citing the entry.
         reverts: Part -> a class derived directly from that part, with each function
             that this commit changed as it stood just before, and no state of its own.
+        corrections: Of a commit that only changes comments, what it corrects.
     """
 
     commit: str
@@ -121,6 +151,7 @@ class Patch:
     repairs: str = ""
     note: str = ""
     reverts: Mapping[str, type[Any]] = field(default_factory=dict)
+    corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
         """Make the mappings read-only."""
@@ -135,8 +166,11 @@ class Patch:
 
     @property
     def state(self) -> Literal["complete", "registered"]:
-        """Whether the model can be built without this commit, or only tells of it."""
-        return "complete" if self.reverts else "registered"
+        """Whether the model can do without what this commit did, or only tells of it.
+
+        It can be built without the code, or it can try what a comment claims.
+        """
+        return "complete" if self.reverts or self.corrections else "registered"
 
     @property
     def files(self) -> tuple[str, ...]:

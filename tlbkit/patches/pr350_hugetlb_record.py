@@ -1,7 +1,38 @@
 """c012f568dca2: how pull request 350 brings 8ce720d5bd91, one line misplaced."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_none, pte_present
+from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.patches import series
 from tlbkit.patches.patch import AsPushed
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.mm.mmu_gather import MmuGather
+
+
+class HugetlbAsPushed(Hugetlb):
+    """One line lower: what is recorded is the entry that is empty."""
+
+    __slots__ = ()
+
+    def change_huge_pte(
+        self, tlb: MmuGather, vma: VmArea, addr: int, ptep: int, prot: int, how: int
+    ) -> bool:
+        """Rewrite one entry, whose table is locked; tell whether its rights changed."""
+        size = self.hstate_vma(vma).size
+        pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, size)
+        if pte_present(pte):
+            self.modify_huge_pte(vma, addr, ptep, prot, how)
+            return True
+        changed = self.change_absent_huge_pte(vma, addr, ptep, pte, how)
+        if pte_none(pte):
+            self._kernel.gather.tlb_remove_huge_tlb_entry(tlb, addr, size)
+        return changed
+
 
 VARIANT = AsPushed(
     of="8ce720d5bd91",
@@ -35,4 +66,5 @@ VARIANT = AsPushed(
         "mainline 8ce720d5bd91 and its backport to 6.18, which agree with each other",
         f"{series.PULL_REQUEST}; a reviewer saw that the commit had not picked clean",
     ),
+    replaces={"hugetlb": HugetlbAsPushed},
 )

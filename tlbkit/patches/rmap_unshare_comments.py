@@ -1,7 +1,45 @@
 """a8682d500f69: two comments in rmap say what unsharing a PMD table unmaps."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series
-from tlbkit.patches.patch import Kind, Patch, Role
+from tlbkit.patches.patch import Correction, Kind, Patch, Role, Verdict
+from tlbkit.patches.unshare_trial import BASE, Trial
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
+
+
+def unmapped(replace: Callable[[HugetlbFolio, int], int]) -> Verdict:
+    """Unmap the page from the leaver by rmap; look at all counts, and at the table."""
+    trial = Trial()
+    kernel = trial.kernel
+    hugetlb = kernel.hugetlb
+    entry = kernel.pgtable.read(trial.ptep)
+    folio = hugetlb.folio(entry)
+    before = (trial.table.refcount, folio.refcount, folio.mapcount)
+    hugetlb.mapping(trial.vma).i_mmap_rwsem.down_write()
+    kernel.rmap.unmap_one_hugetlb(folio, trial.vma, BASE, replace)
+    counts = (trial.table.refcount, folio.refcount, folio.mapcount)
+    gone = kernel.pgtable.find_pmd(trial.leaver.mm, BASE) is None
+    kept = kernel.pgtable.read(trial.ptep) == entry
+    return Verdict(old=counts != before, new=gone and kept and counts == before)
+
+
+def unmapped_as_bad() -> Verdict:
+    """Do so as a failure of memory does."""
+    return unmapped(Rmap.poisoned_pte)
+
+
+def unmapped_to_migrate() -> Verdict:
+    """Do so as a migration does."""
+    return unmapped(Rmap.migrating_pte)
+
 
 PATCH = Patch(
     commit="a8682d500f691b6dfaa16ae1502d990aeb86e8be",
@@ -18,4 +56,16 @@ PATCH = Patch(
         "Message-ID 20251223214037.580860-4-david@kernel.org (v3 3/4)",
     ),
     note="Some lists spell the hash a8682d5f00f69, with two digits changed.",
+    corrections=tuple(
+        Correction(
+            place=place,
+            old="the count of a PMD page is dropped, as shared pages are counted so",
+            new="the PMD table is unmapped, and with it the folio that it maps",
+            tried=tried,
+        )
+        for place, tried in (
+            ("try_to_unmap_one", unmapped_as_bad),
+            ("try_to_migrate_one", unmapped_to_migrate),
+        )
+    ),
 )

@@ -57,4 +57,5 @@ PATCH = Patch(
         "name the whole ASID anyway. A process that unshares while it exits now "
         "flushes its ASID, which it did not."
     ),
+    reverts={"tlb": TlbBefore},
 )

@@ -47,6 +47,7 @@ from tlbkit.linux.mm.khugepaged import Khugepaged
 from tlbkit.linux.mm.madvise import Madvise
 from tlbkit.linux.mm.memfd import Memfd
 from tlbkit.linux.mm.memory import Memory
+from tlbkit.linux.mm.mempolicy import Mempolicy
 from tlbkit.linux.mm.migrate import Migrate
 from tlbkit.linux.mm.mmap import Mmap
 from tlbkit.linux.mm.mmap_lock import MmapLock
@@ -116,6 +117,7 @@ PARTS: Final[Mapping[str, type]] = {
     "hugetlbpage": Hugetlbpage,
     "hugetlb": Hugetlb,
     "hugetlbfs": Hugetlbfs,
+    "mempolicy": Mempolicy,
     "memory": Memory,
     "huge_memory": HugeMemory,
     "pagewalk": Pagewalk,
@@ -193,6 +195,7 @@ class Kernel:
     hugetlbpage: Hugetlbpage
     hugetlb: Hugetlb
     hugetlbfs: Hugetlbfs
+    mempolicy: Mempolicy
     memory: Memory
     huge_memory: HugeMemory
     pagewalk: Pagewalk

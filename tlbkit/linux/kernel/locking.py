@@ -7,7 +7,8 @@ needs a lock that is not held, are errors with a message: what lockdep reports.
 wp_page_copy"``: who would take it there believes to have it, and keeps nobody out.
 
 Events: ``lock``; ``what`` is the lock, ``new`` is "acquired", "read" or "write" (for
-reading or writing), or "released".
+reading or writing), or "released"; ``why`` is "trylock" where the taker would not have
+waited.
 
 Source: kernel/locking/.
 """
@@ -174,9 +175,7 @@ class RwSemaphore:
             raise LockError(cpu.number, self.name, "taken twice by its holder")
         if self.writer is not None or self.readers:
             machine.wait(lambda: self.writer is None and not self.readers, self.name)
-        self.writer = cpu
-        self.sequence += 1
-        self._say("write")
+        self._written_by(cpu)
 
     def down_read_trylock(self) -> bool:
         """Take it for reading if no writer has it; tell whether it was taken."""
@@ -187,10 +186,17 @@ class RwSemaphore:
 
     def down_write_trylock(self) -> bool:
         """Take it for writing if nobody has it; tell whether it was taken."""
+        cpu = self.machine.running
         if self.writer is not None or self.readers:
             return False
-        self.down_write()
+        if not self._omitted(cpu):
+            self._written_by(cpu, "trylock")
         return True
+
+    def _written_by(self, cpu: Cpu, why: str = "") -> None:
+        self.writer = cpu
+        self.sequence += 1
+        self._say("write", why)
 
     def up_read(self) -> None:
         """Give it back after reading."""
@@ -241,7 +247,7 @@ class RwSemaphore:
         self.believers += (cpu,)
         return True
 
-    def _say(self, how: str) -> None:
+    def _say(self, how: str, why: str = "") -> None:
         machine = self.machine
         if "lock" in machine.events.heard:
-            machine.events.emit(machine.running.number, "lock", self, new=how)
+            machine.events.emit(machine.running.number, "lock", self, new=how, why=why)

@@ -18,6 +18,11 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 )
 from tlbkit.linux.include.linux.mm import VM_LOCKED
 from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked
+from tlbkit.linux.include.linux.pagemap import (
+    folio_lock,
+    folio_trylock,
+    folio_unlock,
+)
 from tlbkit.linux.include.linux.swapops import (
     SWP_MIGRATION_READ,
     SWP_MIGRATION_WRITE,
@@ -30,6 +35,7 @@ from tlbkit.linux.include.linux.swapops import (
 )
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import AnonVma, VmArea
     from tlbkit.linux.include.linux.swapops import SwpEntry
     from tlbkit.linux.kernel.kernel import Kernel
@@ -127,3 +133,64 @@ class Migrate:
         if pte_swp_uffd_wp(old):
             pte = pte_mkuffd_wp(pte)
         pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
+
+    # -- huge pages ------------------------------------------------------------------
+
+    def unmap_and_move_huge_page(self, folio: HugetlbFolio) -> bool:
+        """Move a huge page of a file to another frame of its pool; tell of success.
+
+        The caller has a reference. Whoever shared the table that maps it is unshared,
+        up to the last one, whose entry leads to the new frame in the end; the others
+        find it by a fault.
+        """
+        mapping = folio.mapping
+        if folio.anon or mapping is None or not folio_trylock(folio):
+            return False
+        hugetlb = self._kernel.hugetlb
+        new = hugetlb.alloc_migrate_hugetlb_folio(folio.hstate)
+        if new is None:
+            folio_unlock(self._machine, folio)
+            return False
+        folio_lock(self._machine, new)
+        moved = False
+        if mapping.i_mmap_rwsem.down_write_trylock():
+            rmap = self._kernel.rmap
+            if not folio.mapcount or rmap.try_to_migrate_hugetlb(folio):
+                hugetlb.move_hugetlb_state(folio, new)
+                moved = True
+            self.remove_migration_ptes_hugetlb(folio, new if moved else folio)
+            mapping.i_mmap_rwsem.up_write()
+        folio_unlock(self._machine, new)
+        folio_unlock(self._machine, folio)
+        self._kernel.swap.folio_put(new)
+        return moved
+
+    def remove_migration_ptes_hugetlb(
+        self, folio: HugetlbFolio, target: HugetlbFolio
+    ) -> None:
+        """Let every entry that waits for *folio* map *target*; the file is locked."""
+        huge = self._kernel.hugetlbpage
+        hugetlb = self._kernel.hugetlb
+        size = folio.hstate.size
+        for vma, addr in list(self._kernel.rmap.rmap_walk_hugetlb(target)):
+            ptep = huge.huge_pte_offset(vma.mm, addr, size)
+            if ptep is None:
+                continue
+            with hugetlb.huge_pte_lockptr(vma, ptep):
+                old = huge.huge_ptep_get(ptep, size)
+                entry = pte_to_swp_entry(old)
+                if (
+                    pte_none(old)
+                    or pte_present(old)
+                    or not is_migration_entry(entry)
+                    or migration_entry_pfn(entry) != folio.pfn
+                ):
+                    continue
+                write = entry.type == SWP_MIGRATION_WRITE
+                pte = hugetlb.make_huge_pte(vma, target, try_mkwrite=write)
+                if pte_swp_uffd_wp(old):
+                    pte = pte_mkuffd_wp(pte)
+                target.refcount += 1
+                self._kernel.rmap.hugetlb_add_file_rmap(target, vma)
+                huge.set_huge_pte_at(vma.mm, addr, ptep, pte, size)
+                vma.mm.hugetlb_usage += target.nr_pages

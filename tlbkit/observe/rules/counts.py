@@ -11,7 +11,11 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 )
 from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
 from tlbkit.linux.include.linux.mm_types import PG_reserved
-from tlbkit.linux.include.linux.swapops import is_migration_entry, pte_to_swp_entry
+from tlbkit.linux.include.linux.swapops import (
+    is_migration_entry,
+    migration_entry_pfn,
+    pte_to_swp_entry,
+)
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.observe.calls import path
 from tlbkit.observe.rules.rule import Allowance, Report, Rule, Section
@@ -60,6 +64,7 @@ RESIDENT: Final = Rule(
         _NO_PAGE,
         _POOL,
         Allowance("migrating", "a page on its way to another frame still counts"),
+        Allowance("pools", "huge pages of hugetlb are counted apart"),
         Allowance(
             "foreign frames",
             "an address space that maps frames which no allocator knows is left out",
@@ -113,7 +118,10 @@ class Counts:
         """Count an entry, and return the folio that it maps if there is one."""
         if table.level == LEAVES:
             if not pte_present(entry):
-                if is_migration_entry(pte_to_swp_entry(entry)):
+                moving = pte_to_swp_entry(entry)
+                if is_migration_entry(moving) and not isinstance(
+                    self._folio(migration_entry_pfn(moving)), HugetlbFolio
+                ):
                     self._reside(table, by)
                 return None
             counts = self._pages
@@ -134,8 +142,12 @@ class Counts:
             or self._is_huge_zero(folio)
         ):
             return None
-        if not isinstance(folio, HugetlbFolio):  # those are counted by themselves
-            self._reside(table, by if counts is self._pages else by * folio.nr_pages)
+        if isinstance(folio, HugetlbFolio):
+            # Mapped once by all entries of its run, and in no resident set.
+            if pfn == folio.pfn:
+                self._blocks[pfn] = self._blocks.get(pfn, 0) + by
+            return folio
+        self._reside(table, by if counts is self._pages else by * folio.nr_pages)
         counts[pfn] = counts.get(pfn, 0) + by
         if not counts[pfn]:
             del counts[pfn]
@@ -161,6 +173,8 @@ class Counts:
 
     def _entries(self, folio: Folio) -> int:
         """Return how many entries map a folio or a page of it."""
+        if isinstance(folio, HugetlbFolio):
+            return self._blocks.get(folio.pfn, 0)
         known = self._sums.get(folio.pfn)
         if known is not None and known[0] is folio:
             return known[1]

@@ -48,6 +48,11 @@ ENTRY: Final = Rule(
             "munmap unhooks tables under the mmap lock, when no area is left that "
             "could bring anybody there",
         ),
+        Allowance(
+            "a shared table is left",
+            "the entry above a shared table of huge pages is emptied under the lock of "
+            "the file, which keeps those away who would fill it",
+        ),
     ),
 )
 ORDER: Final = Rule(
@@ -68,9 +73,12 @@ ORDER: Final = Rule(
             "readers do not wait for each other, and no writer can come between while "
             "the mmap lock is held",
         ),
+        Allowance("trylock", "who does not wait for a lock is in no deadlock"),
     ),
 )
 
+_ABOVE_SHARED: Final = 1
+"""The level of the tables whose entries may lead to a shared table."""
 _ADDRESS = re.compile(r" (0x)?[0-9a-f]+$")
 
 
@@ -118,10 +126,19 @@ class Locks:
         """Note that a lock was taken, and after which others."""
         lock: Lock = event.what
         held = self.held.setdefault(event.cpu, {})
-        for earlier in held:
-            if earlier is not lock:
-                self._in_order(earlier, lock, held, event)
+        if event.why != "trylock":
+            for earlier in held:
+                if earlier is not lock:
+                    self._in_order(earlier, lock, held, event)
         held[lock] = event.new
+
+    @staticmethod
+    def _has_file(held: Mapping[Lock, str]) -> bool:
+        """Tell whether the lock of a file's areas is held for writing."""
+        return any(
+            how == "write" and lock.name.startswith("i_mmap_rwsem")
+            for lock, how in held.items()
+        )
 
     def release(self, event: Event) -> None:
         """Note that a lock was released."""
@@ -217,8 +234,10 @@ class Locks:
             mm.page_table_lock.holder is cpu or mm.mmap_lock.writer is cpu
         ):
             return
-        change = f"{event.old:#x} becomes {event.new:#x}"
         held: Mapping[Lock, str] = self.held.get(event.cpu, {})
+        if table.level == _ABOVE_SHARED and not event.new and self._has_file(held):
+            return
+        change = f"{event.old:#x} becomes {event.new:#x}"
         names = ", ".join(lock.name for lock in held) or "no lock"
         stored = Section(
             f"Stored by CPU {event.cpu} at step {event.number}, with {names}",

@@ -17,7 +17,9 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
     pte_young,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_dirty, PG_swapbacked
+from tlbkit.linux.include.linux.swapops import is_migration_entry, pte_to_swp_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,6 +47,7 @@ class MemSizeStats:
         shared_clean, shared_dirty, private_clean, private_dirty: By who maps it, and
             whether it was written.
         anonymous_thp, shmem_thp, file_thp: What blocks map.
+        shared_hugetlb, private_hugetlb: Huge pages of pools, which are in no other sum.
         swap: What is on its way, or away.
     """
 
@@ -59,6 +62,8 @@ class MemSizeStats:
     anonymous_thp: int = 0
     shmem_thp: int = 0
     file_thp: int = 0
+    shared_hugetlb: int = 0
+    private_hugetlb: int = 0
     swap: int = 0
 
     @property
@@ -76,6 +81,8 @@ class MemSizeStats:
             "AnonHugePages": self.anonymous_thp,
             "ShmemPmdMapped": self.shmem_thp,
             "FilePmdMapped": self.file_thp,
+            "Shared_Hugetlb": self.shared_hugetlb,
+            "Private_Hugetlb": self.private_hugetlb,
             "Swap": self.swap,
         }
         return {name: size >> 10 for name, size in names.items()}
@@ -95,6 +102,10 @@ class TaskMmu:
     def smap_gather_stats(self, vma: VmArea) -> MemSizeStats:
         """Add up what *vma* has in memory; the address space is locked for reading."""
         stats = MemSizeStats()
+        if is_vm_hugetlb_page(vma):
+            for ptep, _, pte in self._huge_entries(vma, vma.start, vma.end):
+                self.smaps_hugetlb_range(stats, vma, ptep, pte)
+            return stats
         for entry, addr, level_size in self._entries(vma.mm, vma.start, vma.end):
             if level_size == self._pgtable.page_size:
                 self.smaps_pte_entry(stats, vma, addr, entry)
@@ -156,6 +167,61 @@ class TaskMmu:
             else:
                 stats.shared_clean += size
 
+    # -- huge pages of pools ---------------------------------------------------------
+
+    def smaps_hugetlb_range(
+        self, stats: MemSizeStats, vma: VmArea, ptep: int, pte: int
+    ) -> None:
+        """Add one huge page: shared if others map it, or use the table that maps it."""
+        size = self._kernel.hugetlb.hstate_vma(vma).size
+        if pte_present(pte):
+            if self._hugetlb_exclusive(ptep, pte):
+                stats.private_hugetlb += size
+            else:
+                stats.shared_hugetlb += size
+        elif not pte_none(pte) and is_migration_entry(pte_to_swp_entry(pte)):
+            stats.shared_hugetlb += size
+
+    def pagemap_hugetlb_range(
+        self, vma: VmArea, ptep: int, pte: int, offset: int
+    ) -> int:
+        """Return the word of the page at *offset*, in pages, of a huge page."""
+        if not pte_present(pte):
+            return 0
+        folio = self._kernel.hugetlb.folio(pte)
+        word = PM_PRESENT | (folio.pfn + offset) & PM_PFRAME_MASK
+        if not folio.anon:
+            word |= PM_FILE
+        if self._hugetlb_exclusive(ptep, pte):
+            word |= PM_MMAP_EXCLUSIVE
+        if pte_uffd_wp(pte):
+            word |= PM_UFFD_WP
+        del vma
+        return word
+
+    def _hugetlb_exclusive(self, ptep: int, pte: int) -> bool:
+        """Tell whether nobody else can reach the huge page of an entry."""
+        hugetlb = self._kernel.hugetlb
+        folio = hugetlb.folio(pte)
+        return not folio.maybe_mapped_shared and not hugetlb.hugetlb_pmd_shared(ptep)
+
+    def _huge_entries(
+        self, vma: VmArea, start: int, end: int
+    ) -> Iterator[tuple[int, int, int]]:
+        """Yield where each entry of huge pages stands, its address, and what it says.
+
+        Its table, and the area, are locked meanwhile.
+        """
+        hugetlb = self._kernel.hugetlb
+        size = hugetlb.hstate_vma(vma).size
+        hugetlb.hugetlb_vma_lock_read(vma)
+        for addr, ptep in hugetlb.huge_entries(vma, start & -size, end):
+            with hugetlb.huge_pte_lockptr(vma, ptep):
+                yield ptep, addr, self._kernel.hugetlbpage.huge_ptep_get(ptep, size)
+        hugetlb.hugetlb_vma_unlock_read(vma)
+
+    # -- counts ----------------------------------------------------------------------
+
     def _mapcount(self, folio: Folio, page: int) -> tuple[int, bool]:
         """Return by how many entries a page is mapped, and whether by one process.
 
@@ -179,6 +245,15 @@ class TaskMmu:
         words = dict.fromkeys(range(start, end, pgtable.page_size), 0)
         for vma in self._kernel.vma.overlapping(mm, start, end):
             first, last = max(vma.start, start), min(vma.end, end)
+            if is_vm_hugetlb_page(vma):
+                size = self._kernel.hugetlb.hstate_vma(vma).size
+                for ptep, addr, pte in self._huge_entries(vma, first, last):
+                    for at in range(
+                        max(addr, first), min(addr + size, last), pgtable.page_size
+                    ):
+                        offset = at - addr >> pgtable.page_shift
+                        words[at] = self.pagemap_hugetlb_range(vma, ptep, pte, offset)
+                continue
             for entry, addr, size in self._entries(mm, first, last):
                 if size == pgtable.page_size:
                     words[addr] = self.pte_to_pagemap_entry(vma, addr, entry)

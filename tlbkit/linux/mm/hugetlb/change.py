@@ -81,29 +81,33 @@ class HugetlbChange(HugetlbFault):
         self, tlb: MmuGather, vma: VmArea, start: int, end: int, prot: int, how: int
     ) -> int:
         """Rewrite the entries of a range; return how many, or ``-ENOMEM``."""
-        h = self.hstate_vma(vma)
-        huge = self._kernel.hugetlbpage
-        skip = huge.hugetlb_mask_last_page(h.size)
+        if how & MM_CP_UFFD_WP and not self.alloc_huge_ptes(vma, start, end):
+            return -ENOMEM
         changed = 0
-        addr = start
-        while addr < end:
-            ptep = self.hugetlb_walk(vma, addr, h.size)
-            if ptep is None:
-                if not how & MM_CP_UFFD_WP:
-                    addr = (addr | skip) + h.size
-                    continue
-                # Markers need a table.
-                ptep = huge.huge_pte_alloc(vma.mm, vma, addr, h.size)
-                if ptep is None:
-                    return -ENOMEM
-            with self.huge_pte_lockptr(h, vma.mm, ptep):
+        entries = self.huge_entries(vma, start, end)
+        for addr, ptep in entries:
+            with self.huge_pte_lockptr(vma, ptep):
                 if self.huge_pmd_unshare(tlb, vma, addr, ptep):
                     changed += 1
-                    addr |= skip
+                    entries.skip_table()
                 else:
                     changed += self.change_huge_pte(tlb, vma, addr, ptep, prot, how)
-            addr += h.size
         return changed
+
+    def alloc_huge_ptes(self, vma: VmArea, start: int, end: int) -> bool:
+        """Make all tables of a range, for markers; false without memory.
+
+        The kernel makes each when it comes to it.
+        """
+        huge = self._kernel.hugetlbpage
+        size = self.hstate_vma(vma).size
+        skip = huge.hugetlb_mask_last_page(size)
+        addr = start
+        while addr < end:
+            if huge.huge_pte_alloc(vma.mm, vma, addr, size) is None:
+                return False
+            addr = (addr | skip) + size
+        return True
 
     def change_huge_pte(
         self, tlb: MmuGather, vma: VmArea, addr: int, ptep: int, prot: int, how: int
@@ -181,52 +185,63 @@ class HugetlbChange(HugetlbFault):
         Returns:
             How many bytes were moved; fewer than *length* if there was no memory.
         """
-        h = self.hstate_vma(vma)
         gather = self._kernel.gather
-        huge = self._kernel.hugetlbpage
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
-        span = self.adjust_range_if_pmd_sharing_possible(
-            vma, old_addr, old_addr + length
-        )
+        end = old_addr + length
+        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
         tlb = gather.tlb_gather_mmu_vma(vma)
-        skip = huge.hugetlb_mask_last_page(h.size)
-        done = 0
         with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
-            while done < length:
-                addr = old_addr + done
-                ptep = self.hugetlb_walk(vma, addr, h.size)
-                whole = min(length, (addr | skip) + h.size - old_addr)
-                if ptep is None:
-                    done = whole
-                    continue
-                if not pte_none(huge.huge_ptep_get(ptep, h.size)):
-                    if self.huge_pmd_unshare(tlb, vma, addr, ptep):
-                        done = whole
-                        continue
-                    target = huge.huge_pte_alloc(
-                        vma.mm, new_vma, new_addr + done, h.size
-                    )
-                    if target is None:
-                        break
-                    self.move_huge_pte(vma, new_addr + done, ptep, target)
-                    gather.tlb_remove_huge_tlb_entry(tlb, addr, h.size)
-                done += h.size
+            moved = self._move_range(tlb, vma, new_vma, old_addr, new_addr, length)
             gather.tlb_flush_mmu_tlbonly(tlb)
             self.huge_pmd_unshare_flush(tlb, vma)
         i_mmap_rwsem.up_write()
         self.hugetlb_vma_unlock_write(vma)
         gather.tlb_finish_mmu(tlb)
-        return done
+        return moved
 
-    def move_huge_pte(self, vma: VmArea, new_addr: int, ptep: int, target: int) -> None:
-        """Move one entry; both tables are locked here, *target*'s first."""
+    def _move_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        new_vma: VmArea,
+        old_addr: int,
+        new_addr: int,
+        length: int,
+    ) -> int:
+        """Move entries, or unshare their tables; return how many bytes were moved."""
+        huge = self._kernel.hugetlbpage
+        size = self.hstate_vma(vma).size
+        entries = self.huge_entries(vma, old_addr, old_addr + length)
+        for addr, ptep in entries:
+            if pte_none(huge.huge_ptep_get(ptep, size)):
+                continue
+            if self.huge_pmd_unshare(tlb, vma, addr, ptep):
+                entries.skip_table()
+                continue
+            to = new_addr + addr - old_addr
+            target = huge.huge_pte_alloc(vma.mm, new_vma, to, size)
+            if target is None:
+                return addr - old_addr
+            self.move_huge_pte(tlb, vma, addr, to, ptep, target)
+        return length
+
+    def move_huge_pte(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        addr: int,
+        new_addr: int,
+        ptep: int,
+        target: int,
+    ) -> None:
+        """Move one entry and record it; both tables are locked, *target*'s first."""
         huge = self._kernel.hugetlbpage
         h = self.hstate_vma(vma)
         unwatched = vma_has_uffd_without_event_remap(vma)
-        target_ptl = self.huge_pte_lockptr(h, vma.mm, target)
-        ptl = self.huge_pte_lockptr(h, vma.mm, ptep)
+        target_ptl = self.huge_pte_lockptr(vma, target)
+        ptl = self.huge_pte_lockptr(vma, ptep)
         target_ptl.acquire()
         if ptl is not target_ptl:
             ptl.acquire()
@@ -243,3 +258,4 @@ class HugetlbChange(HugetlbFault):
         if ptl is not target_ptl:
             ptl.release()
         target_ptl.release()
+        self._kernel.gather.tlb_remove_huge_tlb_entry(tlb, addr, h.size)

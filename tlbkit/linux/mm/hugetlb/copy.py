@@ -128,25 +128,19 @@ class HugetlbCopy(HugetlbChange):
         return error
 
     def _copy_range(self, child: VmArea, parent: VmArea, *, cow: bool) -> int:
-        h = self.hstate_vma(parent)
         huge = self._kernel.hugetlbpage
-        skip = huge.hugetlb_mask_last_page(h.size)
-        addr = parent.start
-        while addr < parent.end:
-            source = self.hugetlb_walk(parent, addr, h.size)
-            if source is None:
-                addr = (addr | skip) + h.size
-                continue
-            target = huge.huge_pte_alloc(child.mm, child, addr, h.size)
+        size = self.hstate_vma(parent).size
+        entries = self.huge_entries(parent, parent.start, parent.end)
+        for addr, source in entries:
+            target = huge.huge_pte_alloc(child.mm, child, addr, size)
             if target is None:
                 return -ENOMEM
-            if self.hugetlb_table_shared(target, h.size):
-                addr = (addr | skip) + h.size
+            if self.hugetlb_table_shared(target, size):
+                entries.skip_table()
                 continue
             error = self.copy_huge_pte(child, parent, addr, target, source, cow=cow)
             if error:
                 return error
-            addr += h.size
         return 0
 
     def hugetlb_table_shared(self, ptep: int, size: int) -> bool:
@@ -169,8 +163,8 @@ class HugetlbCopy(HugetlbChange):
         h = self.hstate_vma(parent)
         huge = self._kernel.hugetlbpage
         while True:
-            target_ptl = self.huge_pte_lockptr(h, child.mm, target)
-            source_ptl = self.huge_pte_lockptr(h, parent.mm, source)
+            target_ptl = self.huge_pte_lockptr(child, target)
+            source_ptl = self.huge_pte_lockptr(parent, source)
             with target_ptl, source_ptl:
                 pte = huge.huge_ptep_get(source, h.size)
                 if not pte_present(pte):
@@ -268,8 +262,8 @@ class HugetlbCopy(HugetlbChange):
             return -ENOMEM
         self.copy_user_large_folio(new, folio)
         with (
-            self.huge_pte_lockptr(h, child.mm, target),
-            self.huge_pte_lockptr(h, parent.mm, source),
+            self.huge_pte_lockptr(child, target),
+            self.huge_pte_lockptr(parent, source),
         ):
             if huge.huge_ptep_get(source, h.size) != pte:
                 self.restore_reserve_on_error(h, child, addr, new)

@@ -88,7 +88,7 @@ class HugetlbFault(HugetlbZap):
             return self.hugetlb_no_page(vmf, mutex)
         if not pte_present(vmf.orig_pte):
             return self._not_present(vmf, mutex)
-        vmf.ptl = self.huge_pte_lockptr(h, vma.mm, vmf.pte)
+        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
         vmf.ptl.acquire()
         locked: Folio | None = None
         result = 0
@@ -127,8 +127,7 @@ class HugetlbFault(HugetlbZap):
     def hugetlb_pte_stable(self, vmf: VmFault) -> bool:
         """Tell the same without the lock."""
         assert vmf.pte is not None
-        h = self.hstate_vma(vmf.vma)
-        with self.huge_pte_lockptr(h, vmf.vma.mm, vmf.pte):
+        with self.huge_pte_lockptr(vmf.vma, vmf.pte):
             return self._pte_same(vmf)
 
     def _not_present(self, vmf: VmFault, mutex: SpinLock) -> int:
@@ -280,7 +279,7 @@ class HugetlbFault(HugetlbZap):
         vma = vmf.vma
         h = self.hstate_vma(vma)
         assert vmf.pte is not None
-        vmf.ptl = self.huge_pte_lockptr(h, vma.mm, vmf.pte)
+        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
         vmf.ptl.acquire()
         if not self._pte_same(vmf):
             vmf.ptl.release()

@@ -18,6 +18,7 @@ from tlbkit.linux.include.linux.hugetlb import (
     PrivateReservation,
 )
 from tlbkit.linux.include.linux.mm import VM_MAYSHARE, VM_NORESERVE
+from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_uptodate
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 from tlbkit.linux.mm.hugetlb.resv_map import ResvMap
@@ -361,6 +362,39 @@ class HugetlbPool:
         if not cow_from_owner:
             self.vma_commit_reservation(h, vma, addr)
         return folio
+
+    def alloc_migrate_hugetlb_folio(self, h: Hstate) -> HugetlbFolio | None:
+        """Return a huge page for the contents of another one, or ``None``.
+
+        A promise of somebody else's is not used up for it: it is for the time until the
+        other one is free.
+        """
+        with self.hugetlb_lock:
+            if h.available_huge_pages > 0:
+                folio = self._take(h)
+                h.free_huge_pages -= 1
+            else:
+                surplus = self._alloc_surplus(h)
+                if surplus is None:
+                    return None
+                folio = surplus
+            folio.refcount = 1
+            self._kernel.page_alloc.put_block(folio)
+        return folio
+
+    def move_hugetlb_state(self, old: HugetlbFolio, new: HugetlbFolio) -> None:
+        """Put *new* in the place of *old*, which nobody maps, with its contents.
+
+        Both are locked, and belong to a file.
+        """
+        for n in range(new.nr_pages):
+            self._machine.memory.copy_frame(old.pfn + n, new.pfn + n)
+        new.mapping, new.index = old.mapping, old.index
+        new.flags |= old.flags & (PG_dirty | PG_uptodate)
+        new.mapping.pages[new.index >> new.order] = new
+        new.refcount += new.nr_pages
+        old.refcount -= old.nr_pages
+        old.mapping = None
 
     def free_huge_folio(self, folio: HugetlbFolio) -> None:
         """Give a huge page back to its pool; nobody maps or holds it any more."""

@@ -31,11 +31,11 @@ from tlbkit.linux.include.linux.mm_types import (
     ptdesc_pmd_pts_inc,
 )
 from tlbkit.linux.kernel.locking import LockError
+from tlbkit.linux.mm.hugetlb.entries import HugeEntries
 from tlbkit.linux.mm.hugetlb.pool import HugetlbPool
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace
-    from tlbkit.linux.include.linux.hugetlb import Hstate
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
     from tlbkit.linux.mm.mmu_gather import MmuGather
@@ -123,13 +123,13 @@ class HugetlbShare(HugetlbPool):
 
     # -- entries ---------------------------------------------------------------------
 
-    def huge_pte_lockptr(self, h: Hstate, mm: MmStruct, ptep: int) -> SpinLock:
+    def huge_pte_lockptr(self, vma: VmArea, ptep: int) -> SpinLock:
         """Return the lock of the table in which the entry of a huge page stands.
 
         Those who share a table share its lock.
         """
-        if h.size >= self._pgtable.pud_size:
-            return mm.page_table_lock
+        if self.hstate_vma(vma).size >= self._pgtable.pud_size:
+            return vma.mm.page_table_lock
         return self._kernel.memory.pmd_lockptr(ptep)
 
     def hugetlb_walk(self, vma: VmArea, addr: int, size: int) -> int | None:
@@ -144,6 +144,12 @@ class HugetlbShare(HugetlbPool):
             if rwsem.writer is not cpu and cpu not in rwsem.readers:
                 vma.private_data.rw_sema.assert_held()
         return self._kernel.hugetlbpage.huge_pte_offset(vma.mm, addr, size)
+
+    def huge_entries(self, vma: VmArea, start: int, end: int) -> HugeEntries:
+        """Return a walk over the entries of [start, end), whole huge pages."""
+        size = self.hstate_vma(vma).size
+        skip = self._kernel.hugetlbpage.hugetlb_mask_last_page(size)
+        return HugeEntries(self, vma, start, end, skip)
 
     def folio(self, pte: int) -> HugetlbFolio:
         """Return the huge page that an entry maps."""
@@ -330,7 +336,7 @@ class HugetlbShare(HugetlbPool):
             for addr in range(start, end, self._pgtable.pud_size):
                 ptep = self.hugetlb_walk(vma, addr, h.size)
                 if ptep is not None:
-                    with self.huge_pte_lockptr(h, vma.mm, ptep):
+                    with self.huge_pte_lockptr(vma, ptep):
                         self.huge_pmd_unshare(tlb, vma, addr, ptep)
             self.huge_pmd_unshare_flush(tlb, vma)
             if take_locks:

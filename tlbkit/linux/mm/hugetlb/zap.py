@@ -23,6 +23,7 @@ from tlbkit.linux.mm.hugetlb.share import HugetlbShare
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import Hstate, HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.kernel.locking import SpinLock
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
@@ -72,38 +73,50 @@ class HugetlbZap(HugetlbShare):
                 page in its place.
             drop_marker: Leave no marker where a userfaultfd had protected a page.
         """
-        h = self.hstate_vma(vma)
         gather = self._kernel.gather
-        huge = self._kernel.hugetlbpage
         gather.tlb_start_vma(tlb, vma)
-        skip = huge.hugetlb_mask_last_page(h.size)
-        addr = start
-        while addr < end:
-            ptep = self.hugetlb_walk(vma, addr, h.size)
-            if ptep is None:
-                addr = (addr | skip) + h.size
-                continue
-            ptl = self.huge_pte_lockptr(h, vma.mm, ptep)
+        entries = self.huge_entries(vma, start, end)
+        for addr, ptep in entries:
+            ptl = self.huge_pte_lockptr(vma, ptep)
             ptl.acquire()
             if self.huge_pmd_unshare(tlb, vma, addr, ptep):
                 ptl.release()
-                addr = (addr | skip) + h.size
-                continue
-            pte = huge.huge_ptep_get(ptep, h.size)
-            gone = None
-            if not pte_none(pte):
-                gone = self._clear_one(
-                    tlb, vma, addr, ptep, pte, folio, drop_marker=drop_marker
-                )
-            ptl.release()
-            if gone is not None:
-                self._adjust_reservation(h, vma, addr, gone)
-                gather.tlb_remove_page_size(tlb, gone)
-                if folio is not None:
-                    break
-            addr += h.size
+                entries.skip_table()
+            elif self.zap_huge_pte(
+                tlb, vma, addr, ptep, ptl, folio, drop_marker=drop_marker
+            ):
+                break
         gather.tlb_end_vma(tlb, vma)
         self.huge_pmd_unshare_flush(tlb, vma)
+
+    def zap_huge_pte(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        addr: int,
+        ptep: int,
+        ptl: SpinLock,
+        wanted: HugetlbFolio | None,
+        *,
+        drop_marker: bool,
+    ) -> bool:
+        """Clear one entry, and release its lock; tell whether it was the *wanted* one.
+
+        The page is kept until the flush.
+        """
+        h = self.hstate_vma(vma)
+        pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
+        gone = None
+        if not pte_none(pte):
+            gone = self._clear_one(
+                tlb, vma, addr, ptep, pte, wanted, drop_marker=drop_marker
+            )
+        ptl.release()
+        if gone is None:
+            return False
+        self._adjust_reservation(h, vma, addr, gone)
+        self._kernel.gather.tlb_remove_page_size(tlb, gone)
+        return wanted is not None
 
     def _clear_one(
         self,

@@ -6,10 +6,10 @@ its counts mean is told in `tlbkit.linux.include.linux.mm_types.LargeFolio`.
 
 from __future__ import annotations
 
-from tlbkit.linux.mm.rmap.hugetlb import RmapHugetlb
+from tlbkit.linux.mm.rmap.hugetlb_unmap import RmapHugetlbUnmap
 
 
-class Rmap(RmapHugetlb):
+class Rmap(RmapHugetlbUnmap):
     """Adds, removes and duplicates mappings; the mapcount is exact after each."""
 
     __slots__ = ()

@@ -25,6 +25,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_EXEC,
     VM_FAULT_COMPLETED,
     VM_FAULT_ERROR,
+    VM_FAULT_HWPOISON,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
@@ -117,6 +118,8 @@ class ArmFault:
             return
         if result & VM_FAULT_OOM:
             raise OutOfMemoryError(address)
+        if result & VM_FAULT_HWPOISON:
+            raise Signal("SIGBUS", "BUS_MCEERR_AR", address)
         if result & VM_FAULT_SIGBUS:
             raise Signal("SIGBUS", "BUS_ADRERR", address)
         raise Signal("SIGSEGV", "SEGV_ACCERR", address)

@@ -1,0 +1,48 @@
+"""Going through the entries of huge pages, one table after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.mm.hugetlb.share import HugetlbShare
+
+
+class HugeEntries:
+    """Walks the entries of a range of an area: ``(address, ptep)`` each.
+
+    What no table is there for is stepped over. Who takes a table away says so, and the
+    walk goes on behind all that it mapped.
+    """
+
+    __slots__ = ("_at", "_end", "_hugetlb", "_size", "_skip", "_vma")
+
+    def __init__(
+        self, hugetlb: HugetlbShare, vma: VmArea, start: int, end: int, skip: int
+    ) -> None:
+        self._hugetlb = hugetlb
+        self._vma = vma
+        self._at = start
+        self._end = end
+        self._size = hugetlb.hstate_vma(vma).size
+        self._skip = skip
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """Go on from where the last step left off."""
+        walk, vma, size = self._hugetlb.hugetlb_walk, self._vma, self._size
+        skip, end = self._skip, self._end
+        while self._at < end:
+            addr = self._at
+            ptep = walk(vma, addr, size)
+            if ptep is None:
+                self._at = (addr | skip) + size
+            else:
+                self._at = addr + size
+                yield addr, ptep
+
+    def skip_table(self) -> None:
+        """Go on behind the table of the last entry."""
+        self._at = (self._at - self._size | self._skip) + self._size

@@ -1,0 +1,109 @@
+"""Which pages may be moved to where memory should be: mm/mempolicy.c, for huge pages.
+
+There is one node here, so a page that is moved goes to another frame of its pool. Left
+out: policies, and pages that are not of hugetlb.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
+from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT, EINVAL, EIO
+
+if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.kernel.kernel import Kernel
+
+MPOL_MF_STRICT: Final = 1 << 0
+MPOL_MF_MOVE: Final = 1 << 1
+MPOL_MF_MOVE_ALL: Final = 1 << 2
+
+_MOVES: Final = MPOL_MF_MOVE | MPOL_MF_MOVE_ALL
+
+
+class Mempolicy:
+    """mbind(), as far as it moves huge pages."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+
+    def do_mbind(self, mm: MmStruct, start: int, length: int, flags: int) -> int:
+        """Move the huge pages of a range; how many moved, or a negative error number.
+
+        MPOL_MF_MOVE moves what only this process maps, MPOL_MF_MOVE_ALL all of it. That
+        a page is left alone because others use it is no failure, unless MPOL_MF_STRICT
+        is given.
+
+        Args:
+            mm: The address space; its lock is not held.
+            start: Page-aligned, or ``-EINVAL``.
+            length: In bytes.
+            flags: The ``MPOL_MF_`` bits.
+        """
+        pgtable = self._kernel.pgtable
+        if start & ~pgtable.page_mask or flags & ~(_MOVES | MPOL_MF_STRICT):
+            return -EINVAL
+        end = start + -(-length // pgtable.page_size) * pgtable.page_size
+        mm.mmap_lock.down_write()
+        folios: list[HugetlbFolio] = []
+        failed = 0
+        at = start
+        for vma in self._kernel.vma.overlapping(mm, start, end):
+            if vma.start > at:
+                break
+            if is_vm_hugetlb_page(vma):
+                failed += self.queue_folios_hugetlb(vma, start, end, flags, folios)
+            at = vma.end
+        if at < end:
+            mm.mmap_lock.up_write()
+            return -EFAULT
+        moved = 0
+        for folio in folios:
+            moved += self._kernel.migrate.unmap_and_move_huge_page(folio)
+            self._kernel.swap.folio_put(folio)
+        mm.mmap_lock.up_write()
+        if failed and flags & MPOL_MF_STRICT:
+            return -EIO
+        return moved
+
+    def queue_folios_hugetlb(
+        self,
+        vma: VmArea,
+        start: int,
+        end: int,
+        flags: int,
+        folios: list[HugetlbFolio],
+    ) -> int:
+        """Collect the huge pages of a range that may be moved, with a reference each.
+
+        A huge page that is mapped once may still be used by many: through one table
+        that they share.
+
+        Returns:
+            How many may not be moved, if that counts as failure.
+        """
+        hugetlb = self._kernel.hugetlb
+        size = hugetlb.hstate_vma(vma).size
+        failed = 0
+        hugetlb.hugetlb_vma_lock_read(vma)
+        first = max(start, vma.start) & -size
+        for _, ptep in hugetlb.huge_entries(vma, first, min(end, vma.end)):
+            with hugetlb.huge_pte_lockptr(vma, ptep):
+                pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, size)
+                if not pte_present(pte):
+                    continue
+                folio = hugetlb.folio(pte)
+                if not flags & _MOVES:
+                    failed += 1
+                elif flags & MPOL_MF_MOVE_ALL or not (
+                    folio.maybe_mapped_shared or hugetlb.hugetlb_pmd_shared(ptep)
+                ):
+                    folio.refcount += 1  # folio_isolate_hugetlb()
+                    folios.append(folio)
+        hugetlb.hugetlb_vma_unlock_read(vma)
+        return failed
