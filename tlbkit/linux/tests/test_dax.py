@@ -33,6 +33,7 @@ from tlbkit.linux.include.linux.mm_types import VmFault
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal
 from tlbkit.linux.tests.audit import audit_tlbs
 from tlbkit.linux.tests.support import boot
+from tlbkit.observe.sanitizer import Sanitizer
 
 BLOCK = 2 << 20
 PAGE = 4096
@@ -442,3 +443,30 @@ def test_programs_read_what_was_written(steps):
         process.exit()
     scene.kernel.swap.lru_add_drain_all()
     assert not scene.kernel.panic.warnings
+
+
+@pytest.mark.parametrize("version", ["v6.17", "v6.19", "fixed"])
+def test_holes_and_data_keep_every_rule(version):
+    """No stale translation, no wrong count, no lock out of order, at any event."""
+    kernel = boot(version, cpus=2)
+    with Sanitizer(kernel) as rules:
+        kernel.pmem.create("data", 4 * BLOCK)
+        first, second = kernel.spawn(0), kernel.spawn(1)
+        fd, other = first.open("data"), second.open("data")
+        shared = first.mmap(4 * BLOCK, fd=fd, shared=True)
+        private = second.mmap(4 * BLOCK, fd=other)
+        odd = second.mmap(BLOCK, fd=other, offset=PAGE, shared=True)
+        for at in (0, BLOCK):
+            assert first.read(shared + at) == second.read(private + at) == 0
+        first.write(shared + PAGE, 5)
+        assert second.read(odd) == second.read(private + PAGE) == 5
+        second.write(private + PAGE, 6)
+        second.write(odd, 7)
+        child = first.fork()
+        child.write(shared + 2 * BLOCK, 8)
+        first.munmap(shared + BLOCK + PAGE, PAGE)
+        first.ftruncate(fd, BLOCK)
+        for process in (child, first, second):
+            process.exit()
+    assert rules.reports == []
+    assert kernel.pmem.word("data", PAGE) == 7
