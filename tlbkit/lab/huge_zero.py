@@ -76,18 +76,18 @@ def seen(version: str, way: str, *, init_on_free: bool) -> dict[str, str]:
     pfn = pgtable.pmd_pfn(pmd)
     normal = kernel.memory.vm_normal_page_pmd(vma, base, pmd)
     if kernel.huge_memory.is_huge_zero_pmd(pmd):
-        frame = "the huge zero folio"
+        frame = "zeros"
     elif kernel.page_alloc.pfn_valid(pfn):
-        frame = "memory of somebody else"
+        frame = "other memory"
     else:
-        frame = "no memory at all"
+        frame = "no memory"
     fast = process.get_pages(base, 1, fast_only=True)
     return {
-        "maps": frame,
-        "is marked special": "yes" if pgtable.pmd_special(pmd) else "no",
-        "vm_normal_page_pmd() says": "no page" if normal is None else "a page",
-        "a lockless get_user_pages() goes": "the fast way" if fast else "the slow way",
-        "its first tag is": str(kernel.machine.tags.load(pfn << pgtable.page_shift)),
+        "it maps": frame,
+        "special": "yes" if pgtable.pmd_special(pmd) else "no",
+        "normal page": "no" if normal is None else "yes",
+        "lockless GUP": "takes it" if fast else "gives up",
+        "first tag": str(kernel.machine.tags.load(pfn << pgtable.page_shift)),
     }
 
 
@@ -133,4 +133,4 @@ class HugeZero(Exploration):
 
 def _bad(rows: Mapping[str, str]) -> bool:
     """Tell whether a process would notice: another frame, or somebody's tags."""
-    return rows["maps"] != "the huge zero folio" or rows["its first tag is"] != "0"
+    return rows["it maps"] != "zeros" or rows["first tag"] != "0"
