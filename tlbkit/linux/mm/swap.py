@@ -60,7 +60,8 @@ class Swap:
         if folios:
             self.lru_add_drain()
         for folio in folios:
-            self._kernel.swap_state.free_swap_cache(folio)
+            if folio.flags & PG_swapcache:
+                self._kernel.swap_state.free_swap_cache(folio)
             self.folio_put(folio)
 
     # -- batches ---------------------------------------------------------------------
