@@ -100,6 +100,7 @@ STEPS = st.lists(
             "move",
             "exit",
             "shrink",
+            "dontneed",
         ],
     ),
     max_size=25,
@@ -192,6 +193,9 @@ class Program:
     def unmap(self, turn, process, base):
         process.munmap(base, self.size)
         self.bases[turn] = process.mmap(self.size)
+
+    def dontneed(self, _, process, base):
+        process.madvise(base, self.size, "dontneed")
 
     def move(self, turn, process, base):
         target = process.mmap(self.size)
@@ -376,6 +380,39 @@ def test_without_memory_for_it_a_read_gets_a_page():
     assert pmd_table(pmd_of(kernel, process, base))
     assert not process.mm.huge_zero
     audit(kernel)
+
+
+@pytest.mark.parametrize("same", [True, False], ids=["a thread", "a process"])
+def test_who_meets_another_maker_keeps_the_other_s_folio(same):
+    """Two make the folio at once: one is kept, and each process is counted once."""
+    kernel = boot("fixed", cpus=1)
+    huge = kernel.huge_memory
+    one = kernel.spawn()
+    other = one if same else kernel.spawn()
+    used = kernel.page_alloc.in_use
+    met = []
+
+    def meanwhile():
+        kernel.page_alloc.fail = None
+        met.append(huge.mm_get_huge_zero_folio(other.mm))
+        return False
+
+    kernel.page_alloc.fail = meanwhile
+    assert huge.mm_get_huge_zero_folio(one.mm) is met[0] is huge.huge_zero_folio
+    assert huge.huge_zero_refcount == (2 if same else 3)
+    assert kernel.page_alloc.in_use == used + 512
+    for process in {one, other}:
+        process.exit()
+    assert huge.shrink_huge_zero_folio() == 512
+
+
+def test_the_shrinker_cannot_take_what_is_about_to_be_held():
+    """Between the making and the flag, the count is the shrinker's and the maker's."""
+    kernel = boot("fixed", cpus=1)
+    huge = kernel.huge_memory
+    assert huge._get_huge_zero_page()
+    assert huge.huge_zero_refcount == 2
+    assert huge.shrink_huge_zero_folio() == 0
 
 
 def test_the_one_that_stays_is_never_counted():

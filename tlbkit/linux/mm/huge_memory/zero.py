@@ -43,6 +43,8 @@ class HugeZero(HugeSettings):
         if not mm.huge_zero:
             if not self._get_huge_zero_page():
                 return None
+            if mm.huge_zero:
+                self._put_huge_zero_page()  # another thread was faster
             mm.huge_zero = True
         return self.huge_zero_folio
 
@@ -51,6 +53,10 @@ class HugeZero(HugeSettings):
         if not mm.huge_zero:
             return
         mm.huge_zero = False
+        self._put_huge_zero_page()
+
+    def _put_huge_zero_page(self) -> None:
+        """Drop a reference; the last is the shrinker's: put_huge_zero_folio()."""
         self.huge_zero_refcount -= 1
         if not self.huge_zero_refcount:
             assert self.huge_zero_folio is not None
@@ -64,9 +70,12 @@ class HugeZero(HugeSettings):
             folio = self.alloc_huge_zero_folio()
             if folio is None:
                 return False
-            assert isinstance(folio, LargeFolio)
-            self.huge_zero_folio = folio
-            self.huge_zero_refcount = 1  # the shrinker's
+            if self.huge_zero_folio is None:
+                assert isinstance(folio, LargeFolio)
+                self.huge_zero_folio = folio
+                self.huge_zero_refcount = 1  # the shrinker's
+            else:
+                self._kernel.swap.folio_put(folio)  # another CPU was faster
         self.huge_zero_refcount += 1
         return True
 
