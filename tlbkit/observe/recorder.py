@@ -11,7 +11,7 @@ from tlbkit.arm64.tlb import CachedTable
 from tlbkit.arm64.tlbi import OPERATIONS
 from tlbkit.observe.calls import is_kernel
 from tlbkit.observe.recording import Change, Group, Recording, Step
-from tlbkit.observe.words import describe
+from tlbkit.observe.words import describe, meaning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,7 +88,8 @@ class Recorder:
             self._now[key] = after
         text = describe(event, lpa2=self._lpa2)
         self._tree.add(len(self._steps), sys._getframe(1))  # noqa: SLF001 - the documented way to name the caller
-        self._steps.append(Step(event.cpu, event.kind, text, event.why, changes))
+        why = ": ".join(part for part in (event.why, meaning(event)) if part)
+        self._steps.append(Step(event.cpu, event.kind, text, why, changes))
 
     def _changes(self, event: Event) -> Iterator[Change]:
         """Yield what an event changes."""

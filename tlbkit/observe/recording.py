@@ -23,16 +23,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from tlbkit.errors import InputError
+from tlbkit.observe.values import plain, restored
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 Key = tuple[Any, ...]
 """Names one thing of a state; see the module."""
-
-_SMALL = 1 << 16
 
 
 class Change(NamedTuple):
@@ -57,7 +57,7 @@ class Step:
         cpu: Who did it.
         kind: The kind of the event.
         text: What happened, as one line.
-        why: The reason, if one was given.
+        why: The reason, if one was given, and what follows from it.
         changes: Everything of the state that is different after it.
     """
 
@@ -141,44 +141,109 @@ class Recording:
                 yield from self._lines(part.parts, level + 1, depth)
 
     def to_json(self) -> dict[str, Any]:
-        """Return it as plain lists, dictionaries and strings.
+        """Return it as plain lists, dictionaries and strings; see `from_json`.
 
         Numbers that do not fit a JavaScript number (addresses, words) are hex strings.
         """
         return {
-            "start": [
-                [_plain(key), _plain(value)] for key, value in self.start.items()
-            ],
+            "start": [[plain(key), plain(value)] for key, value in self.start.items()],
             "steps": [
                 {
                     "cpu": step.cpu,
                     "kind": step.kind,
                     "text": step.text,
                     "why": step.why,
-                    "changes": [_plain(change) for change in step.changes],
+                    "changes": [plain(tuple(change)) for change in step.changes],
                 }
                 for step in self.steps
             ],
-            "groups": [_plain(part) for part in self.groups],
+            "groups": [_plain_part(part) for part in self.groups],
         }
 
+    @classmethod
+    def from_json(cls, data: Any) -> Recording:
+        """Return the recording that `to_json` made *data* of; it is equal in all.
 
-def _plain(value: Any) -> Any:
-    """Return *value* as JSON can hold it."""
-    if isinstance(value, Group):
-        return {
-            "name": value.name,
-            "first": value.first,
-            "last": value.last,
-            "parts": [_plain(part) for part in value.parts],
-        }
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, int) and not isinstance(value, bool):
-        return value if value < _SMALL else hex(value)
-    if value is None or isinstance(value, str | bool):
-        return value
-    return str(value)
+        Raises:
+            InputError: *data* is something else.
+        """
+        try:
+            return cls(
+                {restored(key): restored(value) for key, value in data["start"]},
+                tuple(
+                    Step(
+                        step["cpu"],
+                        step["kind"],
+                        step["text"],
+                        step["why"],
+                        tuple(Change(*restored(change)) for change in step["changes"]),
+                    )
+                    for step in data["steps"]
+                ),
+                tuple(_restored_part(part) for part in data["groups"]),
+            )
+        except (KeyError, TypeError, ValueError) as problem:
+            raise InputError(f"this is no recording: {problem!r}") from None
+
+
+def _plain_part(part: int | Group) -> Any:
+    if isinstance(part, int):
+        return part
+    return {
+        "name": part.name,
+        "first": part.first,
+        "last": part.last,
+        "parts": [_plain_part(inner) for inner in part.parts],
+    }
+
+
+def _restored_part(part: Any) -> int | Group:
+    if isinstance(part, int):
+        return part
+    inner = tuple(_restored_part(one) for one in part["parts"])
+    return Group(part["name"], part["first"], part["last"], inner)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where in which recording: what the end of a page's address says.
+
+    >>> print(Link("mprotect", 7, 12))
+    #mprotect?seed=7&step=12
+    >>> Link.parse("#mprotect?seed=7&step=12")
+    Link(scenario='mprotect', seed=7, step=12)
+
+    Attributes:
+        scenario: Its name.
+        seed: Of all that was left to chance; 0 where nothing was.
+        step: How many steps lie behind.
+    """
+
+    scenario: str
+    seed: int = 0
+    step: int = 0
+
+    def __str__(self) -> str:
+        """Write it as the fragment of an address."""
+        numbers = urlencode({"seed": self.seed, "step": self.step})
+        return f"#{quote(self.scenario)}?{numbers}"
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """Return the link that *text* is; what it leaves out is 0.
+
+        Raises:
+            InputError: it names no scenario, or a number is none.
+        """
+        name, _, query = text.rpartition("#")[2].partition("?")
+        given = dict(parse_qsl(query))
+        try:
+            seed, step = int(given.get("seed", "0")), int(given.get("step", "0"))
+        except ValueError:
+            seed = step = -1
+        if not name or step < 0:
+            raise InputError(f"link {text!r}: write it as #scenario?seed=0&step=0")
+        return cls(unquote(name), seed, step)
 
 
 class Cursor:

@@ -5,6 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64 import tlbi
+from tlbkit.arm64.descriptor import (
+    AF,
+    AP_EL0,
+    AP_READ_ONLY,
+    DBM,
+    PXN,
+    UXN,
+    VALID,
+)
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.tlb import CachedTable
 
@@ -13,6 +22,10 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.tlb import Entry
+
+
+_SOFTWARE = 1 << 63 | 0xF << 55
+_RIGHTS = AF | AP_EL0 | AP_READ_ONLY | DBM | PXN | UXN
 
 
 def describe(event: Event, *, lpa2: bool = False) -> str:
@@ -26,6 +39,21 @@ def describe(event: Event, *, lpa2: bool = False) -> str:
         return tlbi.describe(event.what, event.new, lpa2=lpa2)
     in_words = _WORDS.get(event.kind)
     return in_words(event) if in_words else f"{event.kind} {event.what or ''}".rstrip()
+
+
+def meaning(event: Event) -> str:
+    """Return what follows from an event, as somebody who knows would say it.
+
+    Nothing where the line of `describe` says it all.
+
+    >>> from tlbkit.arm64.events import Event
+    >>> meaning(Event(1, 0, "store", 0x1000, 0x743, 0, ""))
+    'gone from the tables; a TLB that holds it still answers'
+    """
+    said = _MEANINGS.get(event.kind)
+    if said is None or isinstance(said, str):
+        return said or ""
+    return said(event)
 
 
 def same(one: Event, other: Event) -> bool:
@@ -45,6 +73,89 @@ def _deed(event: Event) -> tuple[Any, ...]:
     if event.kind == "switch":
         return event.new.asid, event.new.ttbr0
     return event[3:]
+
+
+def _what_a_store_means(event: Event) -> str:
+    old, new = event.old, event.new
+    if not old & VALID:
+        if not new & VALID:
+            return "hardware sees neither: nothing to flush"
+        return "nothing was visible here, so no TLB can hold anything older"
+    if not new & VALID:
+        if new:
+            return "hidden from hardware, there for software; a TLB may still hold it"
+        return "gone from the tables; a TLB that holds it still answers"
+    changed = old ^ new
+    if not changed & ~_SOFTWARE:
+        return "only bits that hardware does not read"
+    if not changed & ~(_SOFTWARE | AF):
+        return "the access flag alone: no right changes"
+    if changed & ~(_SOFTWARE | _RIGHTS):
+        return "another translation in place of a live one"
+    if _granted(new) & ~_granted(old):
+        return "more rights; a TLB with the strict entry faults once, and finds them"
+    if _granted(old) & ~_granted(new):
+        return "rights taken back; a TLB with the old entry still grants them"
+    return "the same rights"
+
+
+def _granted(descriptor: int) -> int:
+    """Return rights as bits that are set where something is allowed."""
+    writable = not descriptor & AP_READ_ONLY or descriptor & DBM
+    return (
+        bool(descriptor & AP_EL0)
+        | bool(writable) << 1
+        | (not descriptor & UXN) << 2
+        | (not descriptor & PXN) << 3
+    )
+
+
+def _what_a_tlbi_means(event: Event) -> str:
+    operation = event.what
+    who = "every CPU" if operation.broadcast else "this CPU alone"
+    if operation.by is tlbi.By.ALL or operation.by is tlbi.By.ASID:
+        what = "all of it, tables too"
+    elif operation.last_level:
+        what = "leaf entries; walk caches keep their tables"
+    else:
+        what = "leaf entries, and the tables on the way to them"
+    return f"asks {who} to forget {what}; done only after a DSB here"
+
+
+_BARRIERS = {
+    "ishst": "stores to descriptors are seen by every walker before what follows",
+    "nshst": "stores to descriptors are seen by this CPU's walker before what follows",
+    "ish": "waits until every CPU has done what the TLBIs of this one asked",
+    "nsh": "waits for the local TLBIs of this CPU",
+}
+
+
+def _what_a_drop_means(event: Event) -> str:
+    return "" if event.why in tlbi.OPERATIONS else "the tables are as they were"
+
+
+def _what_an_irq_means(event: Event) -> str:
+    if event.what == "off":
+        return "no IPI is answered, so who waits for all CPUs waits for this one"
+    return "what was held back is answered now"
+
+
+_MEANINGS: Mapping[str, str | Callable[[Event], str]] = {
+    "store": _what_a_store_means,
+    "tlbi": _what_a_tlbi_means,
+    "dsb": lambda event: _BARRIERS.get(event.what, ""),
+    "isb": "what follows is fetched and translated anew",
+    "hardware": "the walker marks the entry by itself, with no fault",
+    "fill": "used from now on, whatever becomes of the tables, until it is dropped",
+    "drop": _what_a_drop_means,
+    "spurious": "the tables allow it: only this CPU's TLB is behind",
+    "ipi": "goes on when each of them has answered",
+    "irq": _what_an_irq_means,
+    "free": "whoever asks next may get it",
+    "alloc": "it holds what its last owner left, until it is cleared or copied to",
+    "switch": "entries of other ASIDs stay, and do not answer",
+    "notifier": "devices that translate by these tables drop their copies",
+}
 
 
 def _call(event: Event) -> str:
@@ -176,5 +287,6 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "warning": lambda event: f"warning in {event.what}: {event.why}",
     "stat": lambda event: f"{event.what}: {event.old} -> {event.new}",
     "spurious": lambda event: f"spurious fault at {event.what:#x}",
+    "dax": lambda event: f"the file answers {event.what}: {event.new}",
     "printk": lambda event: f"the log says: {event.what}",
 }

@@ -2,15 +2,23 @@
 
 import json
 import pickle
+import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tlbkit
 from tlbkit import counting
+from tlbkit.arm64.events import Event
 from tlbkit.errors import InputError
+from tlbkit.observe import words
 from tlbkit.observe.recorder import recording, snapshot
+from tlbkit.observe.recording import Link, Recording
 from tlbkit.observe.tests.support import CORES, PAGE, STEPS, Program
+from tlbkit.observe.values import plain, restored
+from tlbkit.observe.words import meaning
 
 
 def record(steps, model="neoverse-n1", before=()):
@@ -136,11 +144,13 @@ def test_a_recording_stays_what_it_is(steps, more):
 @settings(max_examples=20, deadline=None)
 @given(STEPS)
 def test_a_recording_can_be_sent(steps):
-    """It survives pickling, and its JSON is JSON."""
+    """It survives pickling, and the way through JSON, without a loss."""
     _, tape = record(steps)
     assert pickle.loads(pickle.dumps(tape)) == tape  # noqa: S301 - our own bytes
-    plain = json.loads(json.dumps(tape.to_json()))
-    assert len(plain["steps"]) == len(tape)
+    back = Recording.from_json(json.loads(json.dumps(tape.to_json())))
+    assert back == tape
+    assert back.outline() == tape.outline()
+    assert back.state(len(back)) == tape.state(len(tape))
 
 
 # -- examples --------------------------------------------------------------------------
@@ -259,3 +269,83 @@ def test_there_is_nothing_beyond_the_ends():
     with pytest.raises(InputError, match=f"0 to {len(tape)}"):
         tape.state(len(tape) + 1)
     assert tape.cursor().back() is None
+
+
+def test_what_is_no_recording_is_refused():
+    """An error says so, whatever the data is."""
+    wrong: list[object] = [{}, [], {"start": [], "steps": [{}]}, "text", None]
+    for data in wrong:
+        with pytest.raises(InputError, match="no recording"):
+            Recording.from_json(data)
+    with pytest.raises(InputError, match="nothing that a recording holds"):
+        plain(object())
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**64), 2**64) | st.text("0x1a-"),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+)
+
+
+@given(VALUES)
+def test_values_come_back_from_json(value):
+    """Numbers, texts that look like numbers, and tuples of them are what they were."""
+    assert restored(json.loads(json.dumps(plain(value)))) == value
+
+
+@given(st.text(min_size=1), st.integers(0, 2**32), st.integers(0, 2**32))
+def test_a_link_leads_back(name, seed, step):
+    """A link says which scenario, seed and step, whatever the name."""
+    link = Link(name, seed, step)
+    assert Link.parse(str(link)) == link
+    assert Link.parse(f"https://host/page.html{link}") == link
+
+
+@pytest.mark.parametrize("text", ["", "#", "#?step=1", "#m?step=x", "#m?step=-1"])
+def test_a_link_that_leads_nowhere_is_refused(text):
+    """It needs a name and numbers."""
+    with pytest.raises(InputError, match="write it as"):
+        Link.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (0, 0x743, "no TLB can hold anything older"),
+        (0x743, 0, "a TLB that holds it still answers"),
+        (0x7C3, 0x743, "faults once"),
+        (0x743, 0x7C3, "still grants them"),
+        (0x743, 0x343, "access flag alone"),
+        (0x743, 0x743 | 1 << 55, "bits that hardware does not read"),
+        (0x1743, 0x2743, "in place of a live one"),
+        (0x743, 0x742, "hidden from hardware"),
+        (0, 1 << 9, "nothing to flush"),
+    ],
+)
+def test_a_store_is_explained_by_what_tlbs_may_hold(old, new, said):
+    """What matters of a store is what it leaves in TLBs."""
+    assert said in meaning(Event(1, 0, "store", 0x1000, old, new, ""))
+
+
+def test_each_step_of_a_flush_is_explained():
+    """Barriers and TLBIs say what they wait for, and what they reach."""
+    steps = flush().steps
+    said = {step.text.split(" asid")[0]: step.why for step in steps}
+    assert "seen by every walker" in said["dsb ishst"]
+    assert "walk caches keep their tables" in said["TLBI VALE1IS"]
+    assert "waits until every CPU" in said["dsb ish"]
+
+
+KINDS = re.compile(r'\.emit\([^"]*"([a-z ]+)"', re.DOTALL)
+
+
+def test_every_kind_of_event_has_words():
+    """No emitter of the machine or of the kernel is forgotten."""
+    root = Path(tlbkit.__file__).parent
+    kinds = set()
+    for folder in ("arm64", "linux"):
+        for path in (root / folder).rglob("*.py"):
+            if "tests" not in path.parts and "ordering" not in path.parts:
+                kinds |= set(KINDS.findall(path.read_text(encoding="utf-8")))
+    assert {"store", "tlbi", "lock"} <= kinds
+    assert kinds <= set(words._WORDS) | {"tlbi"}
