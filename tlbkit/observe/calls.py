@@ -13,7 +13,7 @@ _LINUX = "tlbkit.linux."
 _PATCHES = "tlbkit.patches."
 _TESTS = ".tests."
 _USER = ("process", "userfaultfd_fd")
-_HYPHENS = ("pgtable_generic", "pgtable_hwdef", "page_writeback")
+_HYPHENS = ("asm_generic", "pgtable_generic", "pgtable_hwdef", "page_writeback")
 
 
 class Call(NamedTuple):
@@ -60,8 +60,7 @@ def kernel_file(module: str) -> str:
     parts = place.split(".")
     if parts[0] == "mm":
         parts = parts[:2]  # what is a file there may be a package here
-    if parts[-1] in _HYPHENS:
-        parts[-1] = parts[-1].replace("_", "-")
+    parts = [part.replace("_", "-") if part in _HYPHENS else part for part in parts]
     return "/".join(parts) + (".h" if "include" in parts else ".c")
 
 
@@ -82,7 +81,7 @@ def path(depth: int = 1, limit: int = 24) -> tuple[Call, ...]:
     frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - the documented way to name the caller
     found = []
     while frame is not None and limit:
-        call = _call(frame.f_globals["__name__"], frame.f_code.co_name)
+        call = _call(frame.f_globals.get("__name__", ""), frame.f_code.co_name)
         if call is not None:
             found.append(call)
         frame = frame.f_back

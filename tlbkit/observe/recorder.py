@@ -255,7 +255,7 @@ class _Tree:
         code = frame.f_code
         name = self._names.get(code)
         if name is None:
-            module = frame.f_globals["__name__"]
+            module = frame.f_globals.get("__name__", "")
             name = code.co_name if is_kernel(module, code.co_name) else ""
             self._names[code] = name
         return name

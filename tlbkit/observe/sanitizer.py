@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.events import Event
     from tlbkit.linux.kernel.kernel import Kernel
+    from tlbkit.observe.rules.coherence import Owed
 
 __all__ = ["RULES", "Report", "Rule", "RuleBrokenError", "Sanitizer", "audit"]
 
@@ -124,6 +125,10 @@ class Sanitizer:
     def check(self) -> None:
         """Look now for what is due, without waiting for the next step."""
         self._coherence.settle(self._kernel.machine.events.number)
+
+    def owed(self) -> list[Owed]:
+        """Return what TLBs grant too much right now, and why that is allowed."""
+        return self._coherence.owed()
 
     def audit(self) -> None:
         """Compare all TLBs and all counts with the tables, at a moment of rest.

@@ -8,7 +8,7 @@ tables grant it again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.arm64.conflicts import needs_break
 from tlbkit.arm64.tlb import CachedTable, names_entry, names_table
@@ -169,6 +169,20 @@ class Obligation:
         self.store: Event | None = None
         self.calls: tuple[Call, ...] = ()
         self.released: int | None = None
+
+
+class Owed(NamedTuple):
+    """Something that a TLB still grants too much, and that is allowed for now.
+
+    Attributes:
+        cpu: Who owes the flush.
+        what: Who can still use what, in words.
+        allowance: The exception.
+    """
+
+    cpu: int
+    what: str
+    allowance: Allowance
 
 
 class Flush:
@@ -453,6 +467,20 @@ class Coherence:
             return BATCHED
         return None
 
+    def owed(self) -> list[Owed]:
+        """Return what is owed now, and why it may be."""
+        return [
+            Owed(
+                obligation.cpu,
+                f"CPU {debt.held.cpu} can still use {debt.held}: {debt.excess}",
+                allowance,
+            )
+            for obligations in tuple(self._obligations.values())
+            for obligation in tuple(obligations)
+            if (allowance := self.excuse(obligation)) is not None
+            for debt in obligation.debts.values()
+        ]
+
     def _forgive(
         self, obligation: Obligation, items: Iterable[Held], why: Allowance
     ) -> Allowance:
@@ -468,8 +496,10 @@ class Coherence:
         )
 
     def _complain(self, obligation: Obligation, step: int) -> None:
-        """Report the first debt of an obligation, and write all of them off."""
-        debt = next(iter(obligation.debts.values()))
+        """Report one debt of an obligation, another CPU's if any, and end them all."""
+        debts = obligation.debts.values()
+        elsewhere = (debt for debt in debts if debt.held.cpu != obligation.cpu)
+        debt = next(elsewhere, None) or next(iter(debts))
         held = debt.held
         rule = NO_DSB if self._in_flight(held, obligation.cpu) else STALE
         excess = held.excess(self._memory) or debt.excess
