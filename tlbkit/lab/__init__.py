@@ -10,6 +10,7 @@ from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
 from tlbkit.lab.huge_zero import HugeZero
+from tlbkit.lab.hugetlb import HugetlbExit, HugetlbUnshare
 from tlbkit.lab.insert import Insert
 from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.mapcount import Mapcount
@@ -60,6 +61,8 @@ SCENARIOS: dict[str, Scenario] = {
         Move(),
         Arena(),
         Unmap(),
+        HugetlbUnshare(),
+        HugetlbExit(),
     )
 }
 """Every scenario, by name."""

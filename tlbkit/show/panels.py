@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from tlbkit.errors import InputError
 from tlbkit.lab.flush import WAYS
+from tlbkit.lab.hugetlb import FORMS
 from tlbkit.lab.tlb import MAPPED
 
 Cell = float | int | str
@@ -202,6 +203,22 @@ def _flow(what: str) -> tuple[Panel, ...]:
     )
 
 
+def _unsharing() -> tuple[Panel, ...]:
+    """Return the panels of a scenario of shared tables."""
+    return (
+        Bars("What the other CPUs hear"),
+        Lines(
+            "Broadcasts, by the formula",
+            x="sharers",
+            lines=tuple((form.name, form.name) for form in FORMS),
+            at="at",
+            at_label="at_label",
+            x_label="processes that share",
+            y_label="broadcasts",
+        ),
+    )
+
+
 PANELS: dict[str, tuple[Panel, ...]] = {
     "mprotect": _flow("the call"),
     "fork-reuse": _flow("rewriting"),
@@ -210,6 +227,8 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "move": _flow("the request"),
     "arena": _flow("growing"),
     "unmap": _flow("the call"),
+    "hugetlb-unshare": _unsharing(),
+    "hugetlb-exit": _unsharing(),
     "walk": (
         Fields("The address"),
         Fields(
