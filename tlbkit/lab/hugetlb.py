@@ -38,13 +38,13 @@ GIB: Final = 1 << 30
 HUGE: Final = 2 << 20
 
 TABLES: Final = Parameter(
-    "tables", "Shared tables, one for each GiB", "tables", 9, (1, 2, 9, 32), most=2000
+    "tables", "Shared tables, one for each GiB", "tables", 9, (1, 2, 4, 9), most=2000
 )
 SHARERS: Final = Parameter(
-    "sharers", "Processes that share them", "processes", 3, (2, 3, 5, 16), most=1000
+    "sharers", "Processes that share them", "processes", 3, (2, 3, 5, 8), most=1000
 )
 CPUS: Final = Parameter(
-    "cpus", "CPUs of the machine", "CPUs", 64, (2, 4, 16, 64, 128, 196, 256)
+    "cpus", "CPUs of the machine", "CPUs", 64, (2, 4, 16, 64, 128, 256)
 )
 
 
@@ -53,7 +53,7 @@ class Form:
     """One way to tell the other CPUs that a table was unshared.
 
     Attributes:
-        name: Of its column.
+        name: In tables.
         batching: One interrupt for all tables of a visit.
         skipping: None while somebody else is left to send it.
     """
@@ -61,6 +61,11 @@ class Form:
     name: str
     batching: bool
     skipping: bool
+
+    @property
+    def column(self) -> str:
+        """The name of the column with what its formula says."""
+        return f"formula, {self.name}"
 
     def leaver(self, tables: int, users: int) -> int:
         """Broadcasts of one process that leaves *tables* tables of *users* users.
@@ -138,7 +143,7 @@ class Unsharing(Scenario):
     """What the two scenarios have in common.
 
     Columns of their answers: ``quantity``, ``before``, ``after`` (what is sent);
-    ``sharers`` and one column for each of `FORMS` (the formula's broadcasts over the
+    ``sharers`` and one for each of `FORMS` (its formula's broadcasts over the
     number of processes); ``at`` and ``at_label`` (the number asked for).
 
     Attributes:
@@ -175,7 +180,7 @@ class Unsharing(Scenario):
                 "after": [other for _, other in numbers.values()],
                 "sharers": list(along),
                 **{
-                    form.name: [max(self.formula(form, tables, n), 0) for n in along]
+                    form.column: [self.formula(form, tables, n) for n in along]
                     for form in FORMS
                 },
                 "at": [users],
@@ -328,12 +333,13 @@ def reproduce(
 
     A parent maps *gib* GiB of huge pages and does not touch them; *children* processes
     read *reads* pages each, at places that all of them draw alike, and exit. All of
-    them live together here, which is the most that can be shared.
+    them live together here, and the mapping begins at a whole GiB, which is the most
+    that can be shared.
     """
     kernel.hugetlb.set_max_huge_pages(gib * 512)
     cpus = len(kernel.machine.cpus)
     parent = kernel.spawn(cpu=0)
-    base = parent.mmap(gib * GIB, shared=True, hugetlb=True)
+    base = parent.mmap(gib * GIB, addr=BASE, shared=True, hugetlb=True)
     places = [base + n % (gib * 512) * HUGE for n in islice(unseeded(), reads)]
     alive = [parent.fork(cpu=n % cpus) for n in range(children)]
     for child in alive:

@@ -210,7 +210,7 @@ def _unsharing() -> tuple[Panel, ...]:
         Lines(
             "Broadcasts, by the formula",
             x="sharers",
-            lines=tuple((form.name, form.name) for form in FORMS),
+            lines=tuple((form.column, form.name) for form in FORMS),
             at="at",
             at_label="at_label",
             x_label="processes that share",
