@@ -12,6 +12,7 @@ Writing back is nothing but a flush of caches, and is left out too.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -72,18 +73,18 @@ class Extent:
     pfn: int | None
 
 
-class DaxOwner:
+class DaxOwner(ABC):
     """Who knows where the pages of files lie: struct iomap_ops."""
 
     __slots__ = ()
 
+    @abstractmethod
     def iomap_begin(self, mapping: AddressSpace, index: int, *, write: bool) -> Extent:
         """Return the extent around a page; for a write there must be none but data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def associate(self, mapping: AddressSpace, index: int, order: int) -> Folio:
         """Return the pages of a place of a file as one folio of that order."""
-        raise NotImplementedError
 
 
 class Dax:

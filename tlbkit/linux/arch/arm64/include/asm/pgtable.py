@@ -288,6 +288,7 @@ class Pgtable:
     __slots__ = (
         "_addr_mask",
         "_fixed",
+        "_has_tags",
         "_kernel",
         "_machine",
         "_read",
@@ -337,6 +338,7 @@ class Pgtable:
         self.folded_pud = self.pgdir_shift >= self.va_bits
         self.task_size = 1 << self.va_bits
         self._addr_mask = ((1 << 48) - 1) & self.page_mask
+        self._has_tags = kernel.machine.model.mte
         self._fixed = PTE_SHARED if kernel.machine.model.lpa2 else 0
         self._special_pte, self._special_pmd, self._special_pud = (
             PTE_SPECIAL if kernel.config.has_special(level) else 0
@@ -491,13 +493,13 @@ class Pgtable:
 
         What was there is not valid, and what is stored is part of no contiguous block.
         """
-        if self._kernel.machine.model.mte:
+        if self._has_tags:
             self._kernel.mte.sync_cache_and_tags(pte)
         self._machine.running.store(ptep, pte, "set_pte")
 
     def set_ptes_(self, ptep: int, pte: int, nr: int) -> None:
         """Store *nr* entries for consecutive frames as they are: __set_ptes()."""
-        if self._kernel.machine.model.mte:
+        if self._has_tags:
             self._kernel.mte.sync_cache_and_tags(pte, nr)
         step = self.page_size
         first = (ptep & (step - 1)) >> 3
