@@ -25,6 +25,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     MM_CP_TRY_CHANGE_WRITABLE,
     MM_CP_UFFD_WP,
@@ -50,7 +51,10 @@ from tlbkit.linux.include.linux.swapops import (
     pte_swp_exclusive,
     pte_to_swp_entry,
 )
-from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
+from tlbkit.linux.include.linux.userfaultfd_k import (
+    uffd_disable_huge_pmd_share,
+    userfaultfd_wp,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EAGAIN,
     EBUSY,
@@ -1226,6 +1230,8 @@ class Userfaultfd:
                 if isinstance(result, int):
                     return result
                 self.userfaultfd_set_ctx(result, ctx, vm_flags)
+                if is_vm_hugetlb_page(result) and uffd_disable_huge_pmd_share(result):
+                    self._kernel.hugetlb.hugetlb_unshare_all_pmds(result)
             at = until
         return 0
 

@@ -130,7 +130,7 @@ def test_a_dontneed_of_one_page_drops_the_whole_block():
 
 def test_one_process_may_share_with_itself():
     """Two mappings of one file in one address space share: the count is of entries."""
-    kernel = boot(cpus=2)
+    kernel = boot("fixed", cpus=2)
     kernel.hugetlb.set_max_huge_pages(512)
     process = kernel.spawn()
     fd = process.memfd_create("twice", 0x4)
@@ -157,7 +157,7 @@ def test_one_process_may_share_with_itself():
 )
 def test_only_whole_aligned_blocks_are_shared(offset, length, blocks):
     """A table can be shared if all that it could map lies in the area."""
-    kernel = boot(cpus=2)
+    kernel = boot("fixed", cpus=2)
     kernel.hugetlb.set_max_huge_pages(2048)
     parent = kernel.spawn()
     start = BASE + offset
@@ -192,7 +192,7 @@ def test_other_rights_share_nothing():
 )
 def test_pages_of_64_kib_share_nothing(page_shift, shared):
     """Tables are shared with pages of 4 and 16 KiB, not with those of 64 KiB."""
-    kernel = boot(cpus=2, page_shift=page_shift)
+    kernel = boot("fixed", cpus=2, page_shift=page_shift)
     span = kernel.pgtable.pud_size
     kernel.hugetlb.set_max_huge_pages(4)
     parent = kernel.spawn()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_UFFD,
     VM_UFFD_MINOR,
@@ -41,6 +42,14 @@ def userfaultfd_minor(vma: VmArea) -> bool:
 
 def uffd_disable_fault_around(vma: VmArea) -> bool:
     """Tell whether a fault of *vma* must map nothing but its own page."""
+    return bool(vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR))
+
+
+def uffd_disable_huge_pmd_share(vma: VmArea) -> bool:
+    """Tell whether entries of *vma* must not be seen by other address spaces.
+
+    They say what its userfaultfd wants, and nobody else's does.
+    """
     return bool(vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR))
 
 
@@ -85,8 +94,11 @@ def vma_can_userfault(vma: VmArea, vm_flags: int, *, wp_async: bool) -> bool:
     """Tell whether *vma* can be watched in the ways of *vm_flags*.
 
     That a write happened can be noted for memory of every kind. The rest needs
-    anonymous or shared memory, and minor faults the latter; hugetlbfs is left out.
+    anonymous or shared memory, and minor faults the latter. Huge pages of pools can be
+    protected; that user space brings them is left out.
     """
+    if is_vm_hugetlb_page(vma):
+        return not vm_flags & (VM_UFFD_MISSING | VM_UFFD_MINOR)
     shmem = vma.ops is not None and vma.ops.is_shmem
     if vm_flags & VM_UFFD_MINOR and not shmem:
         return False

@@ -22,14 +22,13 @@ from tlbkit.linux.include.linux.hugetlb import (
 from tlbkit.linux.include.linux.mm import (
     VM_LOCKED,
     VM_MAYSHARE,
-    VM_UFFD_MINOR,
-    VM_UFFD_WP,
 )
 from tlbkit.linux.include.linux.mm_types import (
     ptdesc_pmd_is_shared,
     ptdesc_pmd_pts_dec,
     ptdesc_pmd_pts_inc,
 )
+from tlbkit.linux.include.linux.userfaultfd_k import uffd_disable_huge_pmd_share
 from tlbkit.linux.kernel.locking import LockError
 from tlbkit.linux.mm.hugetlb.entries import HugeEntries
 from tlbkit.linux.mm.hugetlb.pool import HugetlbPool
@@ -177,8 +176,8 @@ class HugetlbShare(HugetlbPool):
 
     def want_pmd_share(self, vma: VmArea, addr: int) -> bool:
         """Tell whether the table for *addr* may be a shared one."""
-        if vma.flags & (VM_UFFD_WP | VM_UFFD_MINOR):
-            return False  # uffd_disable_huge_pmd_share(): entries say things of one mm
+        if uffd_disable_huge_pmd_share(vma):
+            return False
         if not self.shares_pmd_tables or not vma.flags & VM_MAYSHARE:
             return False
         if vma.private_data is None:
