@@ -166,7 +166,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "list, patches, run, at or litmus"),
+        ("", "list, patches, run, at, litmus, gallery or mutate"),
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),
@@ -235,3 +235,28 @@ def test_a_reader_who_has_seen_enough_is_no_error():
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
+
+
+def test_the_gallery_lists_every_point(capsys):
+    """One line a point, for people and for scripts."""
+    assert main(["gallery", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {one["verdict"] for one in told} == {"breaks", "argued"}
+    keys = {"name", "flow", "verdict", "steps", "chapter"}
+    assert all(keys <= one.keys() for one in told)
+    assert main(["gallery"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(told) + 2
+
+
+def test_a_mutant_is_judged_anew(capsys):
+    """Only the points named are searched; one that is none is refused."""
+    assert main(
+        ["mutate", "--json", "pte_none_mostly in mfill_atomic_install_pte"]
+    ) in {
+        0,
+        1,
+    }
+    (told,) = json.loads(capsys.readouterr().out)
+    assert told["verdict"] == "breaks"
+    assert main(["mutate", "dsb in nowhere"]) == 2

@@ -19,6 +19,7 @@ from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import litmus
+from tlbkit.lab.gallery import verdicts
 from tlbkit.patches import registry
 from tlbkit.show.text import table
 
@@ -98,6 +99,20 @@ def parser() -> Parser:
     one.add_argument("file", metavar="FILE", help="see tlbkit.explore.litmus")
     one.add_argument("--ets2", action="store_true", help="the CPUs have FEAT_ETS2")
     _add_json(one)
+
+    one = command(
+        "gallery", "List what can be taken out of the flows, and what breaks.", _gallery
+    )
+    _add_json(one)
+
+    one = command("mutate", "Take each thing out anew, and search again.", _mutate)
+    one.add_argument(
+        "points",
+        nargs="*",
+        metavar="POINT",
+        help="as the gallery names it; default all",
+    )
+    _add_json(one)
     return top
 
 
@@ -122,7 +137,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _no_command(_: argparse.Namespace) -> None:
-    raise InputError("give a command: list, patches, run, at or litmus")
+    raise InputError(
+        "give a command: list, patches, run, at, litmus, gallery or mutate"
+    )
 
 
 def _complain(error: TlbkitError, status: int) -> int:
@@ -290,6 +307,50 @@ def _litmus(asked: argparse.Namespace) -> None:
         if one.witness is not None:
             print(f"\n{one.test}: one execution that ends so")
             print("\n".join(f"  {step}" for step in one.witness))
+
+
+# -- gallery, mutate -----------------------------------------------------------------
+
+
+def _gallery(asked: argparse.Namespace) -> None:
+    _print_verdicts(verdicts.gallery(), asked)
+
+
+def _mutate(asked: argparse.Namespace) -> None:
+    try:
+        from tlbkit.lab.gallery import judge  # noqa: PLC0415 - needs greenlet
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"mutate needs {error.name}: pip install {error.name}"
+        ) from None
+    found = judge.mutate(asked.points or None)
+    _print_verdicts(found, asked)
+    changed = verdicts.changed(found)
+    if changed:
+        raise SurvivorError(changed)
+
+
+def _print_verdicts(
+    found: Sequence[verdicts.Verdict], asked: argparse.Namespace
+) -> None:
+    if asked.json:
+        _print_json([one.to_json() for one in found])
+        return
+    rows = [
+        [one.point, one.flow, one.verdict, str(one.steps or "-"), one.chapter]
+        for one in found
+    ]
+    print(table(["without", "flow", "verdict", "steps", "chapter"], rows))
+
+
+class SurvivorError(TlbkitError):
+    """A verdict is not what the gallery says, or it is still open."""
+
+    def __init__(self, points: Sequence[str]) -> None:
+        super().__init__(
+            "the gallery says otherwise of " + ", ".join(map(repr, points))
+        )
+        self.points = points
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
+    from tlbkit.explore.loads import Loads
 
 MAX_STEPS = 20_000
 """Where a run gives up: one flow may be waiting for another without a wait."""
@@ -130,6 +131,7 @@ class Run:
         decide: Asked after each step with this run; returns the index of the flow that
             goes on, which is one of `enabled`. May raise `StopRunError`.
         kinds: Events that end a step; all if not given.
+        loads: Tells of loads, which end a step too.
 
     Attributes:
         current: Index of the flow that has just run; -1 at the start.
@@ -144,6 +146,8 @@ class Run:
         "_held",
         "_hub",
         "_kinds",
+        "_loads",
+        "_looking",
         "_over",
         "_running",
         "_threads",
@@ -161,6 +165,7 @@ class Run:
         world: World,
         decide: Callable[[Run], int],
         kinds: Collection[str] | None = None,
+        loads: Loads | None = None,
     ) -> None:
         self.world = world
         self.current = -1
@@ -170,6 +175,8 @@ class Run:
         self.stopped = False
         self._decide = decide
         self._kinds = kinds
+        self._loads = loads
+        self._looking = False
         self._waits: dict[int, tuple[Callable[[], bool], str]] = {}
         self._held = HeldLocks()
         self._over = False
@@ -181,6 +188,9 @@ class Run:
         """Run until all flows are done, one fails, or the run is stopped."""
         machine = self.world.machine
         try:
+            if self._loads is not None:
+                machine.events.listen(self._look)
+                self._loads.step = self._load
             with self._held.listening(machine), self.world.rules(machine):
                 machine.waiter = self._wait
                 machine.events.schedule(self._step, self._kinds)
@@ -189,6 +199,8 @@ class Run:
                 finally:
                     machine.events.schedule(None)
                     machine.waiter = None
+                    if self._loads is not None:
+                        self._loads.step = None
                 if not self.stopped and self.error is None:
                     self.world.finish()
         except TlbkitError as error:
@@ -229,7 +241,21 @@ class Run:
 
         return body
 
+    def _look(self, _event: Event) -> None:
+        """The first to hear of an event: others are about to look at the world."""
+        self._looking = True
+
+    def _load(self) -> None:
+        """Software has loaded a word."""
+        if not self._looking:
+            self._over_with_step()
+
     def _step(self, _event: Event) -> None:
+        """An event has been told to everybody."""
+        self._looking = False
+        self._over_with_step()
+
+    def _over_with_step(self) -> None:
         """One step is over: let the schedule say who goes on."""
         failing = sys.exc_info()[1]
         if isinstance(failing, TlbkitError) and not isinstance(failing, _LEGAL):
@@ -255,6 +281,13 @@ class Run:
 
     def _choose(self) -> int:
         """Return who goes on, or the hub where the run is to end."""
+        self._looking = True
+        try:
+            return self._decided()
+        finally:
+            self._looking = False
+
+    def _decided(self) -> int:
         if len(self.steps) > MAX_STEPS:
             self.error = UnfairScheduleError(f"no end after {MAX_STEPS} steps")
             return _HUB

@@ -14,10 +14,12 @@ flow is moreover only stopped before a step that another flow could disturb.
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlbkit.explore.footprint import READ, UPDATE, WRITE, Notes, conflict, watching
+from tlbkit.explore.loads import watching_loads
 from tlbkit.explore.scheduler import Choice, Run, StopRunError
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.errors import TlbkitError
+    from tlbkit.explore.loads import Loads
     from tlbkit.explore.scheduler import Scenario, Schedule
 
 PREEMPTIONS = 2
@@ -41,12 +44,14 @@ class Breach(NamedTuple):
         preemptions: How many of them stop a flow that could have gone on.
         steps: Which flow made each step, up to the breach.
         error: What was raised.
+        loads: Whether its steps end at loads too.
     """
 
     schedule: Schedule
     preemptions: int
     steps: tuple[int, ...]
     error: TlbkitError
+    loads: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +80,7 @@ def explore(
     *,
     preemptions: int = PREEMPTIONS,
     reduce: bool = True,
+    loads: bool = False,
     max_runs: int | None = None,
 ) -> Search:
     """Try schedules of a scenario, fewest preemptions first.
@@ -83,12 +89,15 @@ def explore(
         scenario: Makes the world, the same each time.
         preemptions: Up to how many.
         reduce: Leave out schedules that cannot differ from one that is tried.
+        loads: Let flows be stopped after each load of a page-table word by software
+            too: for code without the lock that would keep others out.
         max_runs: Give up after so many runs.
     """
     if not reduce:
-        return _Plain(scenario, preemptions, max_runs).search()
-    with watching() as notes:
-        return _Reduced(scenario, preemptions, max_runs, notes).search()
+        with watching_loads() if loads else nullcontext() as told:
+            return _Plain(scenario, preemptions, max_runs, told).search()
+    with watching() as notes, watching_loads() if loads else nullcontext() as told:
+        return _Reduced(scenario, preemptions, max_runs, told, notes).search()
 
 
 def wander(scenario: Scenario, random: Random, *, runs: int = 1000) -> Search:
@@ -139,6 +148,8 @@ def replay(
     scenario: Scenario,
     schedule: Schedule,
     around: Callable[[Machine], AbstractContextManager[Any]] | None = None,
+    *,
+    loads: bool = False,
 ) -> Run:
     """Run one schedule and return the run, with what it raised.
 
@@ -146,13 +157,12 @@ def replay(
         scenario: As it was searched.
         schedule: Of a breach, or made by hand.
         around: Returns a context for the run, for example a recording.
+        loads: As the breach says.
     """
-    world = scenario()
-    run = Run(world, _Follower(schedule).decide)
-    if around is None:
-        run.go()
-    else:
-        with around(world.machine):
+    with watching_loads() if loads else nullcontext() as told:
+        world = scenario()
+        run = Run(world, _Follower(schedule).decide, loads=told)
+        with around(world.machine) if around else nullcontext():
             run.go()
     return run
 
@@ -181,11 +191,16 @@ class _Plain:
     """
 
     def __init__(
-        self, scenario: Scenario, preemptions: int, max_runs: int | None
+        self,
+        scenario: Scenario,
+        preemptions: int,
+        max_runs: int | None,
+        loads: Loads | None,
     ) -> None:
         self._scenario = scenario
         self._preemptions = preemptions
         self._max_runs = max_runs
+        self._loads = loads
         self._open: list[list[Any]] = [[] for _ in range(preemptions + 1)]
         self._best: Breach | None = None
         self._schedule: Schedule = ()
@@ -222,12 +237,18 @@ class _Plain:
         self._schedule = schedule
         self._choices = dict(schedule)
         self._last = schedule[-1].step if schedule else -1
-        run = Run(scenario(), self._decide)
+        run = Run(scenario(), self._decide, loads=self._loads)
         run.go()
         self._runs += 1
         self._steps += len(run.steps)
         if run.error is not None:
-            breach = Breach(schedule, self._cost, tuple(run.steps), run.error)
+            breach = Breach(
+                schedule,
+                self._cost,
+                tuple(run.steps),
+                run.error,
+                self._loads is not None,
+            )
             if self._best is None or len(breach.steps) < len(self._best.steps):
                 self._best = breach
         return run
@@ -285,9 +306,10 @@ class _Reduced(_Plain):
         scenario: Scenario,
         preemptions: int,
         max_runs: int | None,
+        loads: Loads | None,
         notes: Notes,
     ) -> None:
-        super().__init__(scenario, preemptions, max_runs)
+        super().__init__(scenario, preemptions, max_runs, loads)
         self._notes = notes
         self._seen: dict[tuple[int, int], int] = {}
         # For each thing, what each flow has ever done to it.

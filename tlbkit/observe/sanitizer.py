@@ -99,6 +99,7 @@ class Sanitizer:
             "switch": self._coherence.switch,
             "irq": self._walkers.irq,
             "lock": self._lock,
+            "no lock": self._lock,  # who believes to have it owes what a holder owes
             "alloc": self._alloc,
             "free": self._free,
             "call": self._call,

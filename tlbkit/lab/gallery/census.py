@@ -12,6 +12,7 @@ A point is named as `Machine.without` names it, what and where:
 
 from __future__ import annotations
 
+import dataclasses
 import dis
 import sys
 from types import CodeType, FunctionType
@@ -105,10 +106,16 @@ def _points(meeting: Meeting) -> frozenset[str]:
 
     def make() -> World:
         world = scenario()
-        world.machine.events.listen(hear, {"tlbi", "dsb", "isb", "ipi", "lock"})
-        return world
+        events = world.machine.events
+        events.listen(hear, {"tlbi", "dsb", "isb", "ipi", "lock"})
 
-    explore(make, preemptions=_PREEMPTIONS)
+        def finish() -> None:
+            events.leave(hear)  # what comes now is no part of the meeting
+            world.finish()
+
+        return dataclasses.replace(world, finish=finish)
+
+    explore(make, preemptions=_PREEMPTIONS, loads=True)
     return frozenset(points)
 
 

@@ -12,10 +12,13 @@ import contextlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import NEOVERSE_V2, CpuModel, TlbGeometry
+from tlbkit.arm64.walk import walk
 from tlbkit.errors import TlbkitError
 from tlbkit.explore.scheduler import Flow, World
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.kernel.kernel import Kernel
 from tlbkit.observe.sanitizer import Sanitizer
@@ -60,6 +63,20 @@ class DisagreementError(TlbkitError):
     def __init__(self, address: int, words: list[int]) -> None:
         said = ", ".join(f"CPU {n} {word:#x}" for n, word in enumerate(words))
         super().__init__(f"CPUs disagree about {address:#x}: {said}")
+
+
+class ForbiddenWriteError(TlbkitError):
+    """A write succeeds after the call that forbids it has returned."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"a write to {address:#x} succeeds though it was forbidden")
+
+
+class UnnoticedWriteError(TlbkitError):
+    """A write to a page that userfaultfd protects, of which nobody was told."""
+
+    def __init__(self, address: int) -> None:
+        super().__init__(f"{address:#x} was written while it was write-protected")
 
 
 class LeakError(TlbkitError):
@@ -150,6 +167,15 @@ def _peek(process: Process, address: int, cpu: int) -> int:
         return -1
 
 
+def _stored(process: Process, address: int) -> int:
+    """Return what is stored at an address by the tables, or -1 if no page is there."""
+    machine = process.mm.mmap_lock.machine
+    found = walk(machine.cpus[0].regime, machine.memory, address)
+    if isinstance(found, Fault):
+        return -1
+    return machine.memory.read(found.pa + address - found.va)
+
+
 @dataclass(frozen=True)
 class Meeting:
     """Flows that meet.
@@ -158,6 +184,7 @@ class Meeting:
         name: Short, for tables.
         title: In words.
         prepare: Puts the flows on a stage.
+        chapter: The page of the book that tells of the flow that changes something.
         cpus: Of the machine.
         model: Of its CPUs.
     """
@@ -165,6 +192,7 @@ class Meeting:
     name: str
     title: str
     prepare: Callable[[Stage], None]
+    chapter: str
     cpus: int = 2
     model: CpuModel = SMALL
 
@@ -205,10 +233,44 @@ def _touched(stage: Stage, pages: int = 1) -> tuple[Process, Thread, int]:
     return process, thread, base
 
 
+def _forbidden(process: Process, address: int) -> None:
+    """Hold a process to a protection that takes writing away."""
+    try:
+        process.write(address, 0)
+    except Signal:
+        return
+    raise ForbiddenWriteError(address)
+
+
 def _protect(stage: Stage) -> None:
     process, thread, base = _touched(stage)
     stage.flow("mprotect(r)", 0, lambda: process.mprotect(base, PAGE, "r"))
     stage.writer(thread, base, times=2)
+    stage.ends.append(lambda: _forbidden(process, base))
+
+
+def _untouched(stage: Stage) -> tuple[Process, Thread, int]:
+    """Return a process on CPU 0, its thread on CPU 1, and a page that none has used.
+
+    The page beside it is in use, so that there are tables.
+    """
+    process, thread, base = _touched(stage, 2)
+    process.munmap(base, PAGE)
+    process.mmap(PAGE, addr=base, fixed=True)
+    return process, thread, base
+
+
+def _protect_untouched(stage: Stage) -> None:
+    process, thread, base = _untouched(stage)
+    stage.flow("mprotect(r)", 0, lambda: process.mprotect(base, PAGE, "r"))
+    stage.writer(thread, base)
+    stage.ends.append(lambda: _forbidden(process, base))
+
+
+def _unmap_untouched(stage: Stage) -> None:
+    process, thread, base = _untouched(stage)
+    stage.flow("munmap", 0, lambda: process.munmap(base, PAGE))
+    stage.writer(thread, base)
 
 
 def _permit(stage: Stage) -> None:
@@ -269,6 +331,12 @@ def _shared(stage: Stage) -> tuple[Process, Thread, int]:
     process.read(base)
     thread.read(base)
     return process, thread, base
+
+
+def _fork_and_unmap(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    stage.flow("fork", 0, lambda: _quiet(process.fork, 0))
+    stage.flow("munmap", 1, lambda: thread.munmap(base, PAGE))
 
 
 def _copy(stage: Stage) -> None:
@@ -346,7 +414,7 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
             wrote.append(value)
 
     def kept() -> None:
-        words = [_peek(process, at, 0) for at in (word, word - base + target)]
+        words = [_stored(process, at) for at in (word, word - base + target)]
         if wrote and wrote[-1] not in words:
             raise LostWriteError(1, word, wrote[-1], words[0])
 
@@ -397,6 +465,126 @@ def _writeprotect(stage: Stage) -> None:
     stage.watched.append((process, base + 8))
 
 
+def _writeprotect_cold(stage: Stage) -> None:
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = process.mmap(PAGE)
+    process.write(base, 1)
+    fd = process.userfaultfd("WP_ASYNC")
+    fd.register(base, PAGE, missing=False, wp=True)
+    stage.flow("UFFDIO_WRITEPROTECT", 0, lambda: fd.writeprotect(base, PAGE))
+    stage.writer(thread, base)
+    stage.watched += [(process, base), (process, base + 8)]
+
+
+def _writeprotects(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    fd = process.userfaultfd("WP_ASYNC")
+    fd.register(base, PAGE, missing=False, wp=True)
+    other = fd.used_by(thread)
+    machine = stage.kernel.machine
+    ptep = stage.kernel.pgtable.find_pte(process.mm, base)
+    assert ptep is not None
+
+    def run() -> None:
+        other.writeprotect(base, PAGE)
+        # Nothing comes between the look at the entry and the access.
+        marked = pte_uffd_wp(machine.memory.read(ptep))
+        if machine.cpu(1).write(base + 8, 2) is None and marked:
+            raise UnnoticedWriteError(base)
+
+    stage.flow("UFFDIO_WRITEPROTECT", 0, lambda: fd.writeprotect(base, PAGE))
+    stage.flow("UFFDIO_WRITEPROTECT, then a write", 1, run)
+
+
+def _writeprotect_and_unmap(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    fd = process.userfaultfd("WP_ASYNC")
+    fd.register(base, PAGE, missing=False, wp=True)
+    stage.flow("UFFDIO_WRITEPROTECT", 0, lambda: fd.writeprotect(base, PAGE))
+    stage.flow("munmap", 1, lambda: thread.munmap(base, PAGE))
+
+
+def _move_and_fill(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    other = fd.used_by(thread)
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, target, PAGE))
+
+
+def _move_run_and_fill(stage: Stage) -> None:
+    process, thread, base = _touched(stage, 2)
+    target = process.mmap(2 * PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, 2 * PAGE)
+    other = fd.used_by(thread)
+    last = target + PAGE
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, 2 * PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, last, PAGE))
+
+
+def _move_zeros(stage: Stage) -> None:
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = process.mmap(PAGE)
+    process.read(base)
+    thread.read(base)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    wrote: list[int] = []
+
+    def write() -> None:
+        thread.write(base, 2)
+        wrote.append(2)
+
+    def kept() -> None:
+        words = [_stored(process, at) for at in (base, target)]
+        if wrote and wrote[-1] not in words:
+            raise LostWriteError(1, base, wrote[-1], words[0])
+
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("thread on CPU 1 writes", 1, write)
+    stage.ends.append(kept)
+
+
+def _move_and_unmap_target(stage: Stage) -> None:
+    process, thread, base = _touched(stage)
+    target = process.mmap(PAGE)
+    fd = process.userfaultfd()
+    fd.register(target, PAGE)
+    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("munmap", 1, lambda: thread.munmap(target, PAGE))
+
+
+def _contiguous(stage: Stage) -> tuple[Process, Thread, int]:
+    """Return a process whose 16 pages are one contiguous block, in both TLBs."""
+    stage.kernel.huge_memory.set_hugepages_enabled(64, "always")
+    process = stage.kernel.spawn(0)
+    thread = process.thread(1)
+    base = -(-process.mmap(32 * PAGE) // (16 * PAGE)) * 16 * PAGE
+    process.write(base, 1)
+    thread.write(base + 8, 1)
+    return process, thread, base
+
+
+def _unfold(stage: Stage) -> None:
+    process, thread, base = _contiguous(stage)
+    stage.flow("mprotect(r) of one page", 0, lambda: process.mprotect(base, PAGE, "r"))
+    stage.writer(thread, base + PAGE)
+    stage.watched.append((process, base + PAGE + 8))
+
+
+def _fork_contiguous(stage: Stage) -> None:
+    process, thread, base = _contiguous(stage)
+    stage.flow("fork", 0, lambda: _quiet(process.fork, 0))
+    stage.writer(thread, base)
+    stage.watched.append((process, base + 8))
+
+
 def _fills(stage: Stage) -> None:
     process, thread, base = _touched(stage)
     target = process.mmap(PAGE)
@@ -407,40 +595,129 @@ def _fills(stage: Stage) -> None:
     stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, target, PAGE))
 
 
+_CONTPTE: Final = "book/machine/tlb.md"
+_FAULT: Final = "book/kernel/fault-path.md"
+_FORK: Final = "book/kernel/fork.md"
+_GATHER: Final = "book/kernel/mmu-gather.md"
+_MOVE: Final = "book/commits/userfaultfd-move.md"
+_MPROTECT: Final = "book/commits/mprotect.md"
+_WRITE_FAULT: Final = "book/commits/write-fault.md"
+
 MEETINGS: Final = {
     one.name: one
     for one in (
-        Meeting("protect", "mprotect(r) while a thread writes", _protect),
-        Meeting("permit", "mprotect(rw) while a thread writes", _permit),
-        Meeting("unmap", "munmap and a new page, while a thread writes", _unmap),
-        Meeting("exit", "exit while another process works", _exit),
-        Meeting("fork", "fork while a thread writes", _fork),
-        Meeting("copy", "copy on write while a thread reads", _copy),
-        Meeting("copies", "two threads write to a shared page", _copies),
-        Meeting("child", "parent and child write to a shared page", _copy_and_child),
-        Meeting("reuse", "two threads write to a page that was shared", _reuse),
-        Meeting("first touch", "two threads write where no page is", _first_touch),
-        Meeting("zero page", "two threads write to the zero page", _zero_page),
+        Meeting("protect", "mprotect(r) while a thread writes", _protect, _MPROTECT),
+        Meeting("permit", "mprotect(rw) while a thread writes", _permit, _MPROTECT),
+        Meeting(
+            "unmap", "munmap and a new page, while a thread writes", _unmap, _GATHER
+        ),
+        Meeting("exit", "exit while another process works", _exit, _GATHER),
+        Meeting("fork", "fork while a thread writes", _fork, _FORK),
+        Meeting("fork and unmap", "fork and munmap", _fork_and_unmap, _FORK),
+        Meeting("copy", "copy on write while a thread reads", _copy, _FAULT),
+        Meeting("copies", "two threads write to a shared page", _copies, _FAULT),
+        Meeting(
+            "child", "parent and child write to a shared page", _copy_and_child, _FAULT
+        ),
+        Meeting(
+            "reuse", "two threads write to a page that was shared", _reuse, _WRITE_FAULT
+        ),
+        Meeting(
+            "first touch", "two threads write where no page is", _first_touch, _FAULT
+        ),
+        Meeting(
+            "zero page", "two threads write to the zero page", _zero_page, _WRITE_FAULT
+        ),
         Meeting(
             "move source",
             "UFFDIO_MOVE while a thread writes to the source",
             lambda stage: _move(stage, thread_at="source"),
+            _MOVE,
         ),
         Meeting(
             "move run",
             "UFFDIO_MOVE of two pages while a thread writes to the second",
             lambda stage: _move(stage, thread_at="source", pages=2),
+            _MOVE,
         ),
         Meeting(
             "move target",
             "UFFDIO_MOVE while a thread writes to the destination",
             lambda stage: _move(stage, thread_at="destination"),
+            _MOVE,
         ),
-        Meeting("moves", "two UFFDIO_MOVE of one page", _moves),
-        Meeting("move and protect", "UFFDIO_MOVE and mprotect(r)", _move_and_protect),
-        Meeting("move and unmap", "UFFDIO_MOVE and munmap", _move_and_unmap),
-        Meeting("write-protect", "UFFDIO_WRITEPROTECT and a writer", _writeprotect),
-        Meeting("fills", "UFFDIO_COPY and UFFDIO_ZEROPAGE of one page", _fills),
+        Meeting("moves", "two UFFDIO_MOVE of one page", _moves, _MOVE),
+        Meeting(
+            "move and protect", "UFFDIO_MOVE and mprotect(r)", _move_and_protect, _MOVE
+        ),
+        Meeting("move and unmap", "UFFDIO_MOVE and munmap", _move_and_unmap, _MOVE),
+        Meeting(
+            "write-protect",
+            "UFFDIO_WRITEPROTECT and a writer",
+            _writeprotect,
+            _MPROTECT,
+        ),
+        Meeting(
+            "protect untouched",
+            "mprotect(r) while a thread writes where no page is",
+            _protect_untouched,
+            _MPROTECT,
+        ),
+        Meeting(
+            "unmap untouched",
+            "munmap while a thread writes where no page is",
+            _unmap_untouched,
+            _GATHER,
+        ),
+        Meeting(
+            "write-protect cold",
+            "UFFDIO_WRITEPROTECT while a thread writes for the first time",
+            _writeprotect_cold,
+            _MPROTECT,
+        ),
+        Meeting(
+            "write-protects",
+            "two UFFDIO_WRITEPROTECT, and a write after the second",
+            _writeprotects,
+            _GATHER,
+        ),
+        Meeting(
+            "write-protect and unmap",
+            "UFFDIO_WRITEPROTECT and munmap",
+            _writeprotect_and_unmap,
+            _MPROTECT,
+        ),
+        Meeting(
+            "move and fill", "UFFDIO_MOVE and UFFDIO_ZEROPAGE", _move_and_fill, _MOVE
+        ),
+        Meeting(
+            "move run and fill",
+            "UFFDIO_MOVE of two pages and UFFDIO_ZEROPAGE of the second",
+            _move_run_and_fill,
+            _MOVE,
+        ),
+        Meeting(
+            "move zeros",
+            "UFFDIO_MOVE of the zero page while a thread writes to it",
+            _move_zeros,
+            _MOVE,
+        ),
+        Meeting(
+            "move and unmap target",
+            "UFFDIO_MOVE and munmap of the destination",
+            _move_and_unmap_target,
+            _MOVE,
+        ),
+        Meeting(
+            "unfold", "mprotect(r) of a page of a contiguous block", _unfold, _CONTPTE
+        ),
+        Meeting(
+            "fork contiguous",
+            "fork while a contiguous block is written",
+            _fork_contiguous,
+            _CONTPTE,
+        ),
+        Meeting("fills", "UFFDIO_COPY and UFFDIO_ZEROPAGE of one page", _fills, _MOVE),
     )
 }
 """Every meeting, by its name."""

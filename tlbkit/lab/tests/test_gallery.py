@@ -1,11 +1,125 @@
 """Laws of the gallery: every point has its verdict, and every verdict is found anew."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from tlbkit.errors import InputError
-from tlbkit.lab.gallery import boards
+from tlbkit.explore.search import explore, replay
+from tlbkit.lab.gallery import boards, judge, verdicts
+from tlbkit.lab.gallery.arguments import ARGUMENTS, NOT_MET
+from tlbkit.lab.gallery.census import census, checks
+from tlbkit.lab.gallery.meetings import MEETINGS
+
+BOOK = Path(__file__).resolve().parents[3]
+GALLERY = verdicts.gallery()
+KNOWN = census(MEETINGS)
+BREAKING = [one for one in GALLERY if one.verdict == verdicts.BREAKS]
+
+
+def test_the_gallery_is_complete():
+    """Whatever can be taken out of the flows has a verdict, and nothing else has one.
+
+    After a change of the flows, `python -m tlbkit mutate --json` makes verdicts.json.
+    """
+    assert {one.point for one in GALLERY} == KNOWN.keys()
+
+
+def test_every_check_is_met_or_excused():
+    """A check that can be taken out is met, or says what a meeting would need."""
+    assert checks() - KNOWN.keys() == NOT_MET.keys()
+
+
+def test_what_does_not_break_is_argued():
+    """No verdict is open, and no argument is left over."""
+    assert not [one.point for one in GALLERY if one.verdict == verdicts.OPEN]
+    argued = {one.point: one.why for one in GALLERY if one.verdict == verdicts.ARGUED}
+    assert argued == ARGUMENTS
+
+
+@pytest.mark.parametrize("name", MEETINGS)
+def test_nothing_breaks_in_a_whole_kernel(name):
+    """With nothing taken out, no schedule up to two preemptions breaks a rule."""
+    found = explore(MEETINGS[name].scenario(), preemptions=1, loads=True)
+    assert found.complete
+    assert found.breach is None
+
+
+@pytest.mark.parametrize("verdict", BREAKING, ids=lambda one: one.point)
+def test_what_breaks_still_breaks(verdict):
+    """Each breaking point breaks its meeting, with no more preemptions than stored.
+
+    Steps and wording may follow a change of the flows; `mutate` compares these too.
+    """
+    scenario = MEETINGS[verdict.meeting].scenario({verdict.point})
+    found = explore(scenario, preemptions=verdict.preemptions, loads=True)
+    assert found.breach is not None
+    run = replay(scenario, found.breach.schedule, loads=True)
+    assert str(run.error) == str(found.breach.error)
+    assert tuple(run.steps) == found.breach.steps
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "dsb ish in flush_tlb_range_",
+        "tlbi in ptep_clear_flush",
+        "tlbi in move_present_ptes",
+        "lock PTE table in mfill_atomic_install_pte",
+        "pte_none in mfill_atomic_pte_zeropage",
+        "tlbi in do_wp_page",
+    ],
+)
+def test_a_sample_is_found_anew(point):
+    """A search of all meetings today gives the verdict that is stored."""
+    found = judge.judge(point, KNOWN[point])
+    assert found.verdict == verdicts.find(point).verdict
+
+
+KNOWN_RACES = {
+    "stale writable entry after rw to r": ("tlbi in tlb_flush", "protect"),
+    "copy on write with a flush at home only": ("tlbi in ptep_clear_flush", "copy"),
+    "MOVE against a concurrent access": ("tlbi in move_present_ptes", "move source"),
+    "fork's window": ("tlbi in dup_mmap", "fork"),
+}
+
+
+@pytest.mark.parametrize("race", KNOWN_RACES)
+def test_known_races_are_found(race):
+    """The races that the kernel's history knows come out of the search unscripted."""
+    point, meeting = KNOWN_RACES[race]
+    verdict = verdicts.find(point)
+    assert (verdict.verdict, verdict.meeting) == (verdicts.BREAKS, meeting)
+
+
+def test_a_frame_is_reused_before_its_flush():
+    """A frame that is freed before its flush is given out while a TLB reaches it."""
+    scenario = MEETINGS["unmap"].scenario({"tlbi in tlb_flush"})
+    breach = explore(scenario, loads=True).breach
+    assert breach is not None
+    assert "can still use" in str(breach.error)
+
+
+def test_chapters_are_there():
+    """Each verdict leads to a page of the book."""
+    for verdict in GALLERY:
+        assert (BOOK / verdict.chapter).exists(), verdict.chapter
+
+
+def test_verdicts_survive_json():
+    """What is read back is what was written."""
+    for verdict in GALLERY:
+        told = json.loads(json.dumps(verdict.to_json()))
+        assert verdicts.Verdict.of_json(told) == verdict
+
+
+def test_unknown_points_are_refused():
+    """The message says where to look."""
+    with pytest.raises(InputError, match="gallery"):
+        verdicts.find("dsb sy in nowhere")
+    with pytest.raises(InputError, match="meeting"):
+        judge.mutate(["dsb sy in nowhere"])
 
 
 @pytest.mark.parametrize("name", boards.BOARDS)

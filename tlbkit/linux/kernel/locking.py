@@ -8,7 +8,8 @@ wp_page_copy"``: who would take it there believes to have it, and keeps nobody o
 
 Events: ``lock``; ``what`` is the lock, ``new`` is "acquired", "read" or "write" (for
 reading or writing), or "released"; ``why`` is "trylock" where the taker would not have
-waited.
+waited. ``no lock`` tells the same of a lock that was taken out: of who believes to have
+it.
 
 Source: kernel/locking/.
 """
@@ -51,6 +52,12 @@ def _less(cpus: tuple[Cpu, ...], cpu: Cpu) -> tuple[Cpu, ...]:
     return cpus[:at] + cpus[at + 1 :]
 
 
+def _say_omitted(lock: SpinLock | RwSemaphore, how: str) -> None:
+    machine = lock.machine
+    if "no lock" in machine.events.heard:
+        machine.events.emit(machine.running.number, "no lock", lock, new=how)
+
+
 class SpinLock:
     """A lock with one holder, the CPU that took it.
 
@@ -75,6 +82,7 @@ class SpinLock:
         cpu = machine.running
         if machine.without and machine.omits(f"lock {kind_of(self.name)}"):
             self.believers += (cpu,)
+            _say_omitted(self, "acquired")
             return
         if self.holder is not None:
             if self.holder is cpu:
@@ -97,6 +105,7 @@ class SpinLock:
         if self.holder is not cpu:
             if cpu in self.believers:
                 self.believers = _less(self.believers, cpu)
+                _say_omitted(self, "released")
                 return
             raise LockError(cpu.number, self.name, "released by one who has it not")
         self.holder = None
@@ -106,7 +115,10 @@ class SpinLock:
     @property
     def held(self) -> bool:
         """Whether the running CPU has it."""
-        cpu = self.machine.running
+        return self.held_by(self.machine.running)
+
+    def held_by(self, cpu: Cpu) -> bool:
+        """Tell whether *cpu* has it, or believes so."""
         return self.holder is cpu or cpu in self.believers
 
     def assert_held(self) -> None:
@@ -154,7 +166,7 @@ class RwSemaphore:
         """Take it for reading, waiting for a writer."""
         machine = self.machine
         cpu = machine.running
-        if self._omitted(cpu):
+        if self._omitted(cpu, "read"):
             return
         if self.writer is not None:
             if self.writer is cpu:
@@ -169,7 +181,7 @@ class RwSemaphore:
         """Take it for writing, waiting for everybody else."""
         machine = self.machine
         cpu = machine.running
-        if self._omitted(cpu):
+        if self._omitted(cpu, "write"):
             return
         if self.writer is cpu or cpu in self.readers:
             raise LockError(cpu.number, self.name, "taken twice by its holder")
@@ -204,6 +216,7 @@ class RwSemaphore:
         if cpu not in self.readers:
             if cpu in self.believers:
                 self.believers = _less(self.believers, cpu)
+                _say_omitted(self, "released")
                 return
             raise LockError(cpu.number, self.name, "released by one who has it not")
         self.readers.remove(cpu)
@@ -215,6 +228,7 @@ class RwSemaphore:
         if self.writer is not cpu:
             if cpu in self.believers:
                 self.believers = _less(self.believers, cpu)
+                _say_omitted(self, "released")
                 return
             raise LockError(cpu.number, self.name, "released by one who has it not")
         self.writer = None
@@ -234,17 +248,22 @@ class RwSemaphore:
     def assert_write_held(self) -> None:
         """Complain unless the running CPU has it for writing."""
         cpu = self.machine.running
-        if self.writer is not cpu and cpu not in self.believers:
+        if not self.written_by(cpu):
             raise LockError(
                 cpu.number, self.name, "must be held for writing and is not"
             )
 
-    def _omitted(self, cpu: Cpu) -> bool:
+    def written_by(self, cpu: Cpu) -> bool:
+        """Tell whether *cpu* has it for writing, or believes so."""
+        return self.writer is cpu or cpu in self.believers
+
+    def _omitted(self, cpu: Cpu, how: str) -> bool:
         """Tell whether the lock was taken out here; *cpu* believes to have it then."""
         machine = self.machine
         if not machine.without or not machine.omits(f"lock {kind_of(self.name)}"):
             return False
         self.believers += (cpu,)
+        _say_omitted(self, how)
         return True
 
     def _say(self, how: str, why: str = "") -> None:

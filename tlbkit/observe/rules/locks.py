@@ -224,14 +224,14 @@ class Locks:
         """
         mm = table.mm
         cpu = self._machine.cpus[event.cpu]
-        if table.lock.holder is cpu or mm is None or not mm.users:
+        if table.lock.held_by(cpu) or mm is None or not mm.users:
             return
         if table.level and not table.parents:
             return
         if gone is not None and gone.lock.holder is cpu:
             return
         if table.level != LEAVES and (
-            mm.page_table_lock.holder is cpu or mm.mmap_lock.writer is cpu
+            mm.page_table_lock.held_by(cpu) or mm.mmap_lock.written_by(cpu)
         ):
             return
         held: Mapping[Lock, str] = self.held.get(event.cpu, {})

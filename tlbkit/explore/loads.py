@@ -1,0 +1,56 @@
+"""Loads of page-table words by software, as steps of their own.
+
+Under a lock nobody can change what was read, and a search need not stop there. Where a
+lock has been taken out, or is not taken by design, each load is a place where another
+CPU may come between. What hardware reads in a walk is part of the access, and stays so.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tlbkit.arm64.memory import PhysicalMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_SOFTWARE = ("tlbkit.linux.", "tlbkit.patches.")
+
+
+class Loads:
+    """Who is told of each load.
+
+    Attributes:
+        step: Called after each load, or ``None`` while nobody wants to know.
+    """
+
+    __slots__ = ("step",)
+
+    def __init__(self) -> None:
+        self.step: Callable[[], None] | None = None
+
+
+@contextmanager
+def watching_loads() -> Iterator[Loads]:
+    """Tell of loads until the end of the ``with`` block.
+
+    A world that is to be watched must be made within the block.
+    """
+    loads = Loads()
+    plain = PhysicalMemory.read
+
+    def read(memory: PhysicalMemory, pa: int) -> int:
+        value = plain(memory, pa)
+        if loads.step is not None:
+            caller = sys._getframe(1).f_globals["__name__"]  # noqa: SLF001 - the documented way to name the caller
+            if caller.startswith(_SOFTWARE):
+                loads.step()
+        return value
+
+    setattr(PhysicalMemory, "read", read)  # noqa: B010 - mypy knows it as a method
+    try:
+        yield loads
+    finally:
+        setattr(PhysicalMemory, "read", plain)  # noqa: B010 - as above

@@ -1,0 +1,130 @@
+"""Why nothing breaks without some points: what each of them is for, if not for safety.
+
+An argument is no proof. It stands beside a search of every schedule with up to two
+preemptions in every meeting that comes by the point, and says what that search could
+not know.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+_RELAXED: Final = (
+    "The entry gained rights. A CPU that keeps the strict one only faults once more, "
+    "finds nothing to change, and drops it then: flush_tlb_fix_spurious_fault(). "
+    "This flush saves that second fault."
+)
+_NO_STORE: Final = (
+    "The DSB before a TLBI makes this CPU's descriptor stores visible to walkers "
+    "first. Here this CPU has stored nothing: whoever relaxed the entry did so "
+    "before it released the lock that this CPU has taken since."
+)
+_FORK_LOCK: Final = (
+    "fork holds the mmap lock for writing and has marked the area, so page faults, "
+    "MOVE and COPY stay out. The table's lock keeps out who comes without either: "
+    "reclaim and migration, by rmap. They do not meet fork here."
+)
+_UNMAP_LOCK: Final = (
+    "munmap holds the mmap lock for writing and has waited for the area's readers, "
+    "so page faults and MOVE stay out, and exit is alone. The table's lock keeps out "
+    "who comes by rmap: reclaim and migration. They do not meet munmap here."
+)
+_LOOKED_AGAIN: Final = (
+    "What is read here is only a guess. It is read again under the locks of both "
+    "tables, and nothing has been changed before that: is_pte_pages_stable()."
+)
+_RMAP: Final = (
+    "The anon_vma's lock keeps rmap walkers from looking for a page that is between "
+    "two addresses. Neither migration nor reclaim meets MOVE here."
+)
+_CHANGING: Final = (
+    "The lock makes who changes the layout (fork, mremap and munmap with userfaultfd "
+    "events) wait for requests that have seen no change announced. It is about the "
+    "monitor's view of the process; tables and pages have their own locks."
+)
+_SLOW: Final = (
+    "This is the slow way, taken after a writer was met. Without the mmap lock the "
+    "area could be gone when it is locked. Here the look-up and the lock of the area "
+    "are one step for every other CPU, so no schedule comes between: RCU is left "
+    "out."
+)
+
+ARGUMENTS: Final[dict[str, str]] = {
+    "FAULT_FLAG_TRIED in fix_spurious_fault": (
+        "A retried fault that finds nothing to change is usually not stale: its "
+        "first try did the work. To flush here as well is a local flush too many, no "
+        "harm."
+    ),
+    "dsb nsh in local_flush_tlb_page": _RELAXED,
+    "dsb nshst in local_flush_tlb_page": _RELAXED,
+    "dsb nshst in local_flush_tlb_page_nonotify": _NO_STORE,
+    "lock PTE table in copy_pte_range": _FORK_LOCK,
+    "lock PTE table in hold_folio": _LOOKED_AGAIN,
+    "lock PTE table in map_ptes": _LOOKED_AGAIN,
+    "lock PTE table in zap_pte_range": _UNMAP_LOCK,
+    "lock anon_vma in anon_vma_trylock_write": _RMAP,
+    "lock map_changing_lock in mfill_atomic": _CHANGING,
+    "lock map_changing_lock in move_pages": _CHANGING,
+    "lock map_changing_lock in mwriteprotect_range": _CHANGING,
+    "lock mmap_lock in uffd_lock_vma": _SLOW,
+    "lock mmap_lock in uffd_move_lock": _SLOW,
+    "lock vma lock in vma_start_read_locked": (
+        "Who gets here holds the mmap lock for reading, which already keeps out "
+        "whoever changes areas; the area's lock goes on doing so once the mmap lock "
+        "is dropped. The writer met here, mprotect, meets MOVE again at the table's "
+        "lock."
+    ),
+    "pte_same in _take_folio": _LOOKED_AGAIN,
+    "pte_same in handle_pte_fault": (
+        "What follows either looks again before it stores, as wp_page_copy() does, "
+        "or adds rights to whatever stands there by now: ptep_set_access_flags() "
+        "merges. The check saves a copy that would be thrown away."
+    ),
+    "tlbi VALE1 in local_flush_tlb_page": _RELAXED,
+    "tlbi in do_wp_page": (
+        "It guards a copy made while another CPU can still write through a stale "
+        "entry. An entry that was writable maps a page of one process, and such a "
+        "page is not copied but reused; who could be copied was never writable. The "
+        "flush dates from when a count of references decided that."
+    ),
+    "tlbi in flush_relaxed": _RELAXED,
+    "vm_lock_seq in vma_start_read": (
+        "The mark keeps new readers out of an area while its flags change. Here the "
+        "one who changes it is mprotect, and mprotect and MOVE meet again at the "
+        "table's lock: whichever comes second finds what the first has left."
+    ),
+}
+"""An argument for each point that can be taken out unharmed."""
+
+_NO_SWAP: Final = "It needs a page in swap that changes meanwhile; no meeting swaps."
+_NO_EVENTS: Final = (
+    "It fails only while a change of layout is being told to a monitor: userfaultfd "
+    "with events. No meeting has a monitor that listens to them."
+)
+_HELD: Final = (
+    "Whoever shares or pins a page under MOVE would have to pass the area's lock, "
+    "which MOVE holds, or come by GUP-fast, which takes no lock. No meeting has "
+    "GUP-fast."
+)
+
+NOT_MET: Final[dict[str, str]] = {
+    "PageAnonExclusive in check_present_pte": _HELD,
+    "folio_maybe_dma_pinned in move_present_ptes": _HELD,
+    "is_pte_pages_stable in move_swap_pte": _NO_SWAP,
+    "mmap_changing in _mfill_locked": _NO_EVENTS,
+    "mmap_changing in move_pages": _NO_EVENTS,
+    "pte_same in do_numa_page": (
+        "It needs an entry hidden by NUMA balancing and a second fault on it; no "
+        "meeting hides entries."
+    ),
+    "pte_same in handle_pte_marker": (
+        "It needs a marker that is out of date and a second fault on it; no meeting "
+        "leaves markers behind."
+    ),
+    "pte_same in move_pages_ptes": (
+        "It is met after a sleep on the lock of a page or of an anon_vma that "
+        "somebody else holds; in the meetings the page's entry cannot change during "
+        "that."
+    ),
+}
+"""Checks of the code that no meeting comes by, each with what a meeting would need."""

@@ -1,0 +1,111 @@
+"""The verdicts of the gallery, as they were last found.
+
+They stand in `verdicts.json` beside this module, as ``python -m tlbkit mutate --json``
+prints them. To read them needs no search.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from tlbkit.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+BREAKS = "breaks"
+ARGUED = "argued"
+OPEN = "open"
+"""A verdict that the gallery must not hold: nothing breaks, and nobody says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What happens without one point.
+
+    Attributes:
+        point: What is taken out, as `Machine.without` names it.
+        verdict: ``"breaks"``, ``"argued"`` or ``"open"``.
+        meetings: The meetings that come by the point.
+        meeting: The one with the shortest schedule that breaks, or "".
+        preemptions: How many such a schedule has; else up to how many were tried.
+        steps: How many steps that schedule has, 0 if there is none.
+        schedule: Its decisions: after how many steps which flow goes on.
+        error: What is broken, in one line.
+        why: The argument, where nothing breaks.
+        runs: How many schedules were tried.
+        chapter: The page that tells of the flow.
+    """
+
+    point: str
+    verdict: str
+    meetings: tuple[str, ...]
+    meeting: str = ""
+    preemptions: int = 0
+    steps: int = 0
+    schedule: tuple[tuple[int, int], ...] = ()
+    error: str = ""
+    why: str = ""
+    runs: int = field(default=0, compare=False)
+    chapter: str = ""
+
+    @property
+    def flow(self) -> str:
+        """The meeting that breaks, or all that were tried."""
+        return self.meeting or ", ".join(self.meetings)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain dictionaries and lists."""
+        return {
+            "name": self.point,
+            "flow": self.flow,
+            "verdict": self.verdict,
+            "steps": self.steps,
+            "preemptions": self.preemptions,
+            "schedule": [list(choice) for choice in self.schedule],
+            "error": self.error,
+            "why": self.why,
+            "meetings": list(self.meetings),
+            "runs": self.runs,
+            "chapter": self.chapter,
+        }
+
+    @classmethod
+    def of_json(cls, said: dict[str, Any]) -> Verdict:
+        """Return what `to_json` was made of."""
+        return cls(
+            said["name"],
+            said["verdict"],
+            tuple(said["meetings"]),
+            said["flow"] if said["verdict"] == BREAKS else "",
+            said["preemptions"],
+            said["steps"],
+            tuple((step, flow) for step, flow in said["schedule"]),
+            said["error"],
+            said["why"],
+            said["runs"],
+            said["chapter"],
+        )
+
+
+def gallery() -> list[Verdict]:
+    """Return the verdicts as they were last found, by the names of the points."""
+    text = (files("tlbkit.lab.gallery") / "verdicts.json").read_text("utf-8")
+    return [Verdict.of_json(one) for one in json.loads(text)]
+
+
+def find(point: str) -> Verdict:
+    """Return the verdict on a point; `InputError` if there is none."""
+    for verdict in gallery():
+        if verdict.point == point:
+            return verdict
+    raise InputError(f"{point!r} is not in the gallery: python -m tlbkit gallery")
+
+
+def changed(found: Iterable[Verdict]) -> list[str]:
+    """Return the points of which the gallery says something else than *found*."""
+    known = {verdict.point: verdict for verdict in gallery()}
+    return [one.point for one in found if one != known.get(one.point)]
