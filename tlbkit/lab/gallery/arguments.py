@@ -42,6 +42,12 @@ _CHANGING: Final = (
     "events) wait for requests that have seen no change announced. It is about the "
     "monitor's view of the process; tables and pages have their own locks."
 )
+_PAGE_LOCKED: Final = (
+    "The page that is mapped here is locked, so a second fault on it, write-back and "
+    "truncation wait; and munmap, mprotect and fork are kept out by the mmap lock. "
+    "The table's lock is for who needs neither, such as reclaim by rmap, which meets "
+    "nobody here."
+)
 _SLOW: Final = (
     "This is the slow way, taken after a writer was met. Without the mmap lock the "
     "area could be gone when it is locked. Here the look-up and the lock of the area "
@@ -59,15 +65,26 @@ ARGUMENTS: Final[dict[str, str]] = {
     "dsb nshst in local_flush_tlb_page": _RELAXED,
     "dsb nshst in local_flush_tlb_page_nonotify": _NO_STORE,
     "lock PTE table in copy_pte_range": _FORK_LOCK,
+    "lock PTE table in finish_fault": _PAGE_LOCKED,
+    "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
     "lock PTE table in hold_folio": _LOOKED_AGAIN,
     "lock PTE table in map_ptes": _LOOKED_AGAIN,
     "lock PTE table in zap_pte_range": _UNMAP_LOCK,
     "lock anon_vma in anon_vma_trylock_write": _RMAP,
+    "lock i_mmap_rwsem in unmap_mapping_pages": (
+        "It keeps areas from leaving the file's tree while truncation walks it. That "
+        "takes an munmap at the same time, and no meeting has both."
+    ),
     "lock map_changing_lock in mfill_atomic": _CHANGING,
     "lock map_changing_lock in move_pages": _CHANGING,
     "lock map_changing_lock in mwriteprotect_range": _CHANGING,
     "lock mmap_lock in uffd_lock_vma": _SLOW,
     "lock mmap_lock in uffd_move_lock": _SLOW,
+    "lock page_table_lock in pmd_install": (
+        "Two faults that install a table at one place are in one page here, whose "
+        "lock lets one of them wait. It takes two pages of one new table, and no "
+        "meeting has them."
+    ),
     "lock vma lock in vma_start_read_locked": (
         "Who gets here holds the mmap lock for reading, which already keeps out "
         "whoever changes areas; the area's lock goes on doing so once the mmap lock "
@@ -96,7 +113,6 @@ ARGUMENTS: Final[dict[str, str]] = {
 }
 """An argument for each point that can be taken out unharmed."""
 
-_NO_SWAP: Final = "It needs a page in swap that changes meanwhile; no meeting swaps."
 _NO_EVENTS: Final = (
     "It fails only while a change of layout is being told to a monitor: userfaultfd "
     "with events. No meeting has a monitor that listens to them."
@@ -110,7 +126,6 @@ _HELD: Final = (
 NOT_MET: Final[dict[str, str]] = {
     "PageAnonExclusive in check_present_pte": _HELD,
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
-    "is_pte_pages_stable in move_swap_pte": _NO_SWAP,
     "mmap_changing in _mfill_locked": _NO_EVENTS,
     "mmap_changing in move_pages": _NO_EVENTS,
     "pte_same in do_numa_page": (

@@ -104,46 +104,55 @@ def _touches(stage: Stage, *, memfd: bool, shared: bool, cached: bool) -> None:
     stage.watched += [(process, base), (process, base + 8)]
 
 
+_FILES: Final = "book/kernel/files.md"
+
 FILE_MEETINGS: Final = {
     one.name: one
     for one in (
-        Meeting("write back", "fsync while a thread writes", _write_back),
+        Meeting("write back", "fsync while a thread writes", _write_back, _FILES),
         Meeting(
             "write back and unmap",
             "fsync and munmap while a thread writes",
             _write_back_and_unmap,
+            _FILES,
             cpus=3,
         ),
-        Meeting("truncate", "ftruncate while a thread writes", _truncate),
+        Meeting("truncate", "ftruncate while a thread writes", _truncate, _FILES),
         Meeting(
             "truncate and touch",
             "ftruncate while a thread writes to the file for the first time",
             partial(_truncate_and_touch, memfd=False, shared=True),
+            _FILES,
         ),
         Meeting(
             "truncate and copy",
             "ftruncate while a thread copies a page of the file",
             partial(_truncate_and_touch, memfd=False, shared=False),
+            _FILES,
         ),
         Meeting(
             "truncate memory",
             "ftruncate of shared memory while a thread touches it",
             partial(_truncate_and_touch, memfd=True, shared=True),
+            _FILES,
         ),
         Meeting(
             "touch file",
             "two threads write to a page of a file that nobody has read in",
             partial(_touches, memfd=False, shared=True, cached=False),
+            _FILES,
         ),
         Meeting(
             "touch memory",
             "two threads write to shared memory that nobody has used",
             partial(_touches, memfd=True, shared=True, cached=False),
+            _FILES,
         ),
         Meeting(
             "touch copy",
             "two threads write to a private mapping of a page in memory",
             partial(_touches, memfd=False, shared=False, cached=True),
+            _FILES,
         ),
     )
 }

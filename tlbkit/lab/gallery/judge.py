@@ -11,7 +11,7 @@ from tlbkit.errors import InputError
 from tlbkit.explore.search import PREEMPTIONS, Breach, explore, replay
 from tlbkit.lab.gallery.arguments import ARGUMENTS
 from tlbkit.lab.gallery.census import census
-from tlbkit.lab.gallery.meetings import MEETINGS
+from tlbkit.lab.gallery.programme import PROGRAMME
 from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Verdict
 from tlbkit.observe.recorder import recording
 
@@ -33,7 +33,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
     runs = 0
     for bound in range(PREEMPTIONS + 1):
         for name in meetings:
-            scenario = MEETINGS[name].scenario({point})
+            scenario = PROGRAMME[name].scenario({point})
             found = explore(scenario, preemptions=bound, loads=True)
             runs += found.runs
             breach = found.breach
@@ -53,7 +53,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
             preemptions=PREEMPTIONS,
             why=why,
             runs=runs,
-            chapter=MEETINGS[meetings[0]].chapter,
+            chapter=PROGRAMME[meetings[0]].chapter,
         )
     (preemptions, steps), name, breach = best
     return Verdict(
@@ -66,7 +66,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
         tuple((step, flow) for step, flow in breach.schedule),
         str(breach.error).split("\n", 1)[0],
         runs=runs,
-        chapter=MEETINGS[name].chapter,
+        chapter=PROGRAMME[name].chapter,
     )
 
 
@@ -83,7 +83,7 @@ def mutate(
     Errors:
         InputError: No meeting comes by a point.
     """
-    known = census(MEETINGS)
+    known = census(PROGRAMME)
     wanted = list(known if points is None else points)
     for point in wanted:
         if point not in known:
@@ -115,5 +115,5 @@ def record(
             recorders.append(recorder)
             yield
 
-    replay(MEETINGS[meeting].scenario(without), schedule, around, loads=loads)
+    replay(PROGRAMME[meeting].scenario(without), schedule, around, loads=loads)
     return recorders[0].finish()

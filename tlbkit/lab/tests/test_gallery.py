@@ -11,10 +11,11 @@ from tlbkit.lab.gallery import boards, judge, verdicts
 from tlbkit.lab.gallery.arguments import ARGUMENTS, NOT_MET
 from tlbkit.lab.gallery.census import census, checks
 from tlbkit.lab.gallery.meetings import MEETINGS
+from tlbkit.lab.gallery.programme import PROGRAMME
 
 BOOK = Path(__file__).resolve().parents[3]
 GALLERY = verdicts.gallery()
-KNOWN = census(MEETINGS)
+KNOWN = census(PROGRAMME)
 BREAKING = [one for one in GALLERY if one.verdict == verdicts.BREAKS]
 
 
@@ -52,7 +53,7 @@ def test_what_breaks_still_breaks(verdict):
 
     Steps and wording may follow a change of the flows; `mutate` compares these too.
     """
-    scenario = MEETINGS[verdict.meeting].scenario({verdict.point})
+    scenario = PROGRAMME[verdict.meeting].scenario({verdict.point})
     found = explore(scenario, preemptions=verdict.preemptions, loads=True)
     assert found.breach is not None
     run = replay(scenario, found.breach.schedule, loads=True)

@@ -38,12 +38,12 @@ class LockError(TlbkitError):
 
 
 def kind_of(name: str) -> str:
-    """Return the kind of a lock: its name without the address.
+    """Return the kind of a lock: its name without the address, or whose it is.
 
-    >>> kind_of("PTE table 0x80005")
-    'PTE table'
+    >>> kind_of("PTE table 0x80005"), kind_of("i_mmap_rwsem of f")
+    ('PTE table', 'i_mmap_rwsem')
     """
-    return name.partition(" 0x")[0]
+    return name.partition(" 0x")[0].partition(" of ")[0]
 
 
 def _less(cpus: tuple[Cpu, ...], cpu: Cpu) -> tuple[Cpu, ...]:
