@@ -59,12 +59,14 @@ class Notes:
     Attributes:
         touched: The accesses of the step that is being made.
         on: Whether they count; what only looks on from outside does not.
+        naming: Whether objects only get their names, as a world is made.
         page_shift: log2 of the bytes of a frame.
     """
 
     def __init__(self) -> None:
         self.touched: dict[Resource, int] = {}
         self.on = False
+        self.naming = False
         self.page_shift = 12
         self._numbers: dict[Any, Resource] = {}  # kept from run to run
         self._names: dict[int, tuple[int, int]] = {}
@@ -84,11 +86,12 @@ class Notes:
             field.clear()
         self._actor = _SETUP
         self.take()
-        self.on = True
+        self.naming = True
 
     def resume(self, flow: int) -> None:
         """Note from now on for *flow*."""
         self._actor = flow
+        self.naming = False
         self.on = True
 
     def take(self) -> dict[Resource, int]:
@@ -118,10 +121,13 @@ class Notes:
         return number
 
     def place(self, thing: object, field: str) -> Resource:
-        """Return the number of a field of an object.
+        """Return the number of a field of an object."""
+        return self.number("field", *self.name(thing), field)
 
-        Objects are named by who touched them first, and when: for what is made in a
-        run that depends on the history of its maker alone.
+    def name(self, thing: object) -> tuple[int, int]:
+        """Return the name of an object: who touched it first, and as which.
+
+        For what is made in a run, that depends on the history of its maker alone.
         """
         key = id(thing)
         name = self._names.get(key)
@@ -129,7 +135,7 @@ class Notes:
             self._made[self._actor] += 1
             name = self._names[key] = self._actor, self._made[self._actor]
             self._alive.append(thing)
-        return self.number("field", *name, field)
+        return name
 
     def container(self, resource: Resource, value: Any, how: int) -> None:
         """Note that a container was looked at; the end of the step tells if it changed.
@@ -307,8 +313,11 @@ def _watched(
 
     def write(thing: object, value: Any) -> None:
         put(thing, value)
-        if notes.on and changes:
-            notes.touched[resource(thing)] = WRITE
+        if notes.on:
+            if changes:
+                notes.touched[resource(thing)] = WRITE
+        elif notes.naming:
+            notes.name(thing)
 
     return property(read, write)
 

@@ -333,7 +333,7 @@ class _Reduced(_Plain):
 
     def _world(self) -> Any:
         world = self._scenario()
-        self._notes.take()  # and with it, what was noted while the world was made
+        self._notes.naming = False
         self._history = History(len(world.flows))
         self._notes.page_shift = world.machine.model.page_shift
         world.machine.events.listen(self._notes.hear)
