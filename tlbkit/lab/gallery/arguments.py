@@ -123,11 +123,18 @@ _HELD: Final = (
     "GUP-fast."
 )
 
+_GUP_FAST: Final = (
+    "Walkers without a lock have meetings of their own, tlbkit.lab.gallery.walkers, in "
+    "worlds too large for this table. In the meetings here nobody pins pages."
+)
+
 NOT_MET: Final[dict[str, str]] = {
     "PageAnonExclusive in check_present_pte": _HELD,
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
     "mmap_changing in _mfill_locked": _NO_EVENTS,
     "mmap_changing in move_pages": _NO_EVENTS,
+    "pmd_val in gup_fast_pmd_leaf": _GUP_FAST,
+    "pmd_val in gup_fast_pte_range": _GUP_FAST,
     "pte_same in do_numa_page": (
         "It needs an entry hidden by NUMA balancing and a second fault on it; no "
         "meeting hides entries."
@@ -136,6 +143,9 @@ NOT_MET: Final[dict[str, str]] = {
         "It needs a marker that is out of date and a second fault on it; no meeting "
         "leaves markers behind."
     ),
+    "pte_val in gup_fast_pte_range": _GUP_FAST,
+    "pud_val in gup_fast_pud_leaf": _GUP_FAST,
+    "write_protect_seq in gup_fast": _GUP_FAST,
     "pte_same in move_pages_ptes": (
         "It is met after a sleep on the lock of a page or of an anon_vma that "
         "somebody else holds; in the meetings the page's entry cannot change during "
