@@ -201,7 +201,7 @@ class RwSemaphore:
         cpu = self.machine.running
         if self.writer is not None or self.readers:
             return False
-        if not self._omitted(cpu):
+        if not self._omitted(cpu, "write"):
             self._written_by(cpu, "trylock")
         return True
 
