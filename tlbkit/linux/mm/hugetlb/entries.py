@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
     from tlbkit.linux.mm.hugetlb.share import HugetlbShare
 
 
@@ -16,12 +16,26 @@ class HugeEntries:
 
     What no table is there for is stepped over. Who takes a table away says so, and the
     walk goes on behind all that it mapped.
+
+    Args:
+        hugetlb: Knows the area.
+        vma: The area.
+        start: The first address, whole huge pages.
+        end: The one behind the last.
+        skip: The address bits to set to get to the last page of a table.
+        jump: Where to go on, if empty entries above can be stepped over at once.
     """
 
-    __slots__ = ("_at", "_end", "_hugetlb", "_size", "_skip", "_vma")
+    __slots__ = ("_at", "_end", "_hugetlb", "_jump", "_size", "_skip", "_vma")
 
     def __init__(
-        self, hugetlb: HugetlbShare, vma: VmArea, start: int, end: int, skip: int
+        self,
+        hugetlb: HugetlbShare,
+        vma: VmArea,
+        start: int,
+        end: int,
+        skip: int,
+        jump: Callable[[MmStruct, int], int] | None,
     ) -> None:
         self._hugetlb = hugetlb
         self._vma = vma
@@ -29,15 +43,18 @@ class HugeEntries:
         self._end = end
         self._size = hugetlb.hstate_vma(vma).size
         self._skip = skip
+        self._jump = jump
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Go on from where the last step left off."""
         walk, vma, size = self._hugetlb.hugetlb_walk, self._vma, self._size
-        skip, end = self._skip, self._end
+        skip, end, jump = self._skip, self._end, self._jump
         while self._at < end:
             addr = self._at
             ptep = walk(vma, addr, size)
-            if ptep is None:
+            if ptep is None and jump is not None:
+                self._at = jump(vma.mm, addr)
+            elif ptep is None:
                 self._at = (addr | skip) + size
             else:
                 self._at = addr + size

@@ -147,8 +147,11 @@ class HugetlbShare(HugetlbPool):
     def huge_entries(self, vma: VmArea, start: int, end: int) -> HugeEntries:
         """Return a walk over the entries of [start, end), whole huge pages."""
         size = self.hstate_vma(vma).size
-        skip = self._kernel.hugetlbpage.hugetlb_mask_last_page(size)
-        return HugeEntries(self, vma, start, end, skip)
+        huge = self._kernel.hugetlbpage
+        skip = huge.hugetlb_mask_last_page(size)
+        above_pmds = skip + size == self._pgtable.pud_size
+        jump = huge.next_pud if above_pmds else None
+        return HugeEntries(self, vma, start, end, skip, jump)
 
     def folio(self, pte: int) -> HugetlbFolio:
         """Return the huge page that an entry maps."""

@@ -146,6 +146,26 @@ class Hugetlbpage:
             return None
         return pgtable.pte_offset(pmdp, addr & -size)
 
+    def next_pud(self, mm: MmStruct, addr: int) -> int:
+        """Return the next multiple of a PUD's span for which an entry is not empty.
+
+        Only within the table that has the entry for *addr*, which is empty; its end if
+        there is no other. It is what many steps of a walk would come to.
+        """
+        pgtable = self._pgtable
+        shift = pgtable.pud_shift
+        following = (addr >> shift) + 1
+        if pgtable.folded_pud:
+            return following << shift
+        pgd = self._read(pgtable.pgd_offset(mm, addr))
+        if pte_none(pgd):
+            return ((addr >> pgtable.pgdir_shift) + 1) << pgtable.pgdir_shift
+        entries = self._machine.memory.frame(pgtable.pte_pfn(pgd))
+        mask = pgtable.ptrs_per_pte - 1
+        while following & mask and not entries[following & mask]:
+            following += 1
+        return following << shift
+
     # -- values ----------------------------------------------------------------------
 
     def arch_make_huge_pte(self, entry: int, size: int) -> int:
