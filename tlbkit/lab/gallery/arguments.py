@@ -24,11 +24,6 @@ _FORK_LOCK: Final = (
     "MOVE and COPY stay out. The table's lock keeps out who comes without either: "
     "reclaim and migration, by rmap. They do not meet fork here."
 )
-_UNMAP_LOCK: Final = (
-    "munmap holds the mmap lock for writing and has waited for the area's readers, "
-    "so page faults and MOVE stay out, and exit is alone. The table's lock keeps out "
-    "who comes by rmap: reclaim and migration. They do not meet munmap here."
-)
 _LOOKED_AGAIN: Final = (
     "What is read here is only a guess. It is read again under the locks of both "
     "tables, and nothing has been changed before that: is_pte_pages_stable()."
@@ -69,7 +64,6 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
     "lock PTE table in hold_folio": _LOOKED_AGAIN,
     "lock PTE table in map_ptes": _LOOKED_AGAIN,
-    "lock PTE table in zap_pte_range": _UNMAP_LOCK,
     "lock anon_vma in anon_vma_trylock_write": _RMAP,
     "lock i_mmap_rwsem in unmap_mapping_pages": (
         "It keeps areas from leaving the file's tree while truncation walks it. That "
