@@ -19,24 +19,20 @@ model = replace(find_model({model!r}), bbml2_noabort={bbml2})
 kernel = Kernel(Machine({cpus}, model), {version!r})
 kernel.huge_memory.enabled = {enabled!r}
 Sanitizer(kernel).start()
+kernel.swapfile.swapon(64)
+kernel.hugetlb.set_max_huge_pages({huge})
 pins = []
 
 
 def pin(process, address):
-    """Write to a page, so that it is the process's own, and pin it."""
-    process.write(address, 1)
-    pgtable = kernel.pgtable
-    pmd = pgtable.read(pgtable.find_pmd(process.mm, address))
-    ptep = pgtable.find_pte(process.mm, address)
-    entry = pmd if ptep is None else pgtable.read(ptep)
-    pins.append(kernel.page_alloc.folio_of(pgtable.pte_pfn(entry)))
-    kernel.gup.try_grab_folio(pins[-1])
+    """Let a device write to a page, and keep it."""
+    pins.append(process.pin(address, 1, write=True))
 
 
 def unpin():
     """Let go of all pages that are pinned."""
     while pins:
-        kernel.gup.unpin_user_page(pins.pop())
+        kernel.gup.unpin_user_pages(pins.pop())
 
 
 def fail_after(number):
@@ -55,15 +51,28 @@ class Play:
         bbml2: It bears two sizes of one translation at once.
         enabled: Who gets blocks.
         kib: Sizes of large folios that everybody gets.
+        huge: Huge pages in the pool.
     """
 
     CPUS = 3
 
     def __init__(
-        self, version, model="neoverse-v2", *, bbml2=False, enabled="never", kib=()
+        self,
+        version,
+        model="neoverse-v2",
+        *,
+        bbml2=False,
+        enabled="never",
+        kib=(),
+        huge=2,
     ):
         begin = _BEGIN.format(
-            model=model, bbml2=bbml2, cpus=self.CPUS, version=version, enabled=enabled
+            model=model,
+            bbml2=bbml2,
+            cpus=self.CPUS,
+            version=version,
+            enabled=enabled,
+            huge=huge,
         )
         self.lines = [begin]
         self.names = {"__name__": "program"}

@@ -39,6 +39,9 @@ ADVICE = (
     "dontneed",
     "free",
     "cold",
+    "pageout",
+    "populate_read",
+    "populate_write",
     "dontfork",
     "dofork",
     "wipeonfork",
@@ -131,7 +134,7 @@ class AnyProgram(RuleBasedStateMachine):
         which=number,
         size=pages,
         rights=prot,
-        what=st.sampled_from(["anonymous", "shared", "f", "m"]),
+        what=st.sampled_from(["anonymous", "anonymous", "shared", "f", "m", "huge"]),
         private=st.booleans(),
     )
     def mmap(self, which, size, rights, what, private):
@@ -139,7 +142,10 @@ class AnyProgram(RuleBasedStateMachine):
         process, _, _ = self.pick(which, 0, 0)
         if len(self.areas[process]) >= AREAS:
             return
-        how = "" if what == "anonymous" else ", shared=True"
+        how = ", shared=True" if what == "shared" else ""
+        if what == "huge":
+            size = 512
+            how = ", hugetlb=True" + ("" if private else ", shared=True")
         if what in "fm":
             how = f", fd={what}" + (", shared=True" if not private else "")
         area = self.name("a")
@@ -349,6 +355,7 @@ class AnyProgram(RuleBasedStateMachine):
                 kernel = play.kernel
                 kernel.swap.lru_add_drain_all()
                 kernel.huge_memory.shrink_huge_zero_folio()
+                kernel.hugetlb.set_max_huge_pages(0)
                 assert kernel.page_alloc.in_use == 2, "a leak"
 
     def holdings(self, play):
