@@ -9,6 +9,7 @@ from tlbkit.lab.dax_hole import DaxHole
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
 from tlbkit.lab.fork import ForkCopy, ForkReuse, ForkStorm
+from tlbkit.lab.gather import GatherFlags, GatherFlush
 from tlbkit.lab.huge_zero import HugeZero
 from tlbkit.lab.hugetlb import HugetlbExit, HugetlbUnshare
 from tlbkit.lab.insert import Insert
@@ -81,7 +82,13 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     NormalPage(),
     BadPageMap(),
 )
-_OF_THE_KERNEL: tuple[Exploration, ...] = (DaxHole(), HugeZero(), Insert())
+_OF_THE_KERNEL: tuple[Exploration, ...] = (
+    GatherFlags(),
+    GatherFlush(),
+    DaxHole(),
+    HugeZero(),
+    Insert(),
+)
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)
 } | SCENARIOS

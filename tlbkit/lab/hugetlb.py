@@ -18,18 +18,16 @@ from tlbkit.lab.answer import Answer
 from tlbkit.lab.compare import compare
 from tlbkit.lab.parameter import Parameter
 from tlbkit.lab.scenario import Claim, Operation, Scenario, Variant
-from tlbkit.linux.mm.mmu_gather import Gather
+from tlbkit.linux.kernel.kernel import PARTS, Kernel
 from tlbkit.observe.counters import counting
 from tlbkit.patches.hugetlb_unshare_gather import PATCH as UNSHARE
-from tlbkit.patches.kernels import Kernel
+from tlbkit.patches.hugetlb_unshare_halves import HALVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
-    from tlbkit.linux.include.asm_generic.tlb import MmuGather
-    from tlbkit.linux.include.linux.mm_types import Folio
     from tlbkit.linux.process import Process
     from tlbkit.observe.counters import Counts
 
@@ -93,37 +91,6 @@ AFTER: Final = Form("after", batching=True, skipping=True)
 FORMS: Final = (BEFORE, BATCHING, SKIPPING, AFTER)
 
 
-class BatchingOnly(Gather):
-    """One interrupt at the end of each visit that has unshared anything."""
-
-    __slots__ = ()
-
-    def tlb_unshare_pmd_ptdesc(
-        self, tlb: MmuGather, table: Folio, address: int
-    ) -> None:
-        """Take whoever leaves for the last."""
-        super().tlb_unshare_pmd_ptdesc(tlb, table, address)
-        tlb.fully_unshared_tables = True
-
-
-class SkippingOnly(Gather):
-    """One interrupt for each table that has a single user left."""
-
-    __slots__ = ()
-
-    def tlb_unshare_pmd_ptdesc(
-        self, tlb: MmuGather, table: Folio, address: int
-    ) -> None:
-        """Interrupt at once, if at all."""
-        super().tlb_unshare_pmd_ptdesc(tlb, table, address)
-        if tlb.fully_unshared_tables:
-            tlb.fully_unshared_tables = False
-            self.tlb_remove_table_sync_one()
-
-
-HALVES: Final = {BATCHING: BatchingOnly, SKIPPING: SkippingOnly}
-
-
 def share(kernel: Kernel, tables: int, users: int) -> list[Process]:
     """Return *users* processes that share *tables* tables, on CPUs in turn."""
     cpus = len(kernel.machine.cpus)
@@ -159,6 +126,10 @@ class Unsharing(Scenario):
     @abstractmethod
     def formula(form: Form, tables: int, users: int) -> int:
         """Return how many broadcasts one form sends, by what is known of it."""
+
+    @abstractmethod
+    def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
+        """Share the tables, on a kernel of any form."""
 
     def answer(self, params: Mapping[str, Value]) -> Answer:
         """Do the operation in all four forms; see the class for the columns."""
@@ -201,9 +172,11 @@ class Unsharing(Scenario):
         """Return what each form issues."""
         both = compared(self, tuple(settings.items()))
         counts = {BEFORE: both.before.counts, AFTER: both.after.counts}
-        for form, gather in HALVES.items():
-            kernel = Kernel(Machine(int(settings["cpus"])), self.after.kernel)
-            kernel.gather = gather(kernel)
+        for form, parts in (
+            (BATCHING, HALVES["batching"]),
+            (SKIPPING, HALVES["skipping"]),
+        ):
+            kernel = Kernel(Machine(int(settings["cpus"])), {**PARTS, **parts})
             operation = self.prepare(kernel, settings)
             with counting(kernel.machine) as counts[form]:
                 operation()

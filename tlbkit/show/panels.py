@@ -254,6 +254,8 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     ),
     "stale": (),
     "insert": (),
+    "gather-flags": (),
+    "gather-flush": (),
     "huge-zero": (),
     "dax-hole": (),
     "tlbi": (Fields("The operand"),),
