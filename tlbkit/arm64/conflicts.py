@@ -6,7 +6,7 @@ and the new translation. Here it stops the run with an error that says what happ
 - Break-before-make: a valid descriptor is replaced by another valid one that a TLB
   could not hold beside it (`needs_break`), with no invalid step in between. Every
   descriptor store is checked.
-- The same with a break but without its flush: `tlbkit.arm64.watch` tells when a
+- The same with a break but without its flush: `tlbkit.observe` can tell when a
   descriptor becomes valid while a TLB still holds the one before.
 - Contiguous misuse: the entries of a group do not agree. Checked when a TLB takes in a
   whole group.

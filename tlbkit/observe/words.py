@@ -66,7 +66,7 @@ def same(one: Event, other: Event) -> bool:
 
 def _deed(event: Event) -> tuple[Any, ...]:
     """Return the event as values that mean the same on every machine."""
-    if event.kind == "lock":
+    if event.kind in {"lock", "no lock"}:
         return event.what.name, event.new
     if event.kind in {"notifier", "notifier range"}:
         return event.what, event.old, event.why
@@ -237,6 +237,10 @@ def _lock(event: Event) -> str:
     return f"{_LOCK_VERBS[event.new]} {event.what.name}"
 
 
+def _omitted(event: Event) -> str:
+    return f"would {_LOCK_VERBS[event.new]} {event.what.name}, and does not"
+
+
 def _alloc(event: Event) -> str:
     return f"allocate frame {event.what:#x}{_order(event.new)}"
 
@@ -280,6 +284,7 @@ _WORDS: Mapping[str, Callable[[Event], str]] = {
     "gup read": _gup_read,
     "gup take": lambda event: f"take a reference to frame {event.what:#x}",
     "lock": _lock,
+    "no lock": _omitted,
     "alloc": _alloc,
     "free": _free,
     "notifier": _notifier,

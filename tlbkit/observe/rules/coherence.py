@@ -14,7 +14,7 @@ from tlbkit.arm64.conflicts import needs_break
 from tlbkit.arm64.tlb import CachedTable, names_entry, names_table
 from tlbkit.arm64.tlbi import decode, describe
 from tlbkit.observe.calls import path
-from tlbkit.observe.rules.holdings import SINCE_BEFORE, Held, Holdings, sources
+from tlbkit.observe.rules.holdings import SINCE_BEFORE, Held, Holdings
 from tlbkit.observe.rules.rule import Allowance, Report, Rule, Section, sections
 
 if TYPE_CHECKING:
@@ -293,7 +293,7 @@ class Coherence:
         if not new & 1:
             return
         for held in made:
-            old = self._descriptor(held, event.what)
+            old = held.descriptor(event.what)
             if needs_break(old, new, resizes=self._resizes):
                 headline = (
                     f"CPU {held.cpu} still holds {held} from {old:#x}, which becomes "
@@ -318,17 +318,6 @@ class Coherence:
                 )
                 self._report(report)
                 return
-
-    @staticmethod
-    def _descriptor(held: Held, pa: int) -> int:
-        """Return the descriptor at *pa* as it was when *held* was filled."""
-        what = held.what
-        if isinstance(what, CachedTable):
-            return what.table.descriptor
-        leaf = what.leaf
-        others = ((1 << max(what.shift, leaf.shift) - leaf.shift) - 1) << leaf.shift
-        first = next(sources(what))
-        return what.descriptor & ~others | (pa - first >> 3) << leaf.shift
 
     def _recheck(self, event: Event, items: Iterable[Held], pa: int) -> None:
         """Find out which of *items* grant too much now."""

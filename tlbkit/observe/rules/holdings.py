@@ -88,6 +88,16 @@ class Held:
             return 1
         return 1 << self.what.shift
 
+    def descriptor(self, pa: int) -> int:
+        """Return the descriptor at *pa*, one of its own, as it was at the fill."""
+        what = self.what
+        if isinstance(what, CachedTable):
+            return what.table.descriptor
+        leaf = what.leaf
+        others = ((1 << max(what.shift, leaf.shift) - leaf.shift) - 1) << leaf.shift
+        first = next(sources(what))
+        return what.descriptor & ~others | (pa - first >> 3) << leaf.shift
+
     def __str__(self) -> str:
         """Say what it translates."""
         if isinstance(self.what, CachedTable):

@@ -6,7 +6,7 @@ from tlbkit.arm64 import descriptor as d
 from tlbkit.arm64.conflicts import BreakBeforeMakeError
 from tlbkit.arm64.tests.support import RO, RW, booted, leaf
 from tlbkit.arm64.tlbi import encode_va
-from tlbkit.arm64.watch import break_before_make
+from tlbkit.observe.break_before_make import break_before_make
 
 VA, FRAME, OTHER = 0x7000, 0x8000_0000, 0x9000_0000
 
