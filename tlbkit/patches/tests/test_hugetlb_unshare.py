@@ -1,8 +1,6 @@
 """Unsharing before, as pushed, by halves, and fixed: interrupts, flushes, mistakes."""
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -17,8 +15,6 @@ from tlbkit.linux.tests import huge_pages
 from tlbkit.linux.tests.huge_pages import BASE, GIB, HUGE, end_all
 from tlbkit.linux.tests.support import boot, issued, stale
 from tlbkit.observe.rules.rule import RuleBrokenError
-from tlbkit.patches.hugetlb_unshare_gather import HugetlbBefore
-from tlbkit.patches.hugetlb_unshare_halves import HALVES
 
 ELSEWHERE = (1 << 44) + HUGE
 
@@ -88,41 +84,6 @@ def test_all_leave_in_turn(how, users):
         assert sum(c.ipi_cpus for c in counts) == 7 * totals[-1]
         end_all(scene.kernel)
     assert totals == [9 * (users - 1), 1]
-
-
-class Storm(HugetlbBefore, Hugetlb):
-    """Neither saving."""
-
-
-@pytest.mark.parametrize("users", [2, 3, 5])
-def test_each_saving_alone(users):
-    """Batching alone leaves P-1 broadcasts, skipping alone T, neither T(P-1)."""
-    tables = 9
-    expected = {
-        "neither": tables * (users - 1),
-        "batching": users - 1,
-        "skipping": tables,
-        "both": 1,
-    }
-    forms: dict[str, Mapping[str, type[Any]]] = {
-        "neither": {"hugetlb": Storm},
-        "both": {},
-        **HALVES,
-    }
-    for name, parts in forms.items():
-        kernel = linux.Kernel(Machine(8), {**linux.PARTS, **parts})
-        kernel.hugetlb.set_max_huge_pages(tables * 512)
-        first = kernel.spawn()
-        first.mmap(tables * GIB, addr=BASE, shared=True, hugetlb=True)
-        family = [first, *(first.fork(cpu=n) for n in range(1, users))]
-        for process in family:
-            for block in range(tables):
-                process.read(BASE + block * GIB)
-        sent = issued(
-            kernel,
-            lambda family=family: [p.munmap(BASE, tables * GIB) for p in family],
-        )
-        assert sent.ipi_broadcasts == expected[name], name
 
 
 @pytest.mark.parametrize("users", [2, 3])
