@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64 import tlbi
 from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
 from tlbkit.arm64.descriptor import VALID
-from tlbkit.arm64.fault import Fault, FaultKind
+from tlbkit.arm64.fault import REFUSED, Fault
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tlb_array import GLOBAL, Entry
 from tlbkit.arm64.walk import hardware_update, walk
@@ -81,6 +82,8 @@ class Invalidation(NamedTuple):
     spared: frozenset[int]
 
 
+_NOTHING: frozenset[int] = frozenset()
+
 # Makes a named tuple of a plain one without the detour through its keyword-taking
 # constructor.
 _new = tuple.__new__
@@ -148,7 +151,7 @@ class Cpu:
         self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
         self._plain = -1  # addresses up to here need no second look
         self._issued: list[Invalidation] = []
-        self._late: list[int] = []
+        self._late = array("Q")  # where, since the last DSB for all; may be millions
         self._seen_here = 0
         self._irqs_off = 0
         self._held: list[Callable[[Cpu], None]] = []
@@ -229,7 +232,7 @@ class Cpu:
             if self._events.heard:
                 self._events.hold()
             return self._miss(va, need, micro)
-        return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
+        return self._fault(va, REFUSED[leaf.level])
 
     def _miss(self, va: int, need: int, micro: TlbArray) -> int | Fault:
         """Walk the tables for *va*, keep what was found, and translate by it."""
@@ -241,7 +244,7 @@ class Cpu:
             self.tlb.fill(self.entry(found), va, micro)
         if leaf.permissions & need:
             return va - found.va + found.pa
-        return self._fault(va, Fault(FaultKind.PERMISSION, leaf.level))
+        return self._fault(va, REFUSED[leaf.level])
 
     def resolve(self, va: int, need: int) -> Translation | Fault:
         """Walk for a canonical *va*, past its TLB entries, and mark what *need* uses.
@@ -429,18 +432,18 @@ class Cpu:
             InputError: there is no such operation, or the CPU does not have it.
         """
         operation = tlbi.OPERATIONS.get(name) or tlbi.find_operation(name)
-        if operation.by is tlbi.By.RANGE and not self.model.range_tlbi:
+        if operation.ranged and not self.model.range_tlbi:
             raise InputError(
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
         machine = self.machine
         if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
             return
-        spared: frozenset[int] = frozenset()
-        if self._late:
-            seen = 0 if operation.broadcast else self._seen_here
+        spared = _NOTHING
+        seen = 0 if operation.broadcast else self._seen_here
+        if len(self._late) > seen:
             spared = frozenset(self._late[seen:])
-        self._issued.append(Invalidation(operation, operand, spared))
+        self._issued.append(_new(Invalidation, (operation, operand, spared)))
         if "tlbi" in self._events.heard:
             self._events.emit(self.number, "tlbi", operation, new=operand)
 
@@ -464,13 +467,14 @@ class Cpu:
             self._events.emit(self.number, "dsb", kind)
         if barrier.stores and self._late:
             if not barrier.local:
-                self._late.clear()
+                del self._late[:]
             self._seen_here = len(self._late)
         if barrier.invalidations and self._issued:
             done, self._issued = self._issued, []
             if barrier.local:
                 self._issued = [one for one in done if one.operation.broadcast]
-                done = [one for one in done if not one.operation.broadcast]
+                if self._issued:
+                    done = [one for one in done if not one.operation.broadcast]
             self.machine.complete(self, done)
 
     def isb(self) -> None:

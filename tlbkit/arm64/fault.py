@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import NamedTuple, final
+from typing import Final, NamedTuple, final
 
 from tlbkit.errors import InputError
 
@@ -51,6 +51,9 @@ class Fault(NamedTuple):
             return f"{name} fault"
         return f"{name} fault, level {self.level}"
 
+
+REFUSED: Final = tuple(Fault(FaultKind.PERMISSION, level) for level in range(4))
+"""The permission fault of a leaf of each level."""
 
 _WITHOUT_LEVEL = {
     FaultKind.EXTERNAL: 0x10,

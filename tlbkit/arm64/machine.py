@@ -11,7 +11,7 @@ from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
 from tlbkit.arm64.tags import Tags
 from tlbkit.arm64.tlb import GLOBAL, Tlb
-from tlbkit.arm64.tlbi import By, decode
+from tlbkit.arm64.tlbi import decode
 from tlbkit.errors import InputError, TlbkitError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Machine:
         if operation.any_asid or self.model.over_invalidates:
             return self.tlbs
         holders = self._holders.get(asid, {})
-        if operation.by is not By.ASID:
+        if not operation.whole:
             holders = self._holders.get(GLOBAL, {}) | holders
         return tuple(holders.values())
 

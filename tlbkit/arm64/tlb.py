@@ -198,7 +198,7 @@ class Tlb:
         """
         if self._over_invalidates:
             operation = _EVERYTHING
-        whole = operation.by is By.ALL or operation.by is By.ASID
+        whole = operation.whole
         probes: Iterable[Probe] = ()
         if not whole:
             any_asid = operation.any_asid
@@ -207,14 +207,18 @@ class Tlb:
         for array in self.arrays:
             if not array.held:
                 continue
-            if operation.by is By.VA and not array.pieces:
+            if operation.single and not array.pieces:
                 # Who is found by this key is named, but for the hint.
-                for entry in array.candidates(target.first, target.first, probes):
-                    if entry.descriptor_pa not in spared and target.fits_leaf(
-                        entry.leaf.shift
+                for shift, tag in probes:
+                    key = target.first >> shift | tag
+                    held = array.find(key)
+                    if (
+                        held is not None
+                        and held.descriptor_pa not in spared
+                        and target.fits_leaf(held.leaf.shift)
                     ):
-                        array.drop(entry)
-                        dropped.append((array.name, entry))
+                        array.discard(key)
+                        dropped.append((array.name, held))
                 continue
             entries: Iterable[Entry] = array
             if not whole:
@@ -278,11 +282,9 @@ class Tlb:
 
 def names_entry(operation: Operation, target: Target, entry: Entry) -> bool:
     """Tell whether a TLBI must drop *entry*."""
-    by, asid = operation.by, entry.asid
-    if by is By.ALL:
-        return True
-    if by is By.ASID:
-        return asid == target.asid
+    asid = entry.asid
+    if operation.whole:
+        return operation.any_asid or asid == target.asid
     if not operation.any_asid and asid not in (target.asid, GLOBAL):
         return False
     if not target.fits_leaf(entry.leaf.shift):
@@ -294,12 +296,10 @@ def names_entry(operation: Operation, target: Target, entry: Entry) -> bool:
 
 def names_table(operation: Operation, target: Target, cached: CachedTable) -> bool:
     """Tell whether a TLBI that is not last-level only must drop a cached table."""
-    if operation.by is By.ALL:
-        return True
     asid, table = cached
     if not operation.any_asid and asid != target.asid:
         return False
-    if operation.by is By.ASID:
+    if operation.whole:
         return True
     if not target.fits_table(table.shift, table.level):
         return False

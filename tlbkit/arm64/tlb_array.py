@@ -209,6 +209,15 @@ class TlbArray:
         ways[key] = entry
         return victim
 
+    def find(self, key: int) -> Entry | None:
+        """Return what stands at *key*; it is not used by that."""
+        return self.sets[key & self.mask].get(key)
+
+    def discard(self, key: int) -> None:
+        """Drop what stands at *key*."""
+        del self.sets[key & self.mask][key]
+        self.held -= 1
+
     def drop(self, entry: Entry) -> bool:
         """Drop *entry* if it is here; tell whether it was."""
         key = entry.va >> entry.shift | probe_of(entry.asid, entry.shift)[1]

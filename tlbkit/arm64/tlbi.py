@@ -50,6 +50,9 @@ class Operation:
         scope: Which CPUs it reaches.
         nxs: Completion need not wait for accesses with the XS attribute (FEAT_XS).
         broadcast: Whether other CPUs are reached too.
+        whole: Whether it names no addresses, but an ASID or all.
+        single: Whether it names one address.
+        ranged: Whether it names a range of them.
 
     Source: Arm ARM (DDI 0487), D8.14 "TLB maintenance" and C5.5.
     """
@@ -61,9 +64,15 @@ class Operation:
     scope: Scope
     nxs: bool
     broadcast: bool = field(init=False)
+    whole: bool = field(init=False)
+    single: bool = field(init=False)
+    ranged: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "broadcast", self.scope is not Scope.LOCAL)
+        object.__setattr__(self, "whole", self.by in (By.ALL, By.ASID))
+        object.__setattr__(self, "single", self.by is By.VA)
+        object.__setattr__(self, "ranged", self.by is By.RANGE)
 
     @property
     def local_name(self) -> str:
@@ -152,6 +161,11 @@ class Target(NamedTuple):
         return (shift - page) % (page - 3) == 0 and (
             self.level is None or level <= self.level
         )
+
+
+# Makes a named tuple of a plain one without the detour through its keyword-taking
+# constructor.
+_new = tuple.__new__
 
 
 def _canonical(va: int, top: int) -> int:
@@ -256,7 +270,7 @@ def decode(
     that software may rely on; this model takes it as 4 KiB units.
     """
     asid = operand >> 48 & ((1 << asid_bits) - 1)
-    if operation.by is By.VA:
+    if operation.single:
         ttl = operand >> 44 & 0xF
         tg_shift = _TG_SHIFT.get(ttl >> 2)
         level = None if tg_shift is None else _hint(tg_shift, ttl & 3, lpa2=lpa2)
@@ -264,8 +278,8 @@ def decode(
             tg_shift = None
         first = _canonical((operand & ((1 << _VA_BITS) - 1)) << 12, 55)
         # It names one page of the granule, of which VA[55:12] is any 4 KiB part.
-        return Target(asid, first, first, level, tg_shift)
-    if operation.by is By.RANGE:
+        return _new(Target, (asid, first, first, level, tg_shift))
+    if operation.ranged:
         shift = _TG_SHIFT.get(operand >> 46 & 3, 12)
         unit = 16 if lpa2 else shift
         pages = range_pages(operand >> 44 & 3, operand >> 39 & 31)
@@ -290,9 +304,9 @@ def _words(operation: Operation, target: Target) -> Iterator[str]:
     yield f"TLBI {operation.name}"
     if operation.by is not By.ALL and not operation.any_asid:
         yield f"asid {target.asid:#x}"
-    if operation.by is By.VA:
+    if operation.single:
         yield f"va {target.first:#x}"
-    if operation.by is By.RANGE:
+    if operation.ranged:
         yield f"va {target.first:#x} to {target.last:#x}"
     if target.level is not None:
         yield f"level {target.level}"

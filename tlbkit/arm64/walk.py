@@ -32,7 +32,7 @@ from __future__ import annotations
 from typing import NamedTuple, Protocol
 
 from tlbkit.arm64.descriptor import AF, AP_READ_ONLY
-from tlbkit.arm64.fault import Fault, FaultKind
+from tlbkit.arm64.fault import REFUSED, Fault
 from tlbkit.arm64.leaf import Leaf
 from tlbkit.arm64.regime import LEVEL_0_ADDRESS_SIZE, LEVEL_0_TRANSLATION, Regime
 
@@ -185,7 +185,7 @@ def translate(
         return outcome
     leaf = outcome.leaf
     if not need & (leaf.permissions | leaf.permissions_dirty):
-        return Fault(FaultKind.PERMISSION, leaf.level)
+        return REFUSED[leaf.level]
     return outcome
 
 

@@ -6,7 +6,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from tlbkit.errors import InputError
-from tlbkit.linux.include.linux.pgtable import PgtableLevel
+from tlbkit.linux.include.linux.pgtable import (
+    PGTABLE_LEVEL_PMD,
+    PGTABLE_LEVEL_PTE,
+    PGTABLE_LEVEL_PUD,
+    PgtableLevel,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,15 +55,11 @@ class Config:
 
     def has_special(self, level: PgtableLevel) -> bool:
         """Tell whether a leaf of *level* can be marked special."""
-        match level:
-            case PgtableLevel.PTE:
-                return self.arch_has_pte_special
-            case PgtableLevel.PMD:
-                return self.arch_supports_pmd_pfnmap
-            case PgtableLevel.PUD:
-                return self.arch_supports_pud_pfnmap
-            case _:
-                return False
+        if level is PGTABLE_LEVEL_PTE:
+            return self.arch_has_pte_special
+        if level is PGTABLE_LEVEL_PMD:
+            return self.arch_supports_pmd_pfnmap
+        return level is PGTABLE_LEVEL_PUD and self.arch_supports_pud_pfnmap
 
 
 ARM64: Final = Config()

@@ -16,16 +16,18 @@ if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
+# What pages of private memory have comes first: Python keeps one object for each
+# number up to 256, so that the flags of a million pages take no memory.
 PG_locked: Final = 1 << 0
 PG_referenced: Final = 1 << 1
-PG_uptodate: Final = 1 << 2
+PG_anon_exclusive: Final = 1 << 2
 PG_dirty: Final = 1 << 3
 PG_lru: Final = 1 << 4
 PG_active: Final = 1 << 5
 PG_swapbacked: Final = 1 << 6
 PG_swapcache: Final = 1 << 7
 PG_reserved: Final = 1 << 8
-PG_anon_exclusive: Final = 1 << 9
+PG_uptodate: Final = 1 << 9
 PG_ksm: Final = 1 << 10
 PG_table: Final = 1 << 11
 PG_zone_device: Final = 1 << 12

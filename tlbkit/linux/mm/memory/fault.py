@@ -161,7 +161,7 @@ class MemoryFault(MemorySwapin):
         vmf.pte = None
         pmd = self._memory.read(vmf.pmd)
         if pmd_table(pmd):
-            vmf.pte = pgtable.pte_offset(vmf.pmd, vmf.address)
+            vmf.pte = pgtable.pte_offset_lockless(pmd, vmf.address)
             vmf.orig_pte = pgtable.ptep_get(vmf.pte)
             if pte_none(vmf.orig_pte):
                 vmf.pte = None

@@ -25,7 +25,6 @@ from tlbkit.linux.include.linux.pgtable import (
     PGTABLE_LEVEL_PMD,
     PGTABLE_LEVEL_PTE,
     PGTABLE_LEVEL_PUD,
-    PgtableLevel,
     unsupported_level,
 )
 from tlbkit.linux.mm.page_alloc import BadPageError
@@ -54,16 +53,15 @@ class RmapCounts(RmapAnon):
         Raises:
             LevelError: No entry of that level maps anything. Nothing has changed.
         """
-        match level:
-            case PgtableLevel.PTE:
-                whole = None
-            case PgtableLevel.PMD:
-                whole = self._kernel.pgtable.hpage_pmd_nr
-            case PgtableLevel.PUD:
-                whole = self._kernel.pgtable.hpage_pud_nr
-            case _:
-                self.unsupported_level_(level)
-                return
+        if level is PGTABLE_LEVEL_PTE:
+            whole = None
+        elif level is PGTABLE_LEVEL_PMD:
+            whole = self._kernel.pgtable.hpage_pmd_nr
+        elif level is PGTABLE_LEVEL_PUD:
+            whole = self._kernel.pgtable.hpage_pud_nr
+        else:
+            self.unsupported_level_(level)
+            return
         if not self._kernel.config.debug_vm:
             return
         first = pfn - folio.pfn
@@ -135,16 +133,15 @@ class RmapCounts(RmapAnon):
         """Count one more entry of *level*, or several of pages: __folio_add_rmap()."""
         nr = nr_pmdmapped = 0
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        match level:
-            case PgtableLevel.PTE:
-                nr = self._add_ptes(folio, pfn, nr_pages, vma)
-            case PgtableLevel.PMD | PgtableLevel.PUD:
-                assert isinstance(folio, LargeFolio)
-                nr, first = self._add_entire(folio, vma)
-                if first and level is PgtableLevel.PMD:
-                    nr_pmdmapped = folio.nr_pages
-            case _:
-                self.unsupported_level_(level)
+        if level is PGTABLE_LEVEL_PTE:
+            nr = self._add_ptes(folio, pfn, nr_pages, vma)
+        elif level is PGTABLE_LEVEL_PMD or level is PGTABLE_LEVEL_PUD:
+            assert isinstance(folio, LargeFolio)
+            nr, first = self._add_entire(folio, vma)
+            if first and level is PGTABLE_LEVEL_PMD:
+                nr_pmdmapped = folio.nr_pages
+        else:
+            self.unsupported_level_(level)
         self.folio_mod_stat_(folio, nr, nr_pmdmapped)
 
     def _add_ptes(self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea) -> int:
@@ -203,18 +200,17 @@ class RmapCounts(RmapAnon):
 
         Every page of page entries has a mark; a block has its first page's.
         """
-        match level:
-            case PgtableLevel.PTE:
-                for page in range(pfn, pfn + nr_pages):
-                    self.set_page_anon_exclusive(folio, page)
-            case PgtableLevel.PMD:
-                self.set_page_anon_exclusive(folio, pfn)
-            case PgtableLevel.PUD:
-                self._kernel.panic.warn_on_once(
-                    "__folio_add_anon_rmap", "there are no anonymous PUD blocks"
-                )
-            case _:
-                self.unsupported_level_(level)
+        if level is PGTABLE_LEVEL_PTE:
+            for page in range(pfn, pfn + nr_pages):
+                self.set_page_anon_exclusive(folio, page)
+        elif level is PGTABLE_LEVEL_PMD:
+            self.set_page_anon_exclusive(folio, pfn)
+        elif level is PGTABLE_LEVEL_PUD:
+            self._kernel.panic.warn_on_once(
+                "__folio_add_anon_rmap", "there are no anonymous PUD blocks"
+            )
+        else:
+            self.unsupported_level_(level)
 
     def folio_add_file_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea, level: LeafLevel
@@ -317,18 +313,17 @@ class RmapCounts(RmapAnon):
         nr = nr_pmdmapped = 0
         partially_mapped = False
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        match level:
-            case PgtableLevel.PTE:
-                nr, partially_mapped = self._remove_ptes(folio, pfn, nr_pages, vma)
-            case PgtableLevel.PMD | PgtableLevel.PUD:
-                assert isinstance(folio, LargeFolio)
-                nr, last, partially_mapped = self._remove_entire(folio, vma)
-                if last and level is PgtableLevel.PMD:
-                    nr_pmdmapped = folio.nr_pages
-                elif self._kernel.config.page_mapcount:
-                    partially_mapped = False  # of PUDs it is not kept track
-            case _:
-                self.unsupported_level_(level)
+        if level is PGTABLE_LEVEL_PTE:
+            nr, partially_mapped = self._remove_ptes(folio, pfn, nr_pages, vma)
+        elif level is PGTABLE_LEVEL_PMD or level is PGTABLE_LEVEL_PUD:
+            assert isinstance(folio, LargeFolio)
+            nr, last, partially_mapped = self._remove_entire(folio, vma)
+            if last and level is PGTABLE_LEVEL_PMD:
+                nr_pmdmapped = folio.nr_pages
+            elif self._kernel.config.page_mapcount:
+                partially_mapped = False  # of PUDs it is not kept track
+        else:
+            self.unsupported_level_(level)
         if partially_mapped and folio.anon and isinstance(folio, LargeFolio):
             self._partially_mapped(folio)
         self.folio_mod_stat_(folio, -nr, -nr_pmdmapped)
@@ -419,22 +414,21 @@ class RmapCounts(RmapAnon):
         Source: __folio_dup_file_rmap(), and the end of __folio_try_dup_anon_rmap().
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        match level:
-            case PgtableLevel.PTE:
-                if not isinstance(folio, LargeFolio):
-                    folio.mapcount += 1
-                    return
-                if self._kernel.config.page_mapcount:
-                    first = pfn - folio.pfn
-                    for page in range(first, first + nr_pages):
-                        folio.page_mapcount[page] += 1
-                folio.add_mapcount(nr_pages, child.mm)
-            case PgtableLevel.PMD | PgtableLevel.PUD:
-                assert isinstance(folio, LargeFolio)
-                folio.entire_mapcount += 1
-                folio.add_mapcount(1, child.mm)
-            case _:
-                self.unsupported_level_(level)
+        if level is PGTABLE_LEVEL_PTE:
+            if not isinstance(folio, LargeFolio):
+                folio.mapcount += 1
+                return
+            if self._kernel.config.page_mapcount:
+                first = pfn - folio.pfn
+                for page in range(first, first + nr_pages):
+                    folio.page_mapcount[page] += 1
+            folio.add_mapcount(nr_pages, child.mm)
+        elif level is PGTABLE_LEVEL_PMD or level is PGTABLE_LEVEL_PUD:
+            assert isinstance(folio, LargeFolio)
+            folio.entire_mapcount += 1
+            folio.add_mapcount(1, child.mm)
+        else:
+            self.unsupported_level_(level)
 
     def folio_dup_file_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, child: VmArea
@@ -467,11 +461,12 @@ class RmapCounts(RmapAnon):
             False, and nothing has changed, if an exclusive page may be pinned.
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        pages = range(pfn, pfn + (nr_pages if level is PgtableLevel.PTE else 1))
-        exclusive = [page for page in pages if folio.page_exclusive(page)]
-        if exclusive and self._kernel.gup.folio_needs_cow_for_dma(parent, folio):
+        pages = range(pfn, pfn + (nr_pages if level is PGTABLE_LEVEL_PTE else 1))
+        if self._kernel.gup.folio_needs_cow_for_dma(parent, folio) and any(
+            folio.page_exclusive(page) for page in pages
+        ):
             return False
-        for page in exclusive:
+        for page in pages:
             self.clear_page_anon_exclusive(folio, page)
         self.folio_dup_rmap_(folio, pfn, nr_pages, child, level)
         return True
@@ -480,7 +475,9 @@ class RmapCounts(RmapAnon):
         self, folio: Folio, pfn: int, child: VmArea, parent: VmArea
     ) -> bool:
         """Share page *pfn* with a child; false if somebody may have pinned it."""
-        return self.folio_try_dup_anon_rmap_ptes(folio, pfn, 1, child, parent)
+        return self.folio_try_dup_anon_rmap_(
+            folio, pfn, 1, child, parent, PGTABLE_LEVEL_PTE
+        )
 
     def folio_try_dup_anon_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, child: VmArea, parent: VmArea

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 _ACCESS_BITS: Final = PTE_RDONLY | PTE_AF | PTE_WRITE | PTE_DIRTY
+_ADDRESS_SIZE: Final = FaultKind.ADDRESS_SIZE
 _WRITES: Final = EL0_WRITE | EL1_WRITE | EL1_WRITE_PAN
 _DEFAULT_FLAGS: Final = FAULT_FLAG_ALLOW_RETRY | FAULT_FLAG_KILLABLE | FAULT_FLAG_USER
 
@@ -75,7 +76,7 @@ class ArmFault:
             Signal: The access is not allowed, or leads nowhere.
             OutOfMemoryError: It is allowed, and there is no memory.
         """
-        if fault.kind is FaultKind.ADDRESS_SIZE:
+        if fault.kind is _ADDRESS_SIZE:
             raise Signal("SIGBUS", "BUS_ADRERR", address)
         if address >= self._kernel.pgtable.task_size:
             raise Signal("SIGSEGV", "SEGV_MAPERR", address)
