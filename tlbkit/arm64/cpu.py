@@ -221,9 +221,10 @@ class Cpu:
         if entry is None:
             if self._events.heard:
                 self._events.hold()
-            entry = tlb.refill(va, self._probes, micro)
+            entry = tlb.l2.lookup(va, self._probes)
             if entry is None:
                 return self._miss(va, need, micro)
+            tlb.keep(micro, entry, va)
         leaf = entry.leaf
         if leaf.permissions & need:
             return va - entry.va + entry.pa
@@ -313,9 +314,12 @@ class Cpu:
         if self._events.heard:
             self._events.hold()
         micro = self.tlb.l1d
-        known = micro.lookup(va, self._probes) is not None or (
-            self.tlb.refill(va, self._probes, micro) is not None
-        )
+        known = micro.lookup(va, self._probes) is not None
+        if not known:
+            entry = self.tlb.l2.lookup(va, self._probes)
+            if entry is not None:
+                self.tlb.keep(micro, entry, va)
+                known = True
         if not known:
             found = self._walk(va)
             if not isinstance(found, Fault) and found.leaf.young:

@@ -96,21 +96,14 @@ class Tlb:
         self.walk = WalkCache(model.walk_cache)
         self.sizes = Sizes()
 
-    # -- looking up and filling ------------------------------------------------------
-
-    def refill(self, va: int, probes: Iterable[Probe], micro: TlbArray) -> Entry | None:
-        """Return the main TLB's entry for *va*, and keep it in *micro* as well."""
-        entry = self.l2.lookup(va, probes)
-        if entry is not None:
-            self._keep(micro, entry, va)
-        return entry
+    # -- filling ---------------------------------------------------------------------
 
     def fill(self, entry: Entry, va: int, micro: TlbArray) -> None:
         """Keep *entry*, just walked for *va*, in the main TLB and in *micro*."""
         main, shift = self.l2, entry.shift
         if shift not in main.shifts or shift not in micro.shifts:
-            self._keep(main, entry, va)
-            self._keep(micro, entry, va)
+            self.keep(main, entry, va)
+            self.keep(micro, entry, va)
             return
         # The same as that, with one key for both.
         _, tag = probe = probe_of(entry.asid, shift)
@@ -134,7 +127,7 @@ class Tlb:
         if self._events.heard:
             self._tell_fill(cached, victim, WALK_CACHE)
 
-    def _keep(self, array: TlbArray, entry: Entry, va: int) -> None:
+    def keep(self, array: TlbArray, entry: Entry, va: int) -> None:
         """Keep *entry*, or the largest piece around *va* that *array* can hold."""
         shift = entry.shift
         if shift not in array.shifts:

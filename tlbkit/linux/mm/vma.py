@@ -55,8 +55,11 @@ class Vma:
 
     def vma_lookup(self, mm: MmStruct, addr: int) -> VmArea | None:
         """Return the area that *addr* lies in."""
-        vma = self.find_vma(mm, addr)
-        return vma if vma is not None and vma.start <= addr else None
+        place = bisect_right(mm.vmas, addr, key=_start)
+        if not place:
+            return None
+        vma = mm.vmas[place - 1]
+        return vma if addr < vma.end else None
 
     def overlapping(self, mm: MmStruct, start: int, end: int) -> list[VmArea]:
         """Return the areas that share an address with [start, end)."""

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
-from tlbkit.arm64.tlbi import decode
+from tlbkit.arm64.tlbi import decode, encode_va
 from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
@@ -524,7 +524,8 @@ def test_t4_9_a_level_hint_would_leave_the_block():
 
         def _local_flush_tlb_page_nosync(self, mm, addr):
             self._machine.running.dsb("nshst")
-            self._tlbi_user("VALE1", self._va(mm, addr, 3))
+            asid = self._kernel.context.asid(mm)
+            self._tlbi_user("VALE1", encode_va(addr, asid, 3))
 
     kernel = boot("v6.19")
     kernel = NewestKernel(

@@ -307,8 +307,9 @@ class MemoryFault(MemorySwapin):
             entry = pgtable.pfn_pte(folio.pfn, vma.page_prot)
             if vma.flags & VM_WRITE:
                 entry = pgtable.pte_mkwrite(pte_mkdirty(entry))
-        ptep = pgtable.pte_offset(vmf.pmd, addr)
-        ptl = self.pte_lockptr(self._memory.read(vmf.pmd))
+        pmd = self._memory.read(vmf.pmd)
+        ptep = pgtable.pte_offset_lockless(pmd, addr)
+        ptl = self.pte_lockptr(pmd)
         ptl.acquire()
         if nr == 1:
             changed = self._memory.read(ptep) != vmf.orig_pte

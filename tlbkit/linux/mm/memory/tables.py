@@ -86,6 +86,8 @@ class MemoryTables:
 
     def pte_alloc(self, mm: MmStruct, pmdp: int) -> bool:
         """Make sure that *pmdp* points to a PTE table; false without memory."""
+        if self._memory.read(pmdp):
+            return True
         return self._table_alloc(mm, pmdp, 3, "PTE table")
 
     def pmd_install(self, mm: MmStruct, pmdp: int, table: Folio) -> bool:

@@ -35,7 +35,6 @@ from tlbkit.linux.include.linux.mm_types import (
 )
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.userfaultfd_k import (
-    userfaultfd_pte_wp,
     userfaultfd_wp,
     userfaultfd_wp_async,
 )
@@ -55,13 +54,13 @@ class MemoryWrite(MemoryNormal):
         vma = vmf.vma
         ptl = vmf.ptl
         assert ptl is not None
-        if not vmf.flags & FAULT_FLAG_UNSHARE:
-            if userfaultfd_pte_wp(vma, vmf.orig_pte):
+        if not vmf.flags & FAULT_FLAG_UNSHARE and userfaultfd_wp(vma):
+            if pte_uffd_wp(vmf.orig_pte):
                 if not userfaultfd_wp_async(vma):
                     ptl.release()
                     return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
                 self._clear_uffd_wp(vmf)
-            if userfaultfd_wp(vma) and vma.mm.tlb_flush_pending:
+            if vma.mm.tlb_flush_pending:
                 # Somebody protects pages and has not flushed yet: others may write to
                 # the page that is about to be copied.
                 self._kernel.tlbflush.flush_tlb_page(vma, vmf.address)

@@ -131,9 +131,8 @@ class TlbFlush:
         """Return the level to name, or none where the CPU would not understand it."""
         return level if self._model.ttl else None
 
-    def _va(self, mm: MmStruct, addr: int, level: int | None = None) -> int:
-        asid = self._kernel.context.asid(mm)
-        return encode_va(addr, asid, self._level(level), self._model.page_shift)
+    def _va(self, mm: MmStruct, addr: int) -> int:
+        return encode_va(addr, self._kernel.context.asid(mm))
 
     # -- this CPU only ---------------------------------------------------------------
 
