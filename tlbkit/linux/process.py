@@ -132,7 +132,7 @@ class Thread:
     def _enter(self, cpu: int | None = None) -> Cpu:
         """Run on *cpu*, or on the thread's own, from here on."""
         machine = self._kernel.machine
-        core = machine.cpu(self.cpu if cpu is None else cpu)
+        core = machine.cpus[self.cpu] if cpu is None else machine.cpu(cpu)
         self._kernel.sched.run_on(self.mm, core)
         return core
 

@@ -98,11 +98,8 @@ class PageAlloc:
     def folio(self, pfn: int) -> Folio | None:
         """Return the folio that frame *pfn* belongs to: pfn_folio()."""
         index = pfn - self._base
-        managed = 0 <= index < len(self._folios)
-        return self._folios[index] if managed else self._block_folio(pfn)
-
-    def _block_folio(self, pfn: int) -> Folio | None:
-        """Return the folio of a frame that the buddy allocator does not manage."""
+        if 0 <= index < len(self._folios):
+            return self._folios[index]
         for blocks in self._blocks:
             if blocks.first <= pfn < blocks.last:
                 return blocks.folios.get(pfn - blocks.first >> blocks.order)
@@ -110,9 +107,7 @@ class PageAlloc:
 
     def folio_of(self, pfn: int) -> Folio:
         """Return the folio that frame *pfn* must belong to."""
-        index = pfn - self._base
-        managed = 0 <= index < len(self._folios)
-        folio = self._folios[index] if managed else self._block_folio(pfn)
+        folio = self.folio(pfn)
         if folio is None:
             raise BadPageError(Folio(pfn), "this frame is not in use")
         return folio

@@ -414,6 +414,12 @@ class RmapCounts(RmapAnon):
         Source: __folio_dup_file_rmap(), and the end of __folio_try_dup_anon_rmap().
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
+        self._dup(folio, pfn, nr_pages, child, level)
+
+    def _dup(
+        self, folio: Folio, pfn: int, nr_pages: int, child: VmArea, level: LeafLevel
+    ) -> None:
+        """Do so for what was looked at already."""
         if level is PGTABLE_LEVEL_PTE:
             if not isinstance(folio, LargeFolio):
                 folio.mapcount += 1
@@ -468,7 +474,7 @@ class RmapCounts(RmapAnon):
             return False
         for page in pages:
             self.clear_page_anon_exclusive(folio, page)
-        self.folio_dup_rmap_(folio, pfn, nr_pages, child, level)
+        self._dup(folio, pfn, nr_pages, child, level)
         return True
 
     def folio_try_dup_anon_rmap_pte(
