@@ -185,7 +185,7 @@ def pte_access_permitted(pte: int, *, write: bool) -> bool:
 
 def pte_wrprotect(pte: int) -> int:
     """Take write permission away; a hardware-dirty entry stays dirty in software."""
-    if pte_hw_dirty(pte):
+    if pte & (PTE_WRITE | PTE_RDONLY) == PTE_WRITE:  # pte_hw_dirty()
         pte |= PTE_DIRTY
     return (pte & ~PTE_WRITE) | PTE_RDONLY
 
