@@ -30,6 +30,8 @@ PATCH = Patch(
     sources=(
         "mainline ca1a47cd3f5f, in v6.19-rc7",
         "Message-ID 20251223214037.580860-2-david@kernel.org (v3 1/4)",
+        "mainline 39dde65c9940, in v2.6.20 (tables are shared)",
+        "mainline 59d9094df3d7, in v6.13 (sharing gets a count of its own)",
     ),
     note=(
         "It repairs 59d9094df3d7 (v6.13), which moved sharing to a count of its own "

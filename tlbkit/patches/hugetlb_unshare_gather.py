@@ -218,6 +218,7 @@ PATCH = Patch(
         "mainline 8ce720d5bd91, in v6.19-rc7",
         "Message-ID 20251223214037.580860-5-david@kernel.org (v3 4/4)",
         f"{_REPORT} (the report)",
+        "mainline 1013af4f585f, in v6.16 (each unshare interrupts every CPU)",
     ),
     figures=(
         _time("real without the IPI", 2.475, "real", "before"),
