@@ -59,6 +59,8 @@ class Notes:
     Attributes:
         touched: The accesses of the step that is being made.
         on: Whether they count; what only looks on from outside does not.
+        rules: Whether rules are to be kept that ask at an access whether the tables
+            still say what the TLB answers: then a hit reads the descriptor too.
         naming: Whether objects only get their names, as a world is made.
         page_shift: log2 of the bytes of a frame.
     """
@@ -66,6 +68,7 @@ class Notes:
     def __init__(self) -> None:
         self.touched: dict[Resource, int] = {}
         self.on = False
+        self.rules = False
         self.naming = False
         self.page_shift = 12
         self._numbers: dict[Any, Resource] = {}  # kept from run to run
@@ -394,6 +397,9 @@ def _watch_machine(notes: Notes, replace: Callable[[type, str, Any], None]) -> N
 
     def _translate(cpu: Cpu, va: int, need: int) -> Any:
         notes.note(notes.number("tlb", cpu.tlb.cpu), WRITE)
+        if notes.rules and notes.on and (regime := cpu.current) is not None:
+            for entry in cpu.tlb.answers(regime.canonical(va), regime.asid):
+                notes.note(notes.number("word", entry.descriptor_pa), READ)
         return translate_(cpu, va, need)
 
     def complete(machine: Machine, issuer: Cpu, done: Any) -> None:

@@ -310,6 +310,7 @@ class _Reduced(_Plain):
         notes: Notes,
     ) -> None:
         super().__init__(scenario, preemptions, max_runs, loads)
+        notes.rules = True
         self._notes = notes
         self._seen: dict[tuple[int, int], int] = {}
         # For each thing, what each flow has ever done to it.

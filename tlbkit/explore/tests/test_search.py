@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tlbkit.errors import InputError
@@ -46,6 +46,7 @@ def test_the_reduction_misses_no_end_of_three_flows(flows):
 
 
 @settings(max_examples=25, deadline=None)
+@example([("unmap", 0)], [("access", 0), ("access", 0)], 1)
 @given(
     st.lists(
         st.one_of(steps, st.tuples(st.just("unmap"), words)), min_size=1, max_size=3

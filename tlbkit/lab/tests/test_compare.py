@@ -74,7 +74,9 @@ def test_a_run_can_be_repeated(name):
 def test_a_kernel_does_not_differ_from_itself(name):
     """Compared with itself, a kernel does the same, step by step."""
     scenario = lab.find(name)
-    same = lab.compare(scenario, SMALL, scenario.after, scenario.after)
+    known = {parameter.name for parameter in scenario.parameters}
+    small = {name: value for name, value in SMALL.items() if name in known}
+    same = lab.compare(scenario, small, scenario.after, scenario.after)
     assert same.difference is None
     assert same.before == same.after
 
