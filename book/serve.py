@@ -105,7 +105,7 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
         return
     if everything or built.get("tools") != wanted["tools"]:
         shutil.rmtree(ROOT / "_build", ignore_errors=True)
-    say(f"Building {'what changed' if SITE.exists() else 'the book: about 1 min'}.")
+    say(f"Building {'what changed' if SITE.exists() else 'the book: about 5 min'}.")
     start = time.monotonic()
     STAMP.unlink(missing_ok=True)
     LOG.parent.mkdir(exist_ok=True)
@@ -124,6 +124,14 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
         raise SystemExit(complaint(LOG.read_text("utf-8", errors="replace")))
     STAMP.write_text(json.dumps(wanted), "utf-8")
     say(f"Built in {time.monotonic() - start:.0f} s.")
+
+
+def is_current() -> bool:
+    """Tell whether the site stands there, live, built from the sources as they are."""
+    if not STAMP.exists():
+        return False
+    built = json.loads(STAMP.read_text("utf-8"))
+    return bool(built["live"]) and built["sources"] == fingerprint()
 
 
 def fingerprint() -> str:

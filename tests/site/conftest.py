@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import serve
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -135,17 +136,19 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def builds(tmp_path_factory, browser) -> Iterator[dict[str, Build]]:  # noqa: ARG001 - skips first
-    """Begin both builds at once: the book, and a sample with its settings and style."""
+    """Begin all builds at once: a sample with the book's style, and the book.
+
+    A site that `serve.py` has built from the same sources is taken as it is.
+    """
     source = tmp_path_factory.mktemp("sample")
     shutil.copytree(SAMPLE, source / "book")
     (source / "_toc.yml").write_text(PAGES, "utf-8")
     shutil.copy(ROOT / "_config.yml", source)
     for own in ("_ext", "_static"):
         (source / "book" / own).symlink_to(ROOT / "book" / own)
-    builds = {
-        "sample": Build.of(source, source),
-        "book": Build.of(ROOT, tmp_path_factory.mktemp("book")),
-    }
+    builds = {"sample": Build.of(source, source)}
+    if not serve.is_current():
+        builds["book"] = Build.of(ROOT, tmp_path_factory.mktemp("book"))
     yield builds
     for build in builds.values():
         build.process.kill()
@@ -155,7 +158,8 @@ def builds(tmp_path_factory, browser) -> Iterator[dict[str, Build]]:  # noqa: AR
 @pytest.fixture(scope="session")
 def site(builds) -> Iterator[Site]:
     """Return the book's own site."""
-    yield from serving(builds["book"].site())
+    book = builds.get("book")
+    yield from serving(serve.SITE if book is None else book.site())
 
 
 @pytest.fixture(scope="session")

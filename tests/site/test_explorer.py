@@ -181,7 +181,7 @@ def test_a_link_reproduces_a_state(live, context):
     form = explorer(live, 1)
     slider(form).press("End")
     slider(form).press("ArrowLeft")
-    live.wait_for_url(re.compile(r"#try-mprotect-2\?.*pages=2048"))
+    live.wait_for_url(re.compile(r"#try-mprotect-2\?.*pages=512"))
     again = context.new_page()
     again.goto(live.url)
     ready(again)
