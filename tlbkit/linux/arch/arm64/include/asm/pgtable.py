@@ -137,11 +137,6 @@ def pte_hw_dirty(pte: int) -> bool:
     return pte & (PTE_WRITE | PTE_RDONLY) == PTE_WRITE
 
 
-def pte_sw_dirty(pte: int) -> bool:
-    """Tell whether software marked the entry dirty."""
-    return bool(pte & PTE_DIRTY)
-
-
 def pte_dirty(pte: int) -> bool:
     """Tell whether the page was written through this entry."""
     return bool(pte & PTE_DIRTY) or pte_hw_dirty(pte)
