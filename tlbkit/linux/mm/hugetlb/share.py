@@ -174,7 +174,10 @@ class HugetlbShare(HugetlbPool):
 
     @property
     def shares_pmd_tables(self) -> bool:
-        """Whether arm64 asks for it: CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING."""
+        """Whether tables of huge pages may be shared at all, with this granule.
+
+        Source: CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING, which arm64 selects.
+        """
         return self._pgtable.page_shift in (12, 14)
 
     def want_pmd_share(self, vma: VmArea, addr: int) -> bool:
