@@ -451,10 +451,10 @@ class History:
         things = self._things
         seen = 0
         after = []
-        for resource, how in touched.items():
+        for resource, kinds in touched.items():
             kind, base, since = things.get(resource, (READ, 0, 0))
-            if how not in (READ, UPDATE):
-                how = WRITE  # noqa: PLW2901 - several kinds at once are a change
+            # Several kinds at once are a change.
+            how = kinds if kinds in (READ, UPDATE) else WRITE
             if how != kind or how == WRITE:
                 base, since = hash((resource, base, since)), 0
             after.append((resource, how, base, since))

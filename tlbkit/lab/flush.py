@@ -53,8 +53,8 @@ def batched(cpu: Cpu, pages: int) -> None:
     cpu.dsb("ish")
 
 
-def by_asid(cpu: Cpu, pages: int) -> None:  # noqa: ARG001 - as many as there are
-    """Flush all of the address space on every CPU."""
+def by_asid(cpu: Cpu, _pages: int) -> None:
+    """Flush all of the address space on every CPU, however many pages there are."""
     cpu.dsb("ishst")
     cpu.tlbi("ASIDE1IS", tlbi.encode_asid(ASID))
     cpu.dsb("ish")

@@ -203,7 +203,7 @@ class Tlbi(Exploration):
                     f"{held.va:#x}",
                     size(held.size),
                     "any" if tag == GLOBAL else f"{tag:#x}",
-                    *(_fate((held.va, tag) in now.entries) for now in after),
+                    *(_fate(held=(held.va, tag) in now.entries) for now in after),
                 ]
             )
         rows += [
@@ -212,7 +212,7 @@ class Tlbi(Exploration):
                 f"{va:#x}",
                 size(PAGE << 9 * (4 - level)),
                 f"{asid:#x}",
-                *(_fate((level, va, asid) in now.tables) for now in after),
+                *(_fate(held=(level, va, asid) in now.tables) for now in after),
             ]
             for level, va, asid in sorted(before.tables, reverse=True)
         ]
@@ -233,7 +233,7 @@ class Tlbi(Exploration):
         )
 
 
-def _fate(held: bool) -> str:  # noqa: FBT001 - its only argument, named by the caller
+def _fate(*, held: bool) -> str:
     """Tell in a word whether something is still held."""
     return "keeps" if held else "drops"
 

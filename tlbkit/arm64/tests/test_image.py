@@ -69,7 +69,10 @@ def test_a_dump_is_answered_as_the_reference_answers(seed):
             for va, kind, el, pan in questions
         ],
     )
-    read = lambda pa: grown.memory.get(pa, 0)  # noqa: E731 - memory, in one line
+
+    def read(pa):
+        return grown.memory.get(pa, 0)
+
     pa_bits = grown.capabilities.pa_bits
     for question, said in zip(questions, run(json.dumps(dump)), strict=True):
         expected = reference.access(grown.registers, pa_bits, read, *question)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final, Literal
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_none
@@ -71,6 +72,11 @@ class Extent:
     index: int
     nr: int
     pfn: int | None
+
+
+def _unlocked(entry: Entry) -> bool:
+    """Tell whether nobody is at work on an entry any more."""
+    return not entry.locked
 
 
 class DaxOwner(ABC):
@@ -161,7 +167,7 @@ class Dax:
             if found is None or not found.locked:
                 return found
             self._machine.wait(
-                lambda entry=found: not entry.locked,  # type: ignore[misc]  # a closure
+                partial(_unlocked, found),
                 f"the DAX entry of page {found.index:#x}",
             )
 

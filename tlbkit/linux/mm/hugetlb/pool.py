@@ -7,7 +7,7 @@ limits and minima of a mount (subpools), control groups, nodes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlbkit.errors import InputError
 from tlbkit.linux.include.linux.hugetlb import (
@@ -82,7 +82,7 @@ class HugetlbPool:
     def inode(vma: VmArea) -> HugetlbfsInode:
         """Return the file that an area of huge pages maps."""
         assert vma.file is not None
-        return vma.file.inode  # type: ignore[return-value]  # VM_HUGETLB says so
+        return cast("HugetlbfsInode", vma.file.inode)  # VM_HUGETLB says so
 
     def hstate_vma(self, vma: VmArea) -> Hstate:
         """Return the pool that an area takes its pages from."""
