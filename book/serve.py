@@ -46,7 +46,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Cache-Control", "no-cache")
         super().end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited
+    def log_message(self, *_: object) -> None:
         """Say nothing: the console is for what the reader can act on."""
 
 

@@ -24,19 +24,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stab
 HERE = "127.0.0.1"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    """Serves files quietly, as whatever a browser demands of them."""
-
-    extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | {
-        ".js": "text/javascript",
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - inherited
-        """Say nothing."""
-
-
 @dataclass(frozen=True)
 class Site:
     """A built site and where it is served."""
@@ -107,7 +94,7 @@ class Build:
 
 def serving(folder: Path) -> Iterator[Site]:
     """Serve *folder* on this machine while the tests run."""
-    handler = functools.partial(Handler, directory=str(folder))
+    handler = functools.partial(serve.Handler, directory=str(folder))
     with http.server.ThreadingHTTPServer((HERE, 0), handler) as server:
         server.daemon_threads = True
         thread = threading.Thread(target=server.serve_forever)
@@ -135,11 +122,12 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory, browser) -> Iterator[dict[str, Build]]:  # noqa: ARG001 - skips first
+def builds(tmp_path_factory, request) -> Iterator[dict[str, Build]]:
     """Begin all builds at once: a sample with the book's style, and the book.
 
     A site that `serve.py` has built from the same sources is taken as it is.
     """
+    request.getfixturevalue("browser")  # nothing is built where there is none
     source = tmp_path_factory.mktemp("sample")
     shutil.copytree(SAMPLE, source / "book")
     (source / "_toc.yml").write_text(PAGES, "utf-8")

@@ -1,13 +1,14 @@
 """The same explorer on a real kernel in JupyterLab, as Binder opens it."""
 
+import http.client
 import os
 import shutil
 import socket
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
+def wait_for(port: int, server: "subprocess.Popen[bytes]") -> None:
     """Wait until JupyterLab answers."""
     for _ in range(240):
         try:
-            urllib.request.urlopen(f"{address}/api").close()  # noqa: S310 - our own
-        except OSError:
+            with closing(http.client.HTTPConnection(HERE, port)) as connection:
+                connection.request("GET", "/api")
+                connection.getresponse()
+        except (OSError, http.client.HTTPException):
             assert server.poll() is None
             time.sleep(0.25)
         else:
@@ -41,8 +44,9 @@ def wait_for(address: str, server: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.fixture(scope="module")
-def jupyter(tmp_path_factory, browser) -> Iterator[str]:  # noqa: ARG001 - skips first
+def jupyter(tmp_path_factory, request) -> Iterator[str]:
     """Return the address of a JupyterLab that Binder's own script has set up."""
+    request.getfixturevalue("browser")  # nothing is set up where there is none
     home = tmp_path_factory.mktemp("jupyter")
     shutil.copytree(SAMPLE, home / "book")
     names = ("CONFIG_DIR", "DATA_DIR", "RUNTIME_DIR")
@@ -75,7 +79,7 @@ def jupyter(tmp_path_factory, browser) -> Iterator[str]:  # noqa: ARG001 - skips
         stderr=subprocess.DEVNULL,
     ) as server:
         address = f"http://{HERE}:{port}"
-        wait_for(address, server)
+        wait_for(port, server)
         yield address
         server.terminate()
 
