@@ -262,12 +262,15 @@ class _Plain:
             return chosen
         able = run.enabled()
         if step > self._last:
-            cost = self._cost + (able[0] == run.current)
-            if cost <= self._preemptions:
-                for other in able[1:]:
-                    branch = (*self._schedule, Choice(step, other))
-                    self._open[cost].append(branch)
+            self._branch(step, able, stops=able[0] == run.current)
         return able[0]
+
+    def _branch(self, step: int, able: list[int], *, stops: bool) -> None:
+        """Grow the schedules in which another of *able* than the first goes on here."""
+        cost = self._cost + stops
+        if cost <= self._preemptions:
+            for other in able[1:]:
+                self._open[cost].append((*self._schedule, Choice(step, other)))
 
 
 class _Branch(NamedTuple):
@@ -346,38 +349,27 @@ class _Reduced(_Plain):
         if flow >= 0:
             self._history.add(flow, touched)
             self._account(flow, touched)
-        chosen = self._decide_here(run)
+        chosen = super()._decide(run)
         self._notes.resume(chosen)
         return chosen
 
-    def _decide_here(self, run: Run) -> int:
-        step = len(run.steps)
-        if self._best is not None and step >= len(self._best.steps):
+    def _branch(self, step: int, able: list[int], *, stops: bool) -> None:
+        state = self._history.state()
+        plain = state, able[0]
+        if self._seen.get(plain, self._cost + 1) <= self._cost:
             raise StopRunError
-        chosen = self._choices.get(step)
-        if chosen is not None:
-            return chosen
-        able = run.enabled()
-        if step > self._last:
-            state = self._history.state()
-            plain = state, able[0]
-            if self._seen.get(plain, self._cost + 1) <= self._cost:
-                raise StopRunError
-            self._seen[plain] = self._cost
-            stops = able[0] == run.current
-            cost = self._cost + stops
-            if cost <= self._preemptions and len(able) > 1:
-                branches = [
-                    _Branch(
-                        (*self._schedule, Choice(step, other)), (state, other), cost
-                    )
-                    for other in able[1:]
-                ]
-                if stops:
-                    self._pending = branches  # until it is known what comes next
-                else:
-                    self._grow(branches)
-        return able[0]
+        self._seen[plain] = self._cost
+        cost = self._cost + stops
+        if cost > self._preemptions or len(able) == 1:
+            return
+        branches = [
+            _Branch((*self._schedule, Choice(step, other)), (state, other), cost)
+            for other in able[1:]
+        ]
+        if stops:
+            self._pending = branches  # until it is known what comes next
+        else:
+            self._grow(branches)
 
     def _account(self, flow: int, touched: dict[int, int]) -> None:
         """Take note of a step, and grow what it gives a reason for."""

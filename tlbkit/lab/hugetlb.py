@@ -19,17 +19,15 @@ from tlbkit.lab.compare import compare
 from tlbkit.lab.parameter import Parameter
 from tlbkit.lab.scenario import Claim, Operation, Scenario, Variant
 from tlbkit.linux.kernel.kernel import PARTS, Kernel
-from tlbkit.linux.mm.mmu_gather import Gather
 from tlbkit.observe.counters import counting
 from tlbkit.patches.hugetlb_unshare_gather import PATCH as UNSHARE
+from tlbkit.patches.hugetlb_unshare_halves import HALVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
-    from tlbkit.linux.include.asm_generic.tlb import MmuGather
-    from tlbkit.linux.include.linux.mm_types import Folio
     from tlbkit.linux.process import Process
     from tlbkit.observe.counters import Counts
 
@@ -93,36 +91,8 @@ AFTER: Final = Form("after", batching=True, skipping=True)
 FORMS: Final = (BEFORE, BATCHING, SKIPPING, AFTER)
 
 
-class BatchingOnly(Gather):
-    """One interrupt at the end of each visit that has unshared anything."""
-
-    __slots__ = ()
-
-    def tlb_unshare_pmd_ptdesc(
-        self, tlb: MmuGather, table: Folio, address: int
-    ) -> None:
-        """Take whoever leaves for the last."""
-        super().tlb_unshare_pmd_ptdesc(tlb, table, address)
-        tlb.fully_unshared_tables = True
-
-
-class SkippingOnly(Gather):
-    """One interrupt for each table that has a single user left."""
-
-    __slots__ = ()
-
-    def tlb_unshare_pmd_ptdesc(
-        self, tlb: MmuGather, table: Folio, address: int
-    ) -> None:
-        """Interrupt at once, if at all."""
-        super().tlb_unshare_pmd_ptdesc(tlb, table, address)
-        if tlb.fully_unshared_tables:
-            tlb.fully_unshared_tables = False
-            self.tlb_remove_table_sync_one()
-
-
-HALVES: Final = {BATCHING: BatchingOnly, SKIPPING: SkippingOnly}
-"""The gather of a kernel that has one saving alone; there never was one."""
+PARTS_OF: Final = {BATCHING: HALVES["batching"], SKIPPING: HALVES["skipping"]}
+"""The parts of a kernel that has one saving alone; there never was one."""
 
 
 def share(kernel: Kernel, tables: int, users: int) -> list[Process]:
@@ -206,9 +176,9 @@ class Unsharing(Scenario):
         """Return what each form issues."""
         both = compared(self, tuple(settings.items()))
         counts = {BEFORE: both.before.counts, AFTER: both.after.counts}
-        for form, gather in HALVES.items():
+        for form, parts in PARTS_OF.items():
             machine = Machine(int(settings["cpus"]))
-            kernel = Kernel(machine, {**PARTS, "gather": gather})
+            kernel = Kernel(machine, {**PARTS, **parts})
             operation = self.prepare(kernel, settings)
             with counting(kernel.machine) as counts[form]:
                 operation()
