@@ -31,7 +31,8 @@ CONTRAST = """
     }
     return "white";
   };
-  const own = ".tlbkit-explorer *, .tlbkit-player *, .highlight-diff .gd, .highlight-diff .gi";
+  const own =
+    ".tlbkit-explorer *, .tlbkit-player *, .highlight-diff .gd, .highlight-diff .gi";
   return [...document.querySelectorAll(own)]
     .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
     .filter((e) => e.tagName !== "SCRIPT" && e.offsetParent)
