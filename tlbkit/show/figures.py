@@ -239,7 +239,7 @@ _LOOKS: tuple[tuple[str, str, str, bool], ...] = (
 
 
 def _lines(panel: Lines, feed: Feed) -> figure:
-    """Draw lines over a quantity that grows by factors, and mark places on it."""
+    """Draw lines over a quantity, and mark places on it."""
     sources = _sources(feed)
     names = [name for _, name in panel.lines]
     heights = DataRange1d(range_padding=0.15)
@@ -247,7 +247,7 @@ def _lines(panel: Lines, feed: Feed) -> figure:
         heights.start = 0
     plot = _blank(
         panel,
-        x_axis_type="log",
+        x_axis_type="linear" if panel.steps else "log",
         y_axis_type="log" if panel.log else "linear",
         y_range=heights,
         height=400 if _stacked(names) else 320,
@@ -296,7 +296,7 @@ def _lines(panel: Lines, feed: Feed) -> figure:
     plot.yaxis.formatter = NumeralTickFormatter(format="0,0.[00]")
     if not panel.log:
         plot.yaxis.ticker = BasicTicker(desired_num_ticks=5)
-    plot.xaxis.ticker = _POWERS_OF_FOUR
+    plot.xaxis.ticker = BasicTicker(min_interval=1) if panel.steps else _POWERS_OF_FOUR
     plot.xaxis.formatter = NumeralTickFormatter(format="0,0")
     _legend(plot, **drawn)
     return plot

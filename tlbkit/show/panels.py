@@ -125,6 +125,8 @@ class Lines:
         x_label: Name and unit of the quantity.
         y_label: Name and unit of what is drawn.
         log: What is drawn spans magnitudes; its axis is logarithmic then.
+        steps: The quantity counts steps from 0 and has an even axis; any other grows
+            by factors, and its axis is logarithmic.
     """
 
     title: str
@@ -135,6 +137,7 @@ class Lines:
     x_label: str
     y_label: str
     log: bool = False
+    steps: bool = False
 
     def feed(self, columns: Columns) -> Feed:
         """Pick this panel's data out of an answer's columns."""
@@ -268,6 +271,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
             at_label="at_label",
             x_label="step",
             y_label="pages",
+            steps=True,
         ),
     ),
     "normal-page": (Fields("What the newest kernel asks"),),

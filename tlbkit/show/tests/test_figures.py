@@ -1,11 +1,11 @@
 """Laws of the figures: looks differ in more than colour, and can be read."""
 
 import pytest
-from bokeh.models import HBar, Line, Scatter
+from bokeh.models import HBar, Line, LogScale, Scatter
 
 from tlbkit import lab
 from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, THIRD, draw
-from tlbkit.show.panels import PANELS, Bars, Fields, Lines
+from tlbkit.show.panels import PANELS, Bars, Fields, Lines, Sweep
 
 PAPERS = {"white": 0xFFFFFF, "explorer": 0xF8F9FB, "dark": 0x121212, "night": 0x1B2028}
 
@@ -52,3 +52,28 @@ def test_before_and_after_differ_without_colour(name, panel):
         number = len(panel.lines) if isinstance(panel, Lines) else 2
         assert len({str(line.line_dash) for line in glyphs(plot, Line)}) == number
         assert len({dots.marker for dots in glyphs(plot, Scatter)}) == number
+
+
+def points(plot):
+    """Yield the numbers of every marker in both directions, each with its scale."""
+    for dots in plot.renderers:
+        if isinstance(dots.glyph, Scatter):
+            yield dots.data_source.data[dots.glyph.x], plot.x_scale
+            yield dots.data_source.data[dots.glyph.y], plot.y_scale
+
+
+@pytest.mark.parametrize(
+    ("name", "panel"),
+    [
+        (name, panel)
+        for name, panels in PANELS.items()
+        for panel in panels
+        if isinstance(panel, (Lines, Sweep))
+    ],
+)
+def test_every_point_is_on_the_axes(name, panel):
+    """No point lies at or below zero on an axis that is a logarithm."""
+    plot = draw(panel, lab.find_exploration(name).answer({}))
+    for column, scale in points(plot):
+        if isinstance(scale, LogScale):
+            assert min(column) > 0
