@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
@@ -632,3 +633,66 @@ def test_a_process_that_dies_stops_in_between():
     process, base = filled(boot(), 2)
     process.kill()
     assert refused(process, base, 2 * PAGE, "cold") == "EINTR"
+
+
+ADVICE = [
+    *("hugepage", "nohugepage", "collapse", "populate_read", "populate_write"),
+    *("dontneed", "free", "cold", "pageout"),
+    *("dontfork", "dofork", "wipeonfork", "keeponfork"),
+]
+"""Every advice that there is, by the list in the error of one that is not."""
+
+
+def test_all_advice_is_known_here():
+    """The list above is whole."""
+    process = boot().spawn()
+    with pytest.raises(InputError, match=f"known are {', '.join(ADVICE)}$"):
+        process.madvise(0, PAGE, "no such advice")
+
+
+def advised(advice, failing):
+    """Advise parts of two blocks and pages between them, while an allocation fails.
+
+    Returns:
+        Whether the call got as far as that allocation.
+    """
+    kernel = boot(cpus=1)
+    kernel.swapfile.swapon(2048)
+    process, base = blocks(kernel, 3)
+    kernel.huge_memory.enabled = "madvise"
+    process.munmap(base + BLOCK, BLOCK)
+    process.mmap(BLOCK, addr=base + BLOCK, fixed=True)
+    for page in range(512, 1024, 3):
+        process.write(base + page * PAGE, page)
+    process.write(base + 3 * BLOCK - PAGE, 77)
+    before = holds(process, base, 3 * 512)
+    left = [failing]
+
+    def fail():
+        left[0] -= 1
+        return left[0] == 0
+
+    kernel.page_alloc.fail = fail
+    result = refused(process, base + 5 * PAGE, 3 * BLOCK - 10 * PAGE, advice)
+    kernel.page_alloc.fail = None
+    reached = left[0] <= 0
+    assert result in ({None, "ENOMEM", "EAGAIN"} if reached else {None})
+    audit(kernel)
+    audit_tlbs(kernel)
+    now = holds(process, base, 3 * 512)
+    inside = range(5, 3 * 512 - 5)
+    emptied = advice in {"dontneed", "free"}
+    for page, (was, is_) in enumerate(zip(before, now, strict=True)):
+        assert is_ == was or (emptied and page in inside and is_ == 0)
+    process.exit()
+    assert all_frames(kernel) == 2
+    return reached
+
+
+@pytest.mark.parametrize("advice", ADVICE)
+def test_advice_without_memory_leaks_and_loses_nothing(advice):
+    """Fail each allocation of an advice in turn: the books add up, contents stay."""
+    failing = 1
+    while advised(advice, failing):
+        failing += 1 if failing < 8 else failing // 2
+    assert advice not in {"collapse", "populate_write"} or failing > 1
