@@ -169,3 +169,25 @@ def mapped(process: Process, size: int, thp: Value) -> int:
     if thp == "yes":
         process.madvise(address, size, "hugepage")
     return address
+
+
+def written(
+    kernel: Kernel, params: Mapping[str, Value]
+) -> tuple[Process, int, tuple[int, ...]]:
+    """Start a process whose threads have written each page, as a flow begins.
+
+    Args:
+        kernel: The kernel.
+        params: Values of `PAGES`, `THREADS` and `THP`.
+
+    Returns:
+        The process, the address of its pages, and the CPU of each page's thread.
+    """
+    size = kernel.pgtable.page_size
+    pages = int(params["pages"])
+    process = kernel.spawn(cpu=0)
+    address = mapped(process, pages * size, params["thp"])
+    cpus = cpus_of(kernel, pages, int(params["threads"]))
+    for page, cpu in enumerate(cpus):
+        process.write(address + page * size, page + 1, cpu=cpu)
+    return process, address, cpus

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, cpus_of, mapped
+from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, written
 from tlbkit.lab.parameter import Parameter
 from tlbkit.lab.published import gain, quote, share_rows
 from tlbkit.lab.scenario import CPUS, Claim
@@ -52,13 +52,7 @@ def _shared(
     kernel: Kernel, params: Mapping[str, Value]
 ) -> tuple[Process, Process, int, tuple[int, ...]]:
     """Return a parent and its child that share pages, where, and whose they are."""
-    size = kernel.pgtable.page_size
-    pages = int(params["pages"])
-    parent = kernel.spawn(cpu=0)
-    address = mapped(parent, pages * size, params["thp"])
-    cpus = cpus_of(kernel, pages, int(params["threads"]))
-    for page, cpu in enumerate(cpus):
-        parent.write(address + page * size, page + 1, cpu=cpu)
+    parent, address, cpus = written(kernel, params)
     child = parent.fork(cpu=len(kernel.machine.cpus) - 1)
     kernel.swap.lru_add_drain_all()
     return parent, child, address, cpus
@@ -177,12 +171,7 @@ class ForkStorm(Flow):
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
         """Map the pages, and let each be written by its thread."""
         size = kernel.pgtable.page_size
-        pages = int(params["pages"])
-        process = kernel.spawn(cpu=0)
-        address = mapped(process, pages * size, params["thp"])
-        cpus = cpus_of(kernel, pages, int(params["threads"]))
-        for page, cpu in enumerate(cpus):
-            process.write(address + page * size, page, cpu=cpu)
+        process, address, cpus = written(kernel, params)
 
         def storm() -> str:
             for round_ in range(int(params["rounds"])):

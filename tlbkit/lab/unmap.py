@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, cpus_of, mapped
+from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, written
 from tlbkit.lab.fork import NO_MORE, SAME_END
 from tlbkit.lab.scenario import CPUS
 
@@ -27,16 +27,10 @@ class Unmap(Flow):
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
         """Map the pages, and let each be written by its thread."""
-        size = kernel.pgtable.page_size
-        pages = int(params["pages"])
-        process = kernel.spawn(cpu=0)
-        address = mapped(process, pages * size, params["thp"])
-        cpus = cpus_of(kernel, pages, int(params["threads"]))
-        for page, cpu in enumerate(cpus):
-            process.write(address + page * size, page, cpu=cpu)
+        process, address, cpus = written(kernel, params)
 
         def unmap() -> str:
-            process.munmap(address, pages * size)
+            process.munmap(address, len(cpus) * kernel.pgtable.page_size)
             return "ok"
 
         return unmap
