@@ -18,8 +18,10 @@ from tlbkit.lab.mapcount import Mapcount
 from tlbkit.lab.move import Move
 from tlbkit.lab.mprotect import Mprotect
 from tlbkit.lab.normal_page import NormalPage
+from tlbkit.lab.not_said import NotSaid
 from tlbkit.lab.parameter import Parameter, Value
 from tlbkit.lab.permissions import Permissions
+from tlbkit.lab.pmd_shared import PmdShared
 from tlbkit.lab.run import Result, run
 from tlbkit.lab.scenario import CPUS, Claim, Operation, Scenario, Variant
 from tlbkit.lab.stale import Stale
@@ -27,6 +29,7 @@ from tlbkit.lab.sweep import Sweep, sweep
 from tlbkit.lab.tlb import Lru, Reach
 from tlbkit.lab.tlbi import Tlbi
 from tlbkit.lab.unmap import Unmap
+from tlbkit.lab.unshare import Unshare
 from tlbkit.lab.walk import Walk
 
 __all__ = [
@@ -88,6 +91,9 @@ _OF_THE_KERNEL: tuple[Exploration, ...] = (
     DaxHole(),
     HugeZero(),
     Insert(),
+    NotSaid(),
+    PmdShared(),
+    Unshare(),
 )
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)

@@ -134,7 +134,8 @@ def _bars(panel: Bars, feed: Feed, header: Sequence[str]) -> figure:
     plot = _blank(
         panel,
         y_range=FactorRange(factors=quantities[::-1], range_padding=0.05),
-        x_range=DataRange1d(start=0, range_padding=0.2, only_visible=True),
+        # Half of the padding is on the right, where the values are written.
+        x_range=DataRange1d(start=0, range_padding=0.6, only_visible=True),
         height=110 + _PAIR_HEIGHT * len(quantities),
     )
     looks: dict[str, dict[str, Any]] = {

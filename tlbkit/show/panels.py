@@ -261,6 +261,9 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "gather-flush": (),
     "huge-zero": (),
     "dax-hole": (),
+    "not-said": (Bars("What is issued"),),
+    "pmd-shared": (),
+    "unshare": (),
     "tlbi": (Fields("The operand"),),
     "mapcount": (
         Lines(
