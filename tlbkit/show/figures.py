@@ -55,8 +55,11 @@ _THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
 _POWERS_OF_FOUR = [4**n for n in range(16)]
 _ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 3, 5, 7)]
 
-_ROW = 48
-"""Letters of the names that fit side by side above a figure on a phone."""
+_ROW = 44
+"""Letters that fit side by side above a figure on a phone ..."""
+
+_LOOK = 7
+"""... and letters that the sample before each name takes the place of."""
 
 _PAIR_HEIGHT = 46
 """Pixels that one pair of bars takes."""
@@ -86,7 +89,7 @@ def _blank(panel: Panel, **layout: Any) -> figure:
 
 def _stacked(names: Iterable[str]) -> bool:
     """Tell whether names are too long to stand side by side."""
-    return len("".join(names)) > _ROW
+    return sum(_LOOK + len(name) for name in names) > _ROW
 
 
 def _legend(plot: figure, **drawn: "GlyphRenderer[Any]") -> None:
