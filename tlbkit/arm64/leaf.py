@@ -88,13 +88,22 @@ class LeafRules(NamedTuple):
 
 
 class Outcomes(dict[int, Leaf | Fault]):
-    """For one level of one half: attribute bits to the leaf, or to its fault.
+    """For one level of one half: what a descriptor makes there that is no table.
 
-    The key is the attribute bits of the descriptor ORed with the limits of the
-    tables above it; the two never share a bit. A missing key is worked out.
+    The key is the judged bits of the descriptor (`Half.judged`) ORed with the limits
+    of the tables above it; the two never share a bit. A missing key is worked out, and
+    kept if it is a leaf's: of invalid descriptors there are as many as software likes.
     """
 
-    __slots__ = ("_group_shift", "_level", "_rules", "_sh", "_shift")
+    __slots__ = (
+        "_group_shift",
+        "_leaf_type",
+        "_level",
+        "_rules",
+        "_sh",
+        "_shift",
+        "_too_large",
+    )
 
     def __init__(
         self,
@@ -103,6 +112,8 @@ class Outcomes(dict[int, Leaf | Fault]):
         level: int,
         shift: int,
         group_shift: int,
+        leaf_type: int | None,
+        too_large: int,
         sh: int | None,
     ) -> None:
         """Nothing is worked out yet.
@@ -112,6 +123,8 @@ class Outcomes(dict[int, Leaf | Fault]):
             level: level of the leaves.
             shift: log2 of their bytes.
             group_shift: log2 of the bytes of a contiguous group of them.
+            leaf_type: their low two bits, or None where there are none.
+            too_large: descriptor bits of addresses beyond the output size.
             sh: shareability of them all, or None when each leaf has its own.
         """
         super().__init__()
@@ -119,18 +132,32 @@ class Outcomes(dict[int, Leaf | Fault]):
         self._level = level
         self._shift = shift
         self._group_shift = group_shift
+        self._leaf_type = leaf_type
+        self._too_large = too_large
         self._sh = sh
 
     def __missing__(self, key: int) -> Leaf | Fault:
-        """Work out the answer for *key*, and keep it."""
-        answer = self[key] = self._judge(key)
-        return answer
+        """Work out the answer for *key*, and keep it if it is a leaf."""
+        fault = self._refusal(key)
+        if fault is not None:
+            return Fault(fault, self._level)
+        leaf = self[key] = self._leaf(key)
+        return leaf
 
-    def _judge(self, key: int) -> Leaf | Fault:
-        """The leaf that attributes and limits *key* make, or why there is none."""
+    def _refusal(self, key: int) -> FaultKind | None:
+        """Which fault *key* makes, if any; the first that applies."""
+        # A table comes here too, but only for the sake of its address.
+        if key & d.TYPE_MASK not in (d.TYPE_TABLE, self._leaf_type):
+            return FaultKind.TRANSLATION
+        if key & self._too_large:
+            return FaultKind.ADDRESS_SIZE
+        if not (key & d.AF or self._rules.hardware_af):
+            return FaultKind.ACCESS_FLAG
+        return None
+
+    def _leaf(self, key: int) -> Leaf:
+        """The leaf that attributes and limits *key* make."""
         rules = self._rules
-        if not (key & d.AF or rules.hardware_af):
-            return Fault(FaultKind.ACCESS_FLAG, self._level)
         limited = bool(key & d.AP_TABLE_READ_ONLY)
         clean = bool(key & d.AP_READ_ONLY)
         managed = rules.hardware_dirty and bool(key & d.DBM)

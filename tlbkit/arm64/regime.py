@@ -16,6 +16,7 @@ from tlbkit.arm64 import descriptor as d
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.granule import GRANULE_64K, GRANULES, LAST_LEVEL, Granule
 from tlbkit.arm64.leaf import ATTRIBUTES, LeafRules, Outcomes
+from tlbkit.arm64.links import Links
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_ANY
 from tlbkit.arm64.registers import MAIR, PHYSICAL_SIZES, SCTLR, TCR, TTBR
 from tlbkit.errors import InputError
@@ -27,8 +28,6 @@ SMALLEST_TABLE_ALIGNMENT = 64
 
 LEVEL_0_TRANSLATION = Fault(FaultKind.TRANSLATION, 0)
 LEVEL_0_ADDRESS_SIZE = Fault(FaultKind.ADDRESS_SIZE, 0)
-
-_NEVER = -1  # a type that no descriptor has
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,42 +70,30 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One level of a walk, with everything that the walker needs at it.
+    """One level of a walk, with what the walker needs when it ends there.
 
     Attributes:
         level: the level.
         shift: log2 of the bytes of VA that one entry translates.
-        va_mask: the VA bits that a walk translates, as far as this level goes.
-        leaf_type: low two bits of a leaf here; no descriptor's if there is none.
+        va_mask: the VA bits above those.
         leaf_mask: descriptor bits that hold a leaf's address in place.
-        outcomes: attribute bits to leaf or fault.
-        invalid: the translation fault of this level.
-        too_large: the address size fault of this level.
+        outcomes: what ends a walk here: judged bits to leaf or fault.
     """
 
     level: int
     shift: int
     va_mask: int
-    leaf_type: int
     leaf_mask: int
     outcomes: Outcomes
-    invalid: Fault
-    too_large: Fault
-
-    def refusal(self, descriptor: int) -> Fault:
-        """The fault of a descriptor that is no table or leaf fit for use here."""
-        kind = descriptor & d.TYPE_MASK
-        well_formed = kind in (d.TYPE_TABLE, self.leaf_type)
-        return self.too_large if well_formed else self.invalid
 
 
-Hop: TypeAlias = tuple[int, int, int, Step]
-"""What a walk needs first at a level, in the order in which it unpacks it.
+Hop: TypeAlias = tuple[int, int, Links | None, Step]
+"""What a walk needs at a level, in the order in which it unpacks it.
 
 - VA bits shifted right by the first number ...
 - ... and masked by the second are the byte offset into the table.
-- The third is the low two bits of a table descriptor; at level 3 none has them.
-- The step is for when the descriptor is not a table.
+- The third says where a table descriptor leads; at level 3 there are none.
+- The step is for when the walk goes no further, and for telling of its tables.
 
 A plain tuple, because unpacking a named one takes three times as long.
 """
@@ -118,46 +105,46 @@ class Half:
 
     Attributes:
         granule: its granule; None when TCR_EL1.EPD switches walks off: no VA passes
-            the check below then, and the other fields mean nothing.
+            the checks below then, and the other fields mean nothing.
         input_bits: bits of VA that a walk translates.
         start_level: level where a walk starts.
+        first: its first address, canonical: 0, or ones above what a walk translates.
+        last: its last address, canonical.
         checked: VA bits that must equal ...
         expected: ... these, or there is no translation.
         offset_mask: the VA bits that a walk translates.
-        high_bits: what stands above them in a canonical address.
         forbidden: accesses that never translate here (E0PD).
         untagged: accesses for which the top byte is not ignored (TBID).
         highest_pa: highest address of the output size.
         table_alignment: bytes that the start table must be aligned to.
         wide_base: TTBR holds address bits 51:48 in bits 5:2.
-        table_test: descriptor bits that, masked, are `TYPE_TABLE` in a table and the
-            leaf type in a leaf, unless its address exceeds the output size.
-        table_mask: descriptor bits that hold a table's address in place.
-        moved: descriptor bits that hold the address bits above those.
+        moved: descriptor bits that hold the address bits above those in place.
         moved_up: how far these move up.
         limits: table descriptor bits that limit what is below.
         attributes: bits of a leaf that decide what it is.
+        judged: those and the bits that decide whether it is one: its type, and
+            address bits beyond the output size.
         hops: for each level, what a walk needs from there to level 3.
     """
 
     granule: Granule | None = None
     input_bits: int = 0
     start_level: int = LAST_LEVEL
+    first: int = 0
+    last: int = -1
     checked: int = 0
     expected: int = 1
     offset_mask: int = 0
-    high_bits: int = 0
     forbidden: int = 0
     untagged: int = 0
     highest_pa: int = 0
     table_alignment: int = 1
     wide_base: bool = False
-    table_test: int = 0
-    table_mask: int = 0
     moved: int = 0
     moved_up: int = 0
     limits: int = 0
     attributes: int = 0
+    judged: int = 0
     hops: dict[int, tuple[Hop, ...]] = field(default_factory=lambda: {LAST_LEVEL: ()})
 
 
@@ -278,7 +265,7 @@ class Regime:
         half = self.halves[va >> 55 & 1]
         if va & half.checked != half.expected:
             return va
-        return half.high_bits | va & half.offset_mask
+        return half.first | va & half.offset_mask
 
     def refusal(self, va: int, need: int) -> Fault | None:
         """The fault that an access of kind *need* takes before any look-up, if any.
@@ -290,7 +277,7 @@ class Regime:
         half = self.halves[va >> 55 & 1]
         if need & half.forbidden:
             return LEVEL_0_TRANSLATION
-        if need & half.untagged and va >> 56 != half.high_bits >> 56:
+        if need & half.untagged and va >> 56 != half.first >> 56:
             return LEVEL_0_TRANSLATION
         return None
 
@@ -425,6 +412,10 @@ def _half(shape: _Shape, tcr: TCR, cpu: Capabilities, rules: LeafRules) -> Half:
     too_large = layout.place((1 << layout.bits) - (1 << output_bits))
     input_bits = _input_bits(shape, granule, ds=ds, cpu=cpu)
     sh = shape.sh if layout is d.ADDRESS_LPA2 else None
+    limits = 0 if shape.hpd else d.TABLE_LIMITS
+    links = Links(
+        layout, page_shift=granule.page_shift, too_large=too_large, limits=limits
+    )
     start = granule.start_level(input_bits)
     entries = granule.table_entries(start, input_bits)
     levels = range(start, LAST_LEVEL + 1)
@@ -432,14 +423,21 @@ def _half(shape: _Shape, tcr: TCR, cpu: Capabilities, rules: LeafRules) -> Half:
         (
             granule.shift(level) - 3,
             8 * (granule.table_entries(level, input_bits) - 1),
-            d.TYPE_TABLE if level < LAST_LEVEL else _NEVER,
+            links if level < LAST_LEVEL else None,
             _step(
-                level, granule, input_bits=input_bits, layout=layout, sh=sh, rules=rules
+                level,
+                granule,
+                input_bits=input_bits,
+                layout=layout,
+                too_large=too_large,
+                sh=sh,
+                rules=rules,
             ),
         )
         for level in levels
     )
 
+    attributes = ATTRIBUTES & ~layout.moved
     offset_mask = (1 << input_bits) - 1
     above = d.MASK64 & ~offset_mask
     checked = above & (d.MASK64 >> 8 if shape.tbi else d.MASK64)
@@ -447,21 +445,21 @@ def _half(shape: _Shape, tcr: TCR, cpu: Capabilities, rules: LeafRules) -> Half:
         granule=granule,
         input_bits=input_bits,
         start_level=start,
+        first=above if shape.half else 0,
+        last=d.MASK64 if shape.half else offset_mask,
         checked=checked,
         expected=checked if shape.half else 0,
         offset_mask=offset_mask,
-        high_bits=above if shape.half else 0,
         forbidden=EL0_ANY if shape.e0pd else 0,
         untagged=ANY_EXECUTE if shape.tbi and shape.tbid else 0,
         highest_pa=(1 << output_bits) - 1,
         table_alignment=max(8 * entries, SMALLEST_TABLE_ALIGNMENT),
         wide_base=ds or (lpa and configured_bits == layout.bits),
-        table_test=d.TYPE_MASK | too_large,
-        table_mask=layout.in_place_mask(granule.page_shift),
         moved=layout.moved,
         moved_up=layout.moved_up,
-        limits=0 if shape.hpd else d.TABLE_LIMITS,
-        attributes=ATTRIBUTES & ~layout.moved,
+        limits=limits,
+        attributes=attributes,
+        judged=attributes | d.TYPE_MASK | too_large,
         hops={level: hops[level - start :] for level in levels},
     )
 
@@ -472,23 +470,22 @@ def _step(
     *,
     input_bits: int,
     layout: d.AddressFormat,
+    too_large: int,
     sh: int | None,
     rules: LeafRules,
 ) -> Step:
-    """Work out one level of a walk; *sh* as in `Outcomes`."""
+    """Work out one level of a walk; *too_large* and *sh* as in `Outcomes`."""
     shift = granule.shift(level)
     group_shift = granule.group_shift(level)
+    leaf_type = None
     if level == LAST_LEVEL:
         leaf_type = d.TYPE_PAGE
     elif granule.has_leaf(level, wide=layout is not d.ADDRESS_48):
         leaf_type = d.TYPE_BLOCK
-    else:
-        leaf_type = _NEVER
     return Step(
         level=level,
         shift=shift,
-        va_mask=(1 << input_bits) - (1 << shift),
-        leaf_type=leaf_type,
+        va_mask=d.MASK64 & -1 << shift,
         leaf_mask=layout.in_place_mask(shift),
         outcomes=Outcomes(
             rules,
@@ -496,10 +493,10 @@ def _step(
             shift=shift,
             # A group larger than the half is none: the bit is a hint.
             group_shift=group_shift if group_shift <= input_bits else shift,
+            leaf_type=leaf_type,
+            too_large=too_large,
             sh=sh,
         ),
-        invalid=Fault(FaultKind.TRANSLATION, level),
-        too_large=Fault(FaultKind.ADDRESS_SIZE, level),
     )
 
 

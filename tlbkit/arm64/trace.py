@@ -247,7 +247,7 @@ class _LastTables(dict[int, "tuple[array[int], dict[int, Leaf]]"]):
         self.last = (1 << self.index_bits) - 1
         self.matters = 0
         for half in halves:
-            self.matters |= half.attributes | half.table_test
+            self.matters |= half.judged
 
     def learn(self, va: int) -> Leaf | None:
         """Walk for *va* in full; return its leaf if it is that of a plain page."""

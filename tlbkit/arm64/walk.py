@@ -121,8 +121,10 @@ def walk(
         tables: every table followed is appended to it, in order.
     """
     half, base, hops = regime.starts[va >> 55 & 1]
-    if va & half.checked != half.expected:
-        return LEVEL_0_TRANSLATION
+    if not half.first <= va <= half.last:
+        if va & half.checked != half.expected:
+            return LEVEL_0_TRANSLATION
+        va = half.first | va & half.offset_mask  # the top byte is ignored
     limits = 0
     if resume is not None:
         base = resume.pa
@@ -132,40 +134,35 @@ def walk(
         return LEVEL_0_ADDRESS_SIZE
 
     read = memory.read
-    table_test = half.table_test
-    table_mask = half.table_mask
-    moved = half.moved
-    for index_shift, index_mask, table_type, step in hops:
+    for index_shift, index_mask, links, step in hops:
         descriptor_pa = base + (va >> index_shift & index_mask)
         descriptor = read(descriptor_pa)
-        kind = descriptor & table_test
-        if kind != table_type:
+        if links is None:  # at level 3
             break
-        base = descriptor & table_mask
-        if moved:
-            base |= (descriptor & moved) << half.moved_up
-        limits |= descriptor
+        link = links[descriptor]
+        if link is None:  # no table: the walk ends here
+            break
+        base, limit = link
+        limits |= limit
         if tables is not None:
             table = (
                 step.level + 1,
-                half.high_bits | va & step.va_mask,
+                va & step.va_mask,
                 step.shift,
                 base,
-                limits & half.limits,
+                limits,
                 descriptor_pa,
                 descriptor,
             )
             tables.append(_tuple_new(Table, table))
 
-    if kind != step.leaf_type:
-        return step.refusal(descriptor)
-    leaf = step.outcomes[descriptor & half.attributes | limits & half.limits]
+    leaf = step.outcomes[descriptor & half.judged | limits]
     if type(leaf) is Fault:
         return leaf
     pa = descriptor & step.leaf_mask
-    if moved:
-        pa |= (descriptor & moved) << half.moved_up
-    page = half.high_bits | va & step.va_mask
+    if half.moved:
+        pa |= (descriptor & half.moved) << half.moved_up
+    page = va & step.va_mask
     return _tuple_new(Translation, (page, pa, leaf, descriptor, descriptor_pa))
 
 

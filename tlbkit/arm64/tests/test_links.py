@@ -1,0 +1,72 @@
+"""Laws of what a walk keeps of the descriptors it has met."""
+
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tlbkit.arm64 import descriptor as d
+from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.granule import LAST_LEVEL
+from tlbkit.arm64.image import Words
+from tlbkit.arm64.tests.random_tables import any_image
+from tlbkit.arm64.walk import Table, walk
+
+images = st.integers(0, 1 << 32).map(lambda seed: any_image(Random(seed)))
+
+
+def kept(setup):
+    """Everything that walks of a regime have kept: links, then outcomes."""
+    hops = [
+        hop
+        for half in setup.halves
+        if half.granule
+        for hop in half.hops[half.start_level]
+    ]
+    return (
+        [links for _, _, links, _ in hops if links is not None],
+        [step.outcomes for _, _, _, step in hops],
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(images)
+def test_what_was_met_before_changes_no_answer(image):
+    """A walk in a regime that has walked much answers as one in a fresh regime."""
+    setup, memory = image.regime(), Words(image.memory)
+    first = [walk(setup, memory, va) for va in image.vas]
+    assert [walk(setup, memory, va) for va in image.vas] == first
+    assert [walk(image.regime(), memory, va) for va in image.vas] == first
+
+
+@settings(max_examples=40, deadline=None)
+@given(images)
+def test_only_what_is_good_is_kept(image):
+    """Links hold tables and outcomes leaves, so what else is met takes no room."""
+    setup, memory = image.regime(), Words(image.memory)
+    followed: list[Table] = []
+    for va in image.vas:
+        walk(setup, memory, va, tables=followed)
+    met = {table.descriptor for table in followed}
+    links, outcomes = kept(setup)
+    assert {word for one in links for word in one} == met
+    assert not any(isinstance(out, Fault) for one in outcomes for out in one.values())
+
+
+@settings(max_examples=40, deadline=None)
+@given(images, st.integers(0, d.MASK64))
+def test_a_link_is_the_table_and_its_limits(image, word):
+    """What is no table has no link; a table's address fits, its limits are its own."""
+    setup = image.regime()
+    for half in setup.halves:
+        if half.granule is None or half.start_level == LAST_LEVEL:
+            continue
+        _, _, links, _ = half.hops[half.start_level][0]
+        assert links[word & ~d.VALID] is None
+        assert links[word & ~d.TYPE_MASK | d.TYPE_BLOCK] is None
+        link = links[word | d.TYPE_TABLE]
+        if link is not None:
+            table, limits = link
+            assert table <= half.highest_pa
+            assert table % half.granule.page_size == 0
+            assert limits == word & half.limits
