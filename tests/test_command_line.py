@@ -170,6 +170,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),
+        ("run walk", "is an explorer"),
         ("run mprotect --set pages=0", "a whole number from 1 to 4096"),
         ("run mprotect --set pages=4097", "a whole number from 1 to 4096"),
         ("run mprotect --set pages=many", "a whole number from 1 to 4096"),
@@ -205,6 +206,7 @@ def test_a_file_that_is_no_image_is_one_line(capsys, tmp_path, content):
     out, error = capsys.readouterr()
     assert not out
     assert error.count("\n") == 1
+    assert error.startswith(f"tlbkit: {path}: ")
 
 
 # -- the process -----------------------------------------------------------------------
@@ -247,6 +249,7 @@ def test_the_gallery_lists_every_point(capsys):
     assert main(["gallery"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(told) + 2
+    assert max(map(len, lines)) <= 132
 
 
 def test_a_mutant_is_judged_anew(capsys):

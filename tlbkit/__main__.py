@@ -277,7 +277,11 @@ def _report(scenario: Scenario, result: Result) -> str:
 
 
 def _at(asked: argparse.Namespace) -> None:
-    answers = image.run(_read(asked.image))
+    text = _read(asked.image)
+    try:
+        answers = image.run(text)
+    except InputError as error:
+        raise InputError(f"{asked.image}: {error}") from None
     if asked.json:
         _print_json(answers)
         return
@@ -337,7 +341,13 @@ def _print_verdicts(
         _print_json([one.to_json() for one in found])
         return
     rows = [
-        [one.point, one.flow, one.verdict, str(one.steps or "-"), one.chapter]
+        [
+            one.point,
+            textwrap.shorten(one.flow, 32, placeholder=" ..."),
+            one.verdict,
+            str(one.steps or "-"),
+            one.chapter,
+        ]
         for one in found
     ]
     print(table(["without", "flow", "verdict", "steps", "chapter"], rows))

@@ -105,6 +105,11 @@ def find(name: str) -> Scenario:
     """Return the scenario called *name*; `InputError` says which there are."""
     if name in SCENARIOS:
         return SCENARIOS[name]
+    if name in EXPLORATIONS:
+        raise InputError(
+            f"{name!r} is an explorer, for a notebook or a page; scenarios are: "
+            + ", ".join(SCENARIOS)
+        )
     raise InputError(f"no scenario {name!r}; there are: {', '.join(SCENARIOS)}")
 
 
