@@ -169,6 +169,7 @@ def _replay_plain(
     tables = _LastTables(cpu, need)
     index_bits, last, matters = tables.index_bits, tables.last, tables.matters
     spare, far_ways, far_mask = micro.ways - len(near), main.ways, main.mask
+    some_refuse = any(not leaf.permissions & need for leaf in old.values())
     odd: list[int] = []
     near_hits = far_hits = refills = faults = 0
     for va in vas:
@@ -186,6 +187,7 @@ def _replay_plain(
                     if leaf is None:
                         odd.append(va)
                         break
+                    some_refuse = some_refuse or not leaf.permissions & need
                 if len(ways) >= far_ways:
                     for oldest in ways:
                         del ways[oldest]
@@ -201,7 +203,7 @@ def _replay_plain(
         else:
             near_hits += 1
         near[page] = leaf
-        if not leaf.permissions & need:
+        if some_refuse and not leaf.permissions & need:
             faults += 1
     walks = refills - far_hits
     for level, number in enumerate((walks, near_hits, far_hits)):
