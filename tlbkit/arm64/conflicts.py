@@ -88,8 +88,19 @@ def fixed_bits(*, resizes: bool = False) -> int:
     Args:
         resizes: The CPU lets size and Contiguous bit change in place (FEAT_BBM, 2).
 
-    Two read-only pages of equal contents may be exchanged in place; that exception is
-    not made here.
+    The architecture lets the output address change in place while neither translation
+    is writable and the memory at both addresses is the same. That exception is not made
+    here, because a store cannot tell whether it holds:
+
+    - how much memory must be the same depends on level and granule, and a descriptor
+      that ends in 0b11 may as well be that of a table;
+    - "writable" depends on the limits of all tables above it, and on TCR_EL1.HD, of
+      every CPU and address space that walks to it;
+    - the contents must stay the same for as long as a TLB may hold the old translation,
+      and they can be written through any other mapping of either page.
+
+    Linux does without it as well: ``pgattr_change_is_safe`` (arch/arm64/mm/mmu.c)
+    takes no change of a live entry's page for safe.
     """
     return d.MASK64 & ~(_FREE | _SIZE if resizes else _FREE)
 

@@ -193,6 +193,27 @@ class Cpu:
         if "switch" in self._events.heard:
             self._events.emit(self.number, "switch", "ttbr", old, regime)
 
+    def power_down(self) -> None:
+        """Enter a low-power state that keeps neither registers nor TLB.
+
+        What was issued here is completed first. The next `switch` ends the state; until
+        then the CPU translates nothing, and no broadcast finds anything in its TLB. A
+        TLB that is shared stays, as long as one of its CPUs has power.
+
+        A state that keeps the TLB needs no call: broadcasts still take from it. What a
+        reset leaves in a TLB the architecture does not say, so software invalidates it
+        before it turns the MMU on (Linux: ``__cpu_setup``); here it is empty.
+
+        Source: Arm ARM (DDI 0487), "TLB behavior at reset".
+        """
+        self.dsb("sy")
+        if self.current is not None:
+            del self._regime
+        self._plain = -1
+        sharers = (cpu for cpu in self.machine.cpus if cpu.tlb is self.tlb)
+        if all(cpu.current is None for cpu in sharers):
+            self.tlb.lose("its CPU has no power")
+
     def translate(self, va: int, need: int) -> int | Fault:
         """Return where *va* lies in physical memory for an access that needs *need*.
 

@@ -178,6 +178,14 @@ class Tlb:
             [(array.name, what) for array in self.arrays if array.drop(what)], why
         )
 
+    def lose(self, why: str) -> None:
+        """Drop everything, as a TLB does whose power goes."""
+        for entry in self.entries():
+            self.drop(entry, why)
+        for cached in tuple(self.walk.items()):
+            self.drop(cached, why)
+        self._forget_all()
+
     def invalidate(
         self, operation: Operation, target: Target, spared: Collection[int] = ()
     ) -> None:
@@ -240,7 +248,11 @@ class Tlb:
             self.sizes.forget(target.asid)
             self.walk.sizes.forget(target.asid)
             self._holders.get(target.asid, {}).pop(self.cpu, None)
-            return
+        else:
+            self._forget_all()
+
+    def _forget_all(self) -> None:
+        """Take note that nothing is held."""
         self.sizes.forget_all()
         self.walk.sizes.forget_all()
         for holders in self._holders.values():

@@ -2,7 +2,9 @@
 
 Each TLB entry is remembered with the descriptor that it was made from. A store that
 makes another translation of that descriptor, while a TLB still holds the old one, has
-come too early: that CPU may use either, and its TLB may hold both. With a kernel,
+come too early: that CPU may use either, and its TLB may hold both. What may change in
+place is told by `tlbkit.arm64.conflicts`; no exception is made for pages that hold the
+same and are read-only, for the reasons given at `fixed_bits` there. With a kernel,
 `tlbkit.observe.sanitizer` says the same, and who owed the flush.
 """
 

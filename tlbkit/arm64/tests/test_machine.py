@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlbkit.arm64.cpu import Cpu
+from tlbkit.arm64.cpu import Cpu, NoRegimeError
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.machine import MAX_CPUS, Machine, StuckError
 from tlbkit.arm64.models import NEOVERSE_V2
@@ -152,6 +152,70 @@ def test_cpus_that_share_a_tlb_share_a_local_flush():
     for cpu in box.cpus:
         cpu.read(VA)
     assert [event.cpu for event in walks] == [0]
+
+
+@pytest.mark.parametrize("name", ["VALE1IS", "VAE1IS", "ASIDE1IS", "VMALLE1IS"])
+def test_a_cpu_without_power_has_nothing_to_flush(name):
+    """A broadcast finds no entry where the TLB was not kept, and misses none later.
+
+    Neither before the change nor after it does the CPU translate by what it once held.
+    """
+    box, space = booted(2)
+    place = space.map(VA, FRAME)
+    regime = box.cpus[0].regime
+    box.memory.write(OTHER, 7)
+    for cpu in box.cpus:
+        assert cpu.read(VA) == 0
+    replay, told = Replay(box), hear(box, "drop")
+    box.cpus[1].power_down()
+    assert {event.why for event in told} == {"its CPU has no power"}
+    assert replay.held == contents(box)
+    assert not any(held for key, held in contents(box).items() if key[0] == 1)
+    del told[:]
+
+    issuer = box.cpus[0]
+    issuer.store(place, 0)
+    issuer.dsb("ishst")
+    issuer.tlbi(name, operand_for(OPERATIONS[name]))
+    issuer.dsb("ish")
+    assert {event.cpu for event in told} == {0}
+
+    issuer.store(place, leaf(OTHER))
+    box.cpus[1].switch(regime)
+    assert box.cpus[1].read(VA) == 7
+    assert replay.held == contents(box)
+
+
+def test_a_cpu_without_power_translates_nothing():
+    """Its registers are lost too, and what it had issued is complete."""
+    box, space = booted(2)
+    place = space.map(VA, FRAME)
+    for cpu in box.cpus:
+        cpu.read(VA)
+    sleeper = box.cpus[1]
+    sleeper.store(place, 0)
+    sleeper.dsb("ishst")
+    sleeper.tlbi("VAE1IS", encode_va(VA, 5))
+    sleeper.power_down()
+    assert not sleeper.in_flight
+    assert box.cpus[0].read(VA) == UNMAPPED
+    with pytest.raises(NoRegimeError):
+        sleeper.read(VA)
+    sleeper.power_down()  # again is no error
+
+
+def test_a_shared_tlb_is_kept_while_one_cpu_has_power():
+    """Of two threads of a core, the second takes the TLB down with it."""
+    box = machine(2, shared_tlb=2)
+    space = Space(box.memory)
+    space.map(VA, FRAME)
+    for cpu in box.cpus:
+        cpu.switch(space.regime(cnp=1))
+    box.cpus[0].read(VA)
+    box.cpus[0].power_down()
+    assert len(box.tlbs[0].entries()) == 1
+    box.cpus[1].power_down()
+    assert not box.tlbs[0].entries()
 
 
 def test_sharing_a_tlb_needs_cnp():
