@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlbkit.arm64 import tlbi
 from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
 from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import REFUSED, Fault
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tlb_array import GLOBAL, Entry
+from tlbkit.arm64.tlbi import OPERATIONS, find_operation
 from tlbkit.arm64.walk import hardware_update, walk
 from tlbkit.errors import InputError, TlbkitError
 
@@ -118,6 +118,7 @@ class Cpu:
     """
 
     __slots__ = (
+        "_broadcasts",
         "_events",
         "_fixed",
         "_held",
@@ -151,6 +152,7 @@ class Cpu:
         self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
         self._plain = -1  # addresses up to here need no second look
         self._issued: list[Invalidation] = []
+        self._broadcasts = 0  # of them
         self._late = array("Q")  # where, since the last DSB for all; may be millions
         self._seen_here = 0
         self._irqs_off = 0
@@ -258,7 +260,11 @@ class Cpu:
 
     def _miss(self, va: int, need: int, micro: TlbArray) -> int | Fault:
         """Walk the tables for *va*, keep what was found, and translate by it."""
-        found = self.resolve(va, need)
+        found = self._walk(va)
+        if not isinstance(found, Fault):
+            leaf = found.leaf
+            if not leaf.young or leaf.permissions_dirty & ~leaf.permissions & need:
+                found = self._marked(found, va, need)
         if isinstance(found, Fault):
             return self._fault(va, found)
         leaf = found.leaf
@@ -274,15 +280,21 @@ class Cpu:
         Hardware sets access flag and dirty state of what may be accessed, and walks
         again. Whether it may be is still to be judged by the leaf.
         """
+        found = self._walk(va)
+        return found if isinstance(found, Fault) else self._marked(found, va, need)
+
+    def _marked(self, found: Translation, va: int, need: int) -> Translation | Fault:
+        """Return *found* once hardware has marked in memory what *need* uses of it."""
         while True:
-            found = self._walk(va)
-            if isinstance(found, Fault):
-                return found
             leaf = found.leaf
             refused = not (leaf.permissions | leaf.permissions_dirty) & need
             if refused or (leaf.young and leaf.permissions & need):
                 return found
             self._update(found, hardware_update(found, need))
+            again = self._walk(va)
+            if isinstance(again, Fault):
+                return again
+            found = again
 
     def _walk(self, va: int) -> Translation | Fault:
         """Walk from the deepest table that the walk cache knows."""
@@ -456,7 +468,7 @@ class Cpu:
         Raises:
             InputError: there is no such operation, or the CPU does not have it.
         """
-        operation = tlbi.OPERATIONS.get(name) or tlbi.find_operation(name)
+        operation = OPERATIONS.get(name) or find_operation(name)
         if operation.ranged and not self.model.range_tlbi:
             raise InputError(
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
@@ -465,8 +477,11 @@ class Cpu:
         if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
             return
         spared = _NOTHING
-        seen = 0 if operation.broadcast else self._seen_here
-        if len(self._late) > seen:
+        seen = self._seen_here
+        if operation.broadcast:
+            seen = 0
+            self._broadcasts += 1
+        if self._late and len(self._late) > seen:
             spared = frozenset(self._late[seen:])
         self._issued.append(_new(Invalidation, (operation, operand, spared)))
         if "tlbi" in self._events.heard:
@@ -490,16 +505,18 @@ class Cpu:
             return
         if "dsb" in self._events.heard:
             self._events.emit(self.number, "dsb", kind)
-        if barrier.stores and self._late:
-            if not barrier.local:
+        local, stores, invalidations = barrier
+        if stores and self._late:
+            if not local:
                 del self._late[:]
             self._seen_here = len(self._late)
-        if barrier.invalidations and self._issued:
+        if invalidations and self._issued:
             done, self._issued = self._issued, []
-            if barrier.local:
+            if local and self._broadcasts:
                 self._issued = [one for one in done if one.operation.broadcast]
-                if self._issued:
-                    done = [one for one in done if not one.operation.broadcast]
+                done = [one for one in done if not one.operation.broadcast]
+            else:
+                self._broadcasts = 0
             self.machine.complete(self, done)
 
     def isb(self) -> None:

@@ -79,7 +79,7 @@ class PhysicalMemory:
         words = self._full.get(pfn)
         if words is None:
             if not index:
-                words = self._chunk(pfn)
+                words = self._first.get(pfn >> _CHUNK_SHIFT) or self._chunk(pfn)
                 index = pfn & _CHUNK_MASK
             elif value:
                 words = self.frame(pfn)

@@ -110,10 +110,11 @@ class Tlb:
         if tag not in self.sizes.tags:
             self.note(self.sizes, entry.asid, probe)
         key = va >> shift | tag
-        for array in (main, micro):
-            victim = array.fill(entry, key)
-            if self._events.heard:
-                self._tell_fill(entry, victim, array.name)
+        victim = main.fill(entry, key)
+        micro_victim = micro.fill(entry, key)
+        if self._events.heard:
+            self._tell_fill(entry, victim, main.name)
+            self._tell_fill(entry, micro_victim, micro.name)
 
     def fill_table(self, table: Table, asid: int) -> None:
         """Keep *table* in the walk cache."""
@@ -205,25 +206,28 @@ class Tlb:
             any_asid = operation.any_asid
             probes = self.sizes.every() if any_asid else self.sizes.of(target.asid)
         dropped: list[tuple[str, Entry | CachedTable]] = []
+        single, first, hint = operation.single, target.first, target.tg_shift
         for array in self.arrays:
             if not array.held:
                 continue
-            if operation.single and not array.pieces:
+            if single and not array.pieces:
                 # Who is found by this key is named, but for the hint.
                 for shift, tag in probes:
-                    key = target.first >> shift | tag
-                    held = array.find(key)
+                    key = first >> shift | tag
+                    ways = array.sets[key & array.mask]
+                    held = ways.get(key)
                     if (
                         held is not None
-                        and held.descriptor_pa not in spared
-                        and target.fits_leaf(held.leaf.shift)
+                        and (not spared or held.descriptor_pa not in spared)
+                        and (hint is None or target.fits_leaf(held.leaf.shift))
                     ):
-                        array.discard(key)
+                        del ways[key]
+                        array.held -= 1
                         dropped.append((array.name, held))
                 continue
             entries: Iterable[Entry] = array
             if not whole:
-                entries = array.candidates(target.first, target.last, probes)
+                entries = array.candidates(first, target.last, probes)
             for entry in tuple(entries):
                 if entry.descriptor_pa not in spared and names_entry(
                     operation, target, entry
@@ -239,7 +243,7 @@ class Tlb:
                     dropped.append((WALK_CACHE, cached))
         if whole and not spared:
             self._forget(operation, target)
-        if dropped:
+        if dropped and "drop" in self._events.heard:
             self._tell_drops(dropped, operation.name)
 
     def _forget(self, operation: Operation, target: Target) -> None:

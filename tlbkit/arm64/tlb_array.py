@@ -198,25 +198,17 @@ class TlbArray:
         """Keep *entry* as the youngest of its set; return the one it replaced."""
         self.refills += 1
         ways = self.sets[key & self.mask]
-        victim = ways.pop(key, None)
-        if victim is None:
-            if len(ways) < self.ways:
-                self.held += 1
-            elif self._random:
-                victim = ways.pop(self._any(ways))
-            else:
-                victim = ways.pop(next(iter(ways)))
+        victim = None
+        if key in ways:
+            victim = ways.pop(key)
+        elif len(ways) < self.ways:
+            self.held += 1
+        elif self._random:
+            victim = ways.pop(self._any(ways))
+        else:
+            victim = ways.pop(next(iter(ways)))
         ways[key] = entry
         return victim
-
-    def find(self, key: int) -> Entry | None:
-        """Return what stands at *key*; it is not used by that."""
-        return self.sets[key & self.mask].get(key)
-
-    def discard(self, key: int) -> None:
-        """Drop what stands at *key*."""
-        del self.sets[key & self.mask][key]
-        self.held -= 1
 
     def drop(self, entry: Entry) -> bool:
         """Drop *entry* if it is here; tell whether it was."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ASID_MASK = 0xFFFF
-_VA_BITS = 44  # operand bits 43:0 hold VA[55:12]
+_VA_MASK = (1 << 44) - 1  # operand bits 43:0 hold VA[55:12]
 _RANGE_BITS = 37  # operand bits 36:0 hold the base address
 _TG_SHIFT = {granule.tlbi: granule.page_shift for granule in GRANULES}
 _SHIFT_TG = {shift: code for code, shift in _TG_SHIFT.items()}
@@ -171,7 +171,7 @@ _new = tuple.__new__
 def _canonical(va: int, top: int) -> int:
     """Copy bit *top* of *va* into all bits above it, as a 64-bit address."""
     low = va & ((1 << (top + 1)) - 1)
-    return low | (((1 << (63 - top)) - 1) << (top + 1) if low >> top & 1 else 0)
+    return low | ((1 << (63 - top)) - 1) << (top + 1) if low >> top & 1 else low
 
 
 def encode_asid(asid: int) -> int:
@@ -195,7 +195,7 @@ def encode_va(
     '0x25700ffffb7e31'
     """
     ttl = 0 if level is None else _SHIFT_TG[granule_shift] << 2 | (level & 3)
-    page = (va >> 12) & ((1 << _VA_BITS) - 1)
+    page = va >> 12 & _VA_MASK
     return (asid & ASID_MASK) << 48 | ttl << 44 | page
 
 
@@ -271,12 +271,14 @@ def decode(
     """
     asid = operand >> 48 & ((1 << asid_bits) - 1)
     if operation.single:
+        tg_shift = level = None
         ttl = operand >> 44 & 0xF
-        tg_shift = _TG_SHIFT.get(ttl >> 2)
-        level = None if tg_shift is None else _hint(tg_shift, ttl & 3, lpa2=lpa2)
-        if level is None:
-            tg_shift = None
-        first = _canonical((operand & ((1 << _VA_BITS) - 1)) << 12, 55)
+        if ttl:
+            tg_shift = _TG_SHIFT.get(ttl >> 2)
+            level = None if tg_shift is None else _hint(tg_shift, ttl & 3, lpa2=lpa2)
+            if level is None:
+                tg_shift = None
+        first = _canonical((operand & _VA_MASK) << 12, 55)
         # It names one page of the granule, of which VA[55:12] is any 4 KiB part.
         return _new(Target, (asid, first, first, level, tg_shift))
     if operation.ranged:

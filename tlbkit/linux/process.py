@@ -131,9 +131,10 @@ class Thread:
 
     def _enter(self, cpu: int | None = None) -> Cpu:
         """Run on *cpu*, or on the thread's own, from here on."""
-        machine = self._kernel.machine
+        kernel = self._kernel
+        machine = kernel.machine
         core = machine.cpus[self.cpu] if cpu is None else machine.cpu(cpu)
-        self._kernel.sched.run_on(self.mm, core)
+        kernel.sched.run_on(self._mm or self.mm, core)
         return core
 
     def enter_kernel(self, name: str, *arguments: int | str) -> None:

@@ -70,6 +70,7 @@ class PageAlloc:
         "_free",
         "_kernel",
         "_machine",
+        "_sizes",
         "_top_order",
         "fail",
         "highest_memmap_pfn",
@@ -88,6 +89,7 @@ class PageAlloc:
         self._blocks: list[Blocks] = []
         self._folios: list[Folio | None] = []
         self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
+        self._sizes = 0  # a bit for each order of which some block is free
         self.fail: Callable[[], bool] | None = None
         self.in_use = 0
 
@@ -107,7 +109,9 @@ class PageAlloc:
 
     def folio_of(self, pfn: int) -> Folio:
         """Return the folio that frame *pfn* must belong to."""
-        folio = self.folio(pfn)
+        index = pfn - self._base
+        folio = self._folios[index] if 0 <= index < len(self._folios) else None
+        folio = folio or self.folio(pfn)
         if folio is None:
             raise BadPageError(Folio(pfn), "this frame is not in use")
         return folio
@@ -157,8 +161,12 @@ class PageAlloc:
 
     def kernel_init_pages(self, folio: Folio) -> None:
         """Fill a folio with zeros; its tags stay."""
+        clear_frame = self._machine.memory.clear_frame
+        if not folio.order:
+            clear_frame(folio.pfn)
+            return
         for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
-            self._machine.memory.clear_frame(pfn)
+            clear_frame(pfn)
 
     def alloc_table(self, name: str) -> Folio | None:
         """Return a zeroed frame for a page table, with its own lock, or ``None``."""
@@ -180,7 +188,7 @@ class PageAlloc:
             self._kernel.mte.pages_freed(folio.pfn, folio.nr_pages)
         first = folio.pfn - self._base
         self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
-        self._free[folio.order].append(folio.pfn)
+        self._put(folio.pfn, folio.order)
         self.in_use -= folio.nr_pages
         if "free" in self._machine.events.heard:
             self._machine.events.emit(
@@ -245,24 +253,30 @@ class PageAlloc:
 
     def _take(self, order: int) -> int:
         """Return the first frame of a free, aligned block."""
-        for size in range(order, self._top_order + 1):
-            if self._free[size]:
-                pfn = self._free[size].pop()
-                break
-        else:
-            size = order
-            pfn = self._grow(order)
+        sizes = self._sizes >> order << order
+        if not sizes:
+            return self._grow(order)
+        size = (sizes & -sizes).bit_length() - 1
+        blocks = self._free[size]
+        pfn = blocks.pop()
+        if not blocks:
+            self._sizes ^= 1 << size
         while size > order:
             size -= 1
-            self._free[size].append(pfn + (1 << size))
+            self._put(pfn + (1 << size), size)
         return pfn
+
+    def _put(self, pfn: int, order: int) -> None:
+        """Let a block be taken again."""
+        self._free[order].append(pfn)
+        self._sizes |= 1 << order
 
     def _grow(self, order: int) -> int:
         """Open RAM that was never used; what alignment leaves over becomes free."""
         pfn = self._base + len(self._folios)
         while pfn & ((1 << order) - 1):
             gap = (pfn & -pfn).bit_length() - 1
-            self._free[gap].append(pfn)
+            self._put(pfn, gap)
             self._folios += [None] * (1 << gap)
             pfn += 1 << gap
         self._folios += [None] * (1 << order)

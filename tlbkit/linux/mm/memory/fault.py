@@ -73,16 +73,16 @@ class MemoryFault(MemorySwapin):
         vmf = VmFault(vma, address & self._pgtable.page_mask, address, flags)
         if vma.ops is not None:
             vmf.pgoff = self._kernel.rmap.linear_page_index(vma, address)
-        if vma.ops is not None and vma.ops.has("huge_fault"):
-            result = self.handle_pud_fault(vmf, vma.ops)
-            if not result & VM_FAULT_FALLBACK:
-                return result
+            if vma.ops.has("huge_fault"):
+                result = self.handle_pud_fault(vmf, vma.ops)
+                if not result & VM_FAULT_FALLBACK:
+                    return result
         pmdp = self.pmd_alloc(vma.mm, address)
         if pmdp is None:
             return VM_FAULT_OOM
         vmf.pmd = pmdp
-        vmf.orig_pmd = self._memory.read(pmdp)
-        if not pmd_table(vmf.orig_pmd):
+        vmf.orig_pmd = pmd = self._memory.read(pmdp)
+        if not pmd_table(pmd):
             result = self.handle_pmd_fault(vmf)
             if not result & VM_FAULT_FALLBACK:
                 return result
@@ -161,35 +161,31 @@ class MemoryFault(MemorySwapin):
         vmf.pte = None
         pmd = self._memory.read(vmf.pmd)
         if pmd_table(pmd):
-            vmf.pte = pgtable.pte_offset_lockless(pmd, vmf.address)
-            vmf.orig_pte = pgtable.ptep_get(vmf.pte)
-            if pte_none(vmf.orig_pte):
-                vmf.pte = None
-            elif not vmf.orig_pte & PTE_VALID:
-                if not pte_present(vmf.orig_pte):
-                    return self.do_swap_page(vmf)
-                if vmf.vma.flags & VM_ACCESS_FLAGS:
-                    return self.do_numa_page(vmf)  # pte_protnone()
+            ptep = pgtable.pte_offset_lockless(pmd, vmf.address)
+            vmf.orig_pte = entry = pgtable.ptep_get(ptep)
+            if not pte_none(entry):
+                vmf.pte = ptep
+                if not entry & PTE_VALID:
+                    if not pte_present(entry):
+                        return self.do_swap_page(vmf)
+                    if vmf.vma.flags & VM_ACCESS_FLAGS:
+                        return self.do_numa_page(vmf)  # pte_protnone()
         if vmf.pte is None:
             return self.do_pte_missing(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
-        entry = vmf.orig_pte
-        if pgtable.ptep_get(vmf.pte) != entry and not self._machine.skips("pte_same"):
+        if pgtable.ptep_get(ptep) != entry and not self._machine.skips("pte_same"):
             ptl.release()  # somebody else was faster; the access is simply repeated
             return 0
-        if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
+        flags = vmf.flags
+        if flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
             if not pte_write(entry):
                 return self.do_wp_page(vmf)
-            if vmf.flags & FAULT_FLAG_WRITE:
+            if flags & FAULT_FLAG_WRITE:
                 entry = pte_mkdirty(entry)
         entry = pte_mkyoung(entry)
         if not self._kernel.fault.ptep_set_access_flags(
-            vmf.vma,
-            vmf.address,
-            vmf.pte,
-            entry,
-            dirty=bool(vmf.flags & FAULT_FLAG_WRITE),
+            vmf.vma, vmf.address, ptep, entry, dirty=bool(flags & FAULT_FLAG_WRITE)
         ):
             self.fix_spurious_fault(vmf, PGTABLE_LEVEL_PTE)
         ptl.release()

@@ -25,6 +25,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_WRITE,
 )
 from tlbkit.linux.include.linux.mm_types import (
+    AnonVma,
     Folio,
     LargeFolio,
     PG_ksm,
@@ -73,7 +74,7 @@ class MemoryWrite(MemoryNormal):
                 vmf.page = None
                 return self.wp_pfn_shared(vmf)
             return self.wp_page_shared(vmf, folio)
-        if folio is not None and folio.anon:
+        if folio is not None and isinstance(folio.mapping, AnonVma):
             exclusive = folio.page_exclusive(pfn)
             if exclusive or self.wp_can_reuse_anon_folio(folio, vma):
                 if not exclusive:
@@ -142,14 +143,15 @@ class MemoryWrite(MemoryNormal):
 
     def wp_page_reuse(self, vmf: VmFault) -> None:
         """Make the entry writable where it stands, and release the lock."""
-        assert vmf.pte is not None
-        assert vmf.ptl is not None
+        vma, ptep, ptl = vmf.vma, vmf.pte, vmf.ptl
+        assert ptep is not None
+        assert ptl is not None
         entry = pte_mkyoung(vmf.orig_pte)
-        entry = self.maybe_mkwrite(pte_mkdirty(entry), vmf.vma)
+        entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
         self._kernel.fault.ptep_set_access_flags(
-            vmf.vma, vmf.address, vmf.pte, entry, dirty=True
+            vma, vmf.address, ptep, entry, dirty=True
         )
-        vmf.ptl.release()
+        ptl.release()
 
     def maybe_mkwrite(self, pte: int, vma: VmArea) -> int:
         """Make an entry writable if its area is."""

@@ -34,6 +34,7 @@ class Context:
     __slots__ = (
         "_active",
         "_asid_bits",
+        "_asid_mask",
         "_cur_idx",
         "_flush_pending",
         "_generation",
@@ -50,6 +51,7 @@ class Context:
         self._machine = kernel.machine
         model = kernel.machine.model
         self._asid_bits = model.asid_bits
+        self._asid_mask = (1 << model.asid_bits) - 1
         self._kpti = model.kpti
         self._indices = 1 << (model.asid_bits - model.kpti)
         self._generation = 1 << model.asid_bits
@@ -62,7 +64,7 @@ class Context:
 
     def asid(self, mm: MmStruct) -> int:
         """Return the hardware ASID of *mm*, the kernel's own of the pair: ASID()."""
-        return mm.context & ((1 << self._asid_bits) - 1)
+        return mm.context & self._asid_mask
 
     def check_and_switch_context(self, mm: MmStruct) -> None:
         """Make the running CPU translate by *mm*'s tables.

@@ -57,11 +57,12 @@ class OutOfMemoryError(TlbkitError):
 class ArmFault:
     """The architecture's side of faults."""
 
-    __slots__ = ("_kernel", "_machine")
+    __slots__ = ("_kernel", "_machine", "_memory")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
+        self._memory = kernel.machine.memory
 
     def do_mem_abort(self, mm: MmStruct, address: int, need: int, fault: Fault) -> None:
         """Handle the abort of an access, or send the signal that Linux would.
@@ -158,7 +159,7 @@ class ArmFault:
         cheaply and are told.
         """
         cpu = self._machine.running
-        old = self._kernel.pgtable.read(ptep)
+        old = self._memory.read(ptep)
         if old == entry:
             return False
         wanted = entry & _ACCESS_BITS

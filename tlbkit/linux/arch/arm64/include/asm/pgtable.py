@@ -285,11 +285,13 @@ class Pgtable:
         "_fixed",
         "_has_tags",
         "_kernel",
+        "_last",
         "_machine",
         "_read",
         "_special_pmd",
         "_special_pte",
         "_special_pud",
+        "_top_shift",
         "cont_ptes",
         "epan",
         "folded_pud",
@@ -331,6 +333,8 @@ class Pgtable:
         self.va_bits = 48
         self.epan = kernel.machine.model.epan
         self.folded_pud = self.pgdir_shift >= self.va_bits
+        self._top_shift = self.pud_shift if self.folded_pud else self.pgdir_shift
+        self._last = self.ptrs_per_pte - 1
         self.task_size = 1 << self.va_bits
         self._addr_mask = ((1 << 48) - 1) & self.page_mask
         self._has_tags = kernel.machine.model.mte
@@ -414,8 +418,7 @@ class Pgtable:
 
     def pgd_offset(self, mm: MmStruct, addr: int) -> int:
         """Return where the top-level entry for *addr* stands."""
-        shift = self.pud_shift if self.folded_pud else self.pgdir_shift
-        return mm.pgd + (addr >> shift & (self.ptrs_per_pte - 1)) * 8
+        return mm.pgd + (addr >> self._top_shift & self._last) * 8
 
     def pud_offset(self, pgdp: int, addr: int) -> int:
         """Return where the PUD entry for *addr* stands, below the entry at *pgdp*."""
@@ -434,7 +437,7 @@ class Pgtable:
 
     def _within(self, entry: int, addr: int, shift: int) -> int:
         table = entry & self._addr_mask
-        return table + (addr >> shift & (self.ptrs_per_pte - 1)) * 8
+        return table + (addr >> shift & self._last) * 8
 
     def pud_offset_lockless(self, pgd: int, addr: int) -> int:
         """Return the same as `pud_offset` below an entry that was read before."""
@@ -446,7 +449,8 @@ class Pgtable:
 
     def pte_offset_lockless(self, pmd: int, addr: int) -> int:
         """Return the same as `pte_offset` below an entry that was read before."""
-        return self._within(pmd, addr, self.page_shift)
+        index = addr >> self.page_shift & self._last
+        return (pmd & self._addr_mask) + index * 8
 
     @staticmethod
     def addr_end(addr: int, end: int, shift: int) -> int:
@@ -459,8 +463,8 @@ class Pgtable:
 
         Source: mm/rmap.c, mm_find_pmd().
         """
-        read, address, last = self._read, self._addr_mask, self.ptrs_per_pte - 1
-        entry = read(self.pgd_offset(mm, addr))
+        read, address, last = self._read, self._addr_mask, self._last
+        entry = read(mm.pgd + (addr >> self._top_shift & last) * 8)
         if not self.folded_pud:
             if entry & PMD_TYPE_TABLE != PMD_TYPE_TABLE:
                 return None

@@ -85,12 +85,22 @@ def range_steps(
 class TlbFlush:
     """The flushes of arch/arm64/include/asm/tlbflush.h."""
 
-    __slots__ = ("_kernel", "_machine", "_max_dvm_ops", "_model", "_page_size")
+    __slots__ = (
+        "_kernel",
+        "_kpti",
+        "_machine",
+        "_max_dvm_ops",
+        "_model",
+        "_page_size",
+        "_repeat_tlbi",
+    )
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
         self._model = kernel.machine.model
+        self._kpti = self._model.kpti
+        self._repeat_tlbi = self._model.repeat_tlbi
         self._page_size = 1 << self._model.page_shift
         self._max_dvm_ops = 1 << (self._model.page_shift - 3)  # MAX_DVM_OPS
 
@@ -117,13 +127,13 @@ class TlbFlush:
     def _tlbi_user(self, name: str, operand: int) -> None:
         """Issue *name*, and again for the user's own ASID where the kernel has one."""
         self._tlbi(name, operand)
-        if self._model.kpti:
+        if self._kpti:
             self._tlbi(name, operand | USER_ASID_FLAG)
 
     def _tlbi(self, name: str, operand: int) -> None:
         cpu = self._machine.running
         cpu.tlbi(name, operand)
-        if self._model.repeat_tlbi:
+        if self._repeat_tlbi:
             cpu.dsb("ish")
             cpu.tlbi(name, operand)
 
@@ -151,11 +161,11 @@ class TlbFlush:
 
     def local_flush_tlb_page(self, vma: VmArea, addr: int) -> None:
         """Drop the leaf entry of one page from this CPU's TLB and from devices."""
-        self._local_flush_tlb_page_nosync(vma.mm, addr)
-        addr &= ~(self._page_size - 1)
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(
-            vma.mm, addr, addr + self._page_size
-        )
+        mm = vma.mm
+        self._local_flush_tlb_page_nosync(mm, addr)
+        size = self._page_size
+        addr &= -size
+        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(mm, addr, addr + size)
         self._machine.running.dsb("nsh")
 
     def local_flush_tlb_contpte(self, vma: VmArea, addr: int) -> None:
