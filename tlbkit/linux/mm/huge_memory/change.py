@@ -117,7 +117,7 @@ class HugeChange(HugeSplit):
                 return -EAGAIN
             child.mm.anonpages += folio.nr_pages
         self._deposit(child.mm, target, table)
-        pgtable.ptep_set_wrprotect_(source)
+        pgtable.ptep_set_wrprotect_(source, pmd)
         if not child.flags & VM_UFFD_WP:
             pmd = pte_clear_uffd_wp(pmd)
         self._set_child_pmd(target, pte_wrprotect(pmd))

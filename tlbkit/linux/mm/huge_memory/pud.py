@@ -9,7 +9,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_mkold,
     pte_write,
-    pte_wrprotect,
     pte_young,
 )
 from tlbkit.linux.include.linux.mm import FAULT_FLAG_WRITE, is_cow_mapping
@@ -57,8 +56,7 @@ class HugePud(HugeInsert):
             if not pmd_leaf(pud):
                 return -EAGAIN
             if is_cow_mapping(parent.flags) and pte_write(pud):
-                pud = pgtable.ptep_set_wrprotect_(source)
-                pud = pte_wrprotect(pud)
+                pud = pgtable.ptep_set_wrprotect_(source, pud)
             pgtable.set_pte(target, pte_mkold(pud))
         return 0
 

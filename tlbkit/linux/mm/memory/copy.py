@@ -12,15 +12,15 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkold,
     pte_none,
     pte_present,
-    pte_uffd_wp,
-    pte_write,
     pte_wrprotect,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_CONT,
     PTE_SWP_EXCLUSIVE,
     PTE_SWP_UFFD_WP,
+    PTE_UFFD_WP,
     PTE_VALID,
+    PTE_WRITE,
 )
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
@@ -30,6 +30,7 @@ from tlbkit.linux.include.linux.mm import (
     is_cow_mapping,
 )
 from tlbkit.linux.include.linux.mm_types import (
+    AnonVma,
     Folio,
     LargeFolio,
 )
@@ -132,6 +133,7 @@ class MemoryCopy(MemoryNormal):
         """Copy the entries of one table; 0 or a negative error number."""
         pgtable = self._pgtable
         size = pgtable.page_size
+        last = pgtable.ptrs_per_pte - 1
         read = self._memory.read
         prealloc: Folio | None = None
         while addr < end:
@@ -141,9 +143,10 @@ class MemoryCopy(MemoryNormal):
             ptl = self.pte_lockptr(read(pmdp))
             child_ptl.acquire()
             ptl.acquire()
+            table = self._memory.frame(source >> pgtable.page_shift)
             error = 0
             while addr < end:
-                pte = read(source)
+                pte = table[source >> 3 & last]
                 if pte & PTE_VALID or pte_present(pte):
                     nr = self.copy_present_ptes(
                         child, parent, target, source, pte, addr, end, prealloc
@@ -219,7 +222,7 @@ class MemoryCopy(MemoryNormal):
                 )
             pfn = self._pgtable.pte_pfn(pte)
             folio.refcount += 1
-            if folio.anon:
+            if isinstance(folio.mapping, AnonVma):
                 if not self._kernel.rmap.folio_try_dup_anon_rmap_pte(
                     folio, pfn, child, parent
                 ):
@@ -300,16 +303,16 @@ class MemoryCopy(MemoryNormal):
         """Write-protect the parent's entries if need be, and store the child's, old."""
         pgtable = self._pgtable
         several = nr > 1 or pte & PTE_CONT
-        if is_cow_mapping(parent.flags) and pte_write(pte):
+        if pte & PTE_WRITE and is_cow_mapping(parent.flags):
             if several:
                 pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
+                pte = pte_wrprotect(pte)
             else:
-                pgtable.ptep_set_wrprotect_(source)
-            pte = pte_wrprotect(pte)
+                pte = pgtable.ptep_set_wrprotect_(source, pte)
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
         pte = pte_mkold(pte)
-        if pte_uffd_wp(pte):
+        if pte & PTE_UFFD_WP:
             pte = pte_clear_uffd_wp(pte)
         if several:
             pgtable.set_ptes(child.mm, addr, target, pte, nr)

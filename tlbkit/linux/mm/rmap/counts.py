@@ -467,10 +467,15 @@ class RmapCounts(RmapAnon):
             False, and nothing has changed, if an exclusive page may be pinned.
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
+        maybe_pinned = self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
+        if not isinstance(folio, LargeFolio) and level is PGTABLE_LEVEL_PTE:
+            if maybe_pinned and folio.flags & PG_anon_exclusive:
+                return False
+            folio.flags &= ~PG_anon_exclusive
+            folio.mapcount += 1
+            return True
         pages = range(pfn, pfn + (nr_pages if level is PGTABLE_LEVEL_PTE else 1))
-        if self._kernel.gup.folio_needs_cow_for_dma(parent, folio) and any(
-            folio.page_exclusive(page) for page in pages
-        ):
+        if maybe_pinned and any(map(folio.page_exclusive, pages)):
             return False
         for page in pages:
             self.clear_page_anon_exclusive(folio, page)

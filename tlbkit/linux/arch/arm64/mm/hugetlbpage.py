@@ -254,8 +254,9 @@ class Hugetlbpage:
         self, mm: MmStruct, addr: int, ptep: int, size: int
     ) -> None:
         """Take write permission away; of a contiguous page by clearing and flushing."""
-        if not pte_cont(self._read(ptep)):
-            self._pgtable.ptep_set_wrprotect_(ptep)
+        pte = self._read(ptep)
+        if not pte_cont(pte):
+            self._pgtable.ptep_set_wrprotect_(ptep, pte)
             return
         contiguous, each = self.num_contig_ptes(size)
         pte = self.get_clear_contig_flush(mm, addr, ptep, each, contiguous)

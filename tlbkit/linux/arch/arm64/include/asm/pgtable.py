@@ -562,20 +562,23 @@ class Pgtable:
                 pte = pte_mkyoung(pte)
         return pte
 
-    def ptep_set_wrprotect_(self, ptep: int) -> int:
-        """Take write permission away in place: __ptep_set_wrprotect().
+    def ptep_set_wrprotect_(self, ptep: int, pte: int) -> int:
+        """Take write permission away in place: ___ptep_set_wrprotect().
+
+        Args:
+            ptep: Where the entry stands.
+            pte: What it said when it was read; hardware may have changed it since.
 
         Returns:
             The new entry. Nothing is flushed.
         """
         cpu = self._machine.running
-        old = self._machine.memory.read(ptep)
         while True:
-            new = pte_wrprotect(old)
-            was = cpu.compare_exchange(ptep, old, new, "ptep_set_wrprotect")
-            if was == old:
+            new = pte_wrprotect(pte)
+            was = cpu.compare_exchange(ptep, pte, new, "ptep_set_wrprotect")
+            if was == pte:
                 return new
-            old = was
+            pte = was
 
     def wrprotect_ptes(self, mm: MmStruct, addr: int, ptep: int, nr: int) -> None:
         """Take write permission from *nr* entries of one folio; nothing is flushed.
@@ -585,12 +588,12 @@ class Pgtable:
         contpte = self._kernel.contpte
         if nr == 1:
             contpte.contpte_try_unfold(mm, addr, ptep, self.read(ptep))
-            new = self.ptep_set_wrprotect_(ptep)
+            new = self.ptep_set_wrprotect_(ptep, self.read(ptep))
             contpte.contpte_try_fold(mm, addr, ptep, new)
             return
         contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
         for n in range(nr):
-            self.ptep_set_wrprotect_(ptep + n * 8)
+            self.ptep_set_wrprotect_(ptep + n * 8, self.read(ptep + n * 8))
 
     def ptep_test_and_clear_young_(self, ptep: int) -> bool:
         """Clear one entry's access flag and tell whether it was set; no flush."""
