@@ -261,17 +261,18 @@ class Cpu:
     def _miss(self, va: int, need: int, micro: TlbArray) -> int | Fault:
         """Walk the tables for *va*, keep what was found, and translate by it."""
         found = self._walk(va)
-        if not isinstance(found, Fault):
-            leaf = found.leaf
-            if not leaf.young or leaf.permissions_dirty & ~leaf.permissions & need:
-                found = self._marked(found, va, need)
         if isinstance(found, Fault):
             return self._fault(va, found)
-        leaf = found.leaf
+        page, pa, leaf, _, _ = found
+        if not leaf.young or leaf.permissions_dirty & ~leaf.permissions & need:
+            found = self._marked(found, va, need)
+            if isinstance(found, Fault):
+                return self._fault(va, found)
+            page, pa, leaf, _, _ = found
         if leaf.young:
             self.tlb.fill(self.entry(found), va, micro)
         if leaf.permissions & need:
-            return va - found.va + found.pa
+            return va - page + pa
         return self._fault(va, REFUSED[leaf.level])
 
     def resolve(self, va: int, need: int) -> Translation | Fault:

@@ -100,15 +100,16 @@ class Tlb:
 
     def fill(self, entry: Entry, va: int, micro: TlbArray) -> None:
         """Keep *entry*, just walked for *va*, in the main TLB and in *micro*."""
-        main, shift = self.l2, entry.shift
+        main = self.l2
+        _, _, shift, _, asid, _, _ = entry
         if shift not in main.shifts or shift not in micro.shifts:
             self.keep(main, entry, va)
             self.keep(micro, entry, va)
             return
         # The same as that, with one key for both.
-        _, tag = probe = probe_of(entry.asid, shift)
+        _, tag = probe = probe_of(asid, shift)
         if tag not in self.sizes.tags:
-            self.note(self.sizes, entry.asid, probe)
+            self.note(self.sizes, asid, probe)
         key = va >> shift | tag
         victim = main.fill(entry, key)
         micro_victim = micro.fill(entry, key)
@@ -200,13 +201,13 @@ class Tlb:
         """
         if self._over_invalidates:
             operation = _EVERYTHING
-        whole = operation.whole
+        asid, first, last, _, hint = target
+        whole, single = operation.whole, operation.single
         probes: Iterable[Probe] = ()
         if not whole:
             any_asid = operation.any_asid
-            probes = self.sizes.every() if any_asid else self.sizes.of(target.asid)
+            probes = self.sizes.every() if any_asid else self.sizes.of(asid)
         dropped: list[tuple[str, Entry | CachedTable]] = []
-        single, first, hint = operation.single, target.first, target.tg_shift
         for array in self.arrays:
             if not array.held:
                 continue
@@ -227,7 +228,7 @@ class Tlb:
                 continue
             entries: Iterable[Entry] = array
             if not whole:
-                entries = array.candidates(first, target.last, probes)
+                entries = array.candidates(first, last, probes)
             for entry in tuple(entries):
                 if entry.descriptor_pa not in spared and names_entry(
                     operation, target, entry

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 ASID_MASK = 0xFFFF
 _VA_MASK = (1 << 44) - 1  # operand bits 43:0 hold VA[55:12]
+_ABOVE_VA = 0xFF << 56  # and an address has VA[55] in these as well
 _RANGE_BITS = 37  # operand bits 36:0 hold the base address
 _TG_SHIFT = {granule.tlbi: granule.page_shift for granule in GRANULES}
 _SHIFT_TG = {shift: code for code, shift in _TG_SHIFT.items()}
@@ -171,7 +172,7 @@ _new = tuple.__new__
 def _canonical(va: int, top: int) -> int:
     """Copy bit *top* of *va* into all bits above it, as a 64-bit address."""
     low = va & ((1 << (top + 1)) - 1)
-    return low | ((1 << (63 - top)) - 1) << (top + 1) if low >> top & 1 else low
+    return low | (((1 << (63 - top)) - 1) << (top + 1) if low >> top & 1 else 0)
 
 
 def encode_asid(asid: int) -> int:
@@ -278,7 +279,9 @@ def decode(
             level = None if tg_shift is None else _hint(tg_shift, ttl & 3, lpa2=lpa2)
             if level is None:
                 tg_shift = None
-        first = _canonical((operand & _VA_MASK) << 12, 55)
+        first = (operand & _VA_MASK) << 12
+        if first >> 55:
+            first |= _ABOVE_VA
         # It names one page of the granule, of which VA[55:12] is any 4 KiB part.
         return _new(Target, (asid, first, first, level, tg_shift))
     if operation.ranged:

@@ -200,7 +200,9 @@ class Thread:
             fault = core.write(address, value)
             if fault is None:
                 return
-            self._kernel.fault.do_mem_abort(self.mm, address, EL0_WRITE, fault)
+            self._kernel.fault.do_mem_abort(
+                self._mm or self.mm, address, EL0_WRITE, fault
+            )
         raise LivelockError(core.number, address)
 
     def execute(self, address: int, *, cpu: int | None = None) -> None:

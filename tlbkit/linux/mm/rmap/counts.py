@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Never
 from tlbkit.linux.include.linux.mm_types import (
     ENTIRELY_MAPPED,
     FOLIO_PAGES_MAPPED,
+    AnonVma,
     LargeFolio,
     PG_anon_exclusive,
     PG_swapbacked,
@@ -113,12 +114,13 @@ class RmapCounts(RmapAnon):
             nr_pmdmapped: Pages that are now mapped by a PMD entry, and were not.
         """
         vmstat = self._kernel.vmstat
+        anon = isinstance(folio.mapping, AnonVma)
         if nr:
             vmstat.lruvec_stat_mod_folio(
-                "NR_ANON_MAPPED" if folio.anon else "NR_FILE_MAPPED", nr
+                "NR_ANON_MAPPED" if anon else "NR_FILE_MAPPED", nr
             )
         if nr_pmdmapped:
-            if folio.anon:
+            if anon:
                 vmstat.lruvec_stat_mod_folio("NR_ANON_THPS", nr_pmdmapped)
             elif folio.flags & PG_swapbacked:
                 vmstat.mod_node_page_state("NR_SHMEM_PMDMAPPED", nr_pmdmapped)
@@ -227,7 +229,7 @@ class RmapCounts(RmapAnon):
         """
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
-        nr = folio.nr_pages
+        nr = 1 << folio.order
         nr_pmdmapped = 0
         folio.flags |= PG_swapbacked
         if not isinstance(folio, LargeFolio):

@@ -87,20 +87,18 @@ class TlbFlush:
 
     __slots__ = (
         "_kernel",
-        "_kpti",
         "_machine",
         "_max_dvm_ops",
         "_model",
         "_page_size",
-        "_repeat_tlbi",
+        "_twice",
     )
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
         self._model = kernel.machine.model
-        self._kpti = self._model.kpti
-        self._repeat_tlbi = self._model.repeat_tlbi
+        self._twice = self._model.kpti or self._model.repeat_tlbi
         self._page_size = 1 << self._model.page_shift
         self._max_dvm_ops = 1 << (self._model.page_shift - 3)  # MAX_DVM_OPS
 
@@ -126,23 +124,23 @@ class TlbFlush:
 
     def _tlbi_user(self, name: str, operand: int) -> None:
         """Issue *name*, and again for the user's own ASID where the kernel has one."""
+        if not self._twice:
+            self._machine.running.tlbi(name, operand)
+            return
         self._tlbi(name, operand)
-        if self._kpti:
+        if self._model.kpti:
             self._tlbi(name, operand | USER_ASID_FLAG)
 
     def _tlbi(self, name: str, operand: int) -> None:
         cpu = self._machine.running
         cpu.tlbi(name, operand)
-        if self._repeat_tlbi:
+        if self._model.repeat_tlbi:
             cpu.dsb("ish")
             cpu.tlbi(name, operand)
 
     def _level(self, level: int | None) -> int | None:
         """Return the level to name, or none where the CPU would not understand it."""
         return level if self._model.ttl else None
-
-    def _va(self, mm: MmStruct, addr: int) -> int:
-        return encode_va(addr, self._kernel.context.asid(mm))
 
     # -- this CPU only ---------------------------------------------------------------
 
@@ -186,7 +184,7 @@ class TlbFlush:
 
     def _local_flush_tlb_page_nosync(self, mm: MmStruct, addr: int) -> None:
         self._machine.running.dsb("nshst")
-        self._tlbi_user("VALE1", self._va(mm, addr))
+        self._tlbi_user("VALE1", encode_va(addr, self._kernel.context.asid(mm)))
 
     # -- every CPU -------------------------------------------------------------------
 
@@ -214,7 +212,7 @@ class TlbFlush:
     def flush_tlb_page_nosync(self, mm: MmStruct, addr: int) -> None:
         """Start that and do not wait; a later DSB of this CPU completes it."""
         self._machine.running.dsb("ishst")
-        self._tlbi_user("VALE1IS", self._va(mm, addr))
+        self._tlbi_user("VALE1IS", encode_va(addr, self._kernel.context.asid(mm)))
         addr &= ~(self._page_size - 1)
         self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(
             mm, addr, addr + self._page_size
