@@ -156,7 +156,7 @@ def test_cpus_that_share_a_tlb_share_a_local_flush():
 
 @pytest.mark.parametrize("name", ["VALE1IS", "VAE1IS", "ASIDE1IS", "VMALLE1IS"])
 def test_a_cpu_without_power_has_nothing_to_flush(name):
-    """A broadcast finds no entry where the TLB was not kept, and misses none later.
+    """S16: a broadcast finds no entry where the TLB was not kept, and misses none.
 
     Neither before the change nor after it does the CPU translate by what it once held.
     """
