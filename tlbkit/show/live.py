@@ -23,12 +23,22 @@ if TYPE_CHECKING:
     from tlbkit.show.panels import Panel
 
 
-def _control(parameter: "Parameter", value: Value) -> widgets.ValueWidget:
-    """Return a slider for numbers, a menu for names, a line for free text."""
+_LETTER = 0.55
+"""Width of a letter of a label, in em; few letters are wider."""
+
+
+def _control(parameter: "Parameter", value: Value, room: float) -> widgets.ValueWidget:
+    """Return a slider for numbers, a menu for names, a line for free text.
+
+    Args:
+        parameter: What is set.
+        value: What it is at first.
+        room: Width for the label, in em.
+    """
     look = {
         "description": parameter.label,
-        "style": {"description_width": "8em"},
-        "layout": {"width": "32em", "max_width": "100%"},
+        "style": {"description_width": f"{room:g}em"},
+        "layout": {"width": f"{room + 24:g}em", "max_width": "100%"},
     }
     if not parameter.choices:
         return widgets.Text(value=value, continuous_update=False, **look)
@@ -51,7 +61,7 @@ def _table(answer: "Answer") -> str:
     return (
         "<style>.tlbkit-table :is(th, td) { padding: 0.1em 1.5em 0.1em 0;"
         " text-align: right; font-weight: normal }"
-        " .tlbkit-table th:first-child { text-align: left }</style>"
+        " .tlbkit-table :is(.words, :first-child) { text-align: left }</style>"
         f'<div class="tlbkit-table">{table_html(answer)}</div>'
     )
 
@@ -104,8 +114,12 @@ def widget(explorer: Explorer) -> widgets.VBox:
         output_notebook(resources=INLINE, hide_banner=True)
 
     scenario = explorer.scenario
+    beside = [
+        len(one.label) for one in scenario.parameters if tuple(one.choices) != SWITCH
+    ]
+    room = _LETTER * max(beside, default=0)
     controls = {
-        parameter.name: _control(parameter, explorer.start[parameter.name])
+        parameter.name: _control(parameter, explorer.start[parameter.name], room)
         for parameter in scenario.parameters
     }
     answer = scenario.answer(explorer.start)

@@ -196,6 +196,20 @@ def test_text_and_ticks_of_the_widget_ask_too(name, kind, setting):
     assert [list(row) for row in answer.rows] in map(cells, shown)
 
 
+@pytest.mark.parametrize("name", lab.EXPLORATIONS)
+def test_no_label_of_the_widget_is_cut(name):
+    """The longest label has room beside its control, at half an em a letter."""
+    import ipywidgets  # noqa: PLC0415 - only where it is shown
+
+    from tlbkit.show.live import widget  # noqa: PLC0415 - the same
+
+    beside = (ipywidgets.SelectionSlider, ipywidgets.Dropdown, ipywidgets.Text)
+    for control in widget(Explorer(name)).children:
+        if isinstance(control, beside):
+            room = float(control.style.description_width.removesuffix("em"))
+            assert room >= len(control.description) / 2
+
+
 def test_fields_are_boxes_in_the_page_and_in_a_kernel():
     """Each box holds the bits, the name and the value; chosen ones are marked."""
     from tlbkit.show.page import fields_html  # noqa: PLC0415 - Bokeh only if drawn
