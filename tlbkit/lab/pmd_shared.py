@@ -65,8 +65,8 @@ def asked(users: int, apart: int, *, held: bool, before: bool) -> dict[str, str]
     moved = first.mbind(BASE, length, MPOL_MF_MOVE)
     return dict(zip(COUNTED, map(str, counts), strict=True)) | {
         "hugetlb_pmd_shared()": "yes" if shared else "no",
-        "smaps, Shared_Hugetlb": f"{lines['Shared_Hugetlb']:,} KiB",
-        "smaps, Private_Hugetlb": f"{lines['Private_Hugetlb']:,} KiB",
+        "smaps, Shared_Hugetlb": f"{lines['Shared_Hugetlb']:,} kB",
+        "smaps, Private_Hugetlb": f"{lines['Private_Hugetlb']:,} kB",
         "pagemap, mapped by one only": "yes" if own else "no",
         "pages that MPOL_MF_MOVE takes": str(moved),
     }

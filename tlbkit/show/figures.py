@@ -121,8 +121,15 @@ def _pair(
     before: "GlyphRenderer[Any]",
     after: "GlyphRenderer[Any]",
 ) -> "dict[str, GlyphRenderer[Any]]":
-    """Name the two looks after the kernels that stand in the table's header."""
-    return {f"before: {header[1]}": before, f"after: {header[2]}": after}
+    """Name the two looks after the first and the last column of the table.
+
+    What is between them is drawn elsewhere, if at all.
+    """
+    first, last = header[1], header[-1]
+    return {
+        "before" if first == "before" else f"before: {first}": before,
+        "after" if last == "after" else f"after: {last}": after,
+    }
 
 
 def _sources(feed: Feed) -> Mapping[str, ColumnDataSource]:

@@ -14,8 +14,8 @@ def test_the_repaired_kernel_says_what_is_so(users, apart, held):
     """A page is called private, and moved, if and only if one process uses it."""
     said = asked(users, apart, held=held, before=False)
     alone = users + apart == 1
-    assert said["smaps, Private_Hugetlb"] == ("2,048 KiB" if alone else "0 KiB")
-    assert said["smaps, Shared_Hugetlb"] == ("0 KiB" if alone else "2,048 KiB")
+    assert said["smaps, Private_Hugetlb"] == ("2,048 kB" if alone else "0 kB")
+    assert said["smaps, Shared_Hugetlb"] == ("0 kB" if alone else "2,048 kB")
     assert said["pagemap, mapped by one only"] == ("yes" if alone else "no")
     assert said["pages that MPOL_MF_MOVE takes"] == str(int(alone))
 

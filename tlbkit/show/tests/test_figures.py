@@ -1,7 +1,7 @@
 """Laws of the figures: looks differ in more than colour, and can be read."""
 
 import pytest
-from bokeh.models import HBar, Line, LogScale, Scatter
+from bokeh.models import HBar, Legend, Line, LogScale, Scatter
 
 from tlbkit import lab
 from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, THIRD, draw
@@ -77,3 +77,46 @@ def test_every_point_is_on_the_axes(name, panel):
     for column, scale in points(plot):
         if isinstance(scale, LogScale):
             assert min(column) > 0
+
+
+def names(plot):
+    """The names in a figure's legend, in their order."""
+    (legend,) = plot.select({"type": Legend})
+    return [item.label.value for item in legend.items]
+
+
+@pytest.mark.parametrize(
+    ("name", "panel"),
+    [
+        (name, panel)
+        for name, panels in PANELS.items()
+        for panel in panels
+        if isinstance(panel, (Bars, Sweep))
+    ],
+)
+def test_the_two_looks_are_named_after_the_outer_columns(name, panel):
+    """What is drawn before and after has the names of the table's outer columns."""
+    answer = lab.find_exploration(name).answer({})
+    first, last = names(draw(panel, answer))
+    assert first.removeprefix("before: ") == answer.header[1]
+    assert last.removeprefix("after: ") == answer.header[-1]
+
+
+@pytest.mark.parametrize("name", ["hugetlb-unshare", "hugetlb-exit"])
+def test_of_four_columns_the_outer_ones_are_drawn(name):
+    """The bars of broadcasts are the table's first and last numbers of them."""
+    answer = lab.find_exploration(name).answer({})
+    row = next(row for row in answer.rows if row[0] == "IPI broadcasts")
+    drawn = answer.columns["before"][0], answer.columns["after"][0]
+    assert [f"{value:,}" for value in drawn] == [row[1], row[-1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "stacked"),
+    [("mprotect", False), ("mapcount", False), ("tlb", True), ("hugetlb-exit", True)],
+)
+def test_names_that_a_phone_cannot_hold_stand_in_a_column(name, stacked):
+    """Two kernels stand side by side; three or four names do not."""
+    plot = draw(PANELS[name][-1], lab.find_exploration(name).answer({}))
+    (legend,) = plot.select({"type": Legend})
+    assert legend.orientation == ("vertical" if stacked else "horizontal")
