@@ -55,7 +55,7 @@ _THEME_OF_LEGEND = f".bk-label {{ color: {_INK} !important; }}"
 _POWERS_OF_FOUR = [4**n for n in range(16)]
 _ROUND_NUMBERS = [digit * 10**n for n in range(10) for digit in (1, 2, 3, 5, 7)]
 
-_ROW = 44
+_ROW = 39
 """Letters that fit side by side above a figure on a phone ..."""
 
 _LOOK = 7
