@@ -63,6 +63,7 @@ class Notes:
             still say what the TLB answers: then a hit reads the descriptor too.
         naming: Whether objects only get their names, as a world is made.
         page_shift: log2 of the bytes of a frame.
+        slots: The slots behind the properties that note who uses them.
     """
 
     def __init__(self) -> None:
@@ -71,6 +72,7 @@ class Notes:
         self.rules = False
         self.naming = False
         self.page_shift = 12
+        self.slots: dict[property, MemberDescriptorType] = {}
         self._numbers: dict[Any, Resource] = {}  # kept from run to run
         self._names: dict[int, tuple[int, int]] = {}
         self._alive: list[object] = []  # so that no two objects ever share an id
@@ -78,18 +80,45 @@ class Notes:
         self._actor = _SETUP
         self._containers: list[tuple[Resource, Any, Any, int]] = []
         self._seen: set[Resource] = set()
-        self._fields: list[dict[int, Resource]] = []
+        self._known: list[tuple[dict[int, Resource], int]] = []
+        self._kept: dict[int, int] = {}  # how many were named before the run, by maker
 
     def begin(self) -> None:
         """Forget the objects of the last run; a new world is about to be made."""
         self._names.clear()
         self._alive.clear()
         self._made.clear()
-        for field in self._fields:
-            field.clear()
+        self._kept.clear()
+        self._forget()
+        self.naming = True
+
+    def keep(self) -> None:
+        """Remember the names of the objects of a world that is made; see `again`."""
+        self.naming = False
+        self._kept = dict(self._made)
+
+    def again(self) -> None:
+        """Forget the objects of the last run, but not those of its world."""
+        kept = self._kept.get(_SETUP, 0)
+        for thing in self._alive[kept:]:
+            del self._names[id(thing)]
+        del self._alive[kept:]
+        self._made.clear()
+        self._made.update(self._kept)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget which fields the objects have that have no name any more."""
+        left = []
+        for field in self._known:
+            known, key = field
+            if key in self._names:
+                left.append(field)
+            else:
+                del known[key]
+        self._known = left
         self._actor = _SETUP
         self.take()
-        self.naming = True
 
     def resume(self, flow: int) -> None:
         """Note from now on for *flow*."""
@@ -123,9 +152,12 @@ class Notes:
             number = self._numbers[name] = len(self._numbers) + 1
         return number
 
-    def place(self, thing: object, field: str) -> Resource:
-        """Return the number of a field of an object."""
-        return self.number("field", *self.name(thing), field)
+    def place(self, thing: object, field: str, known: dict[int, Resource]) -> Resource:
+        """Return the number of a field of an object, and put it into *known*."""
+        key = id(thing)
+        number = known[key] = self.number("field", *self.name(thing), field)
+        self._known.append((known, key))
+        return number
 
     def name(self, thing: object) -> tuple[int, int]:
         """Return the name of an object: who touched it first, and as which.
@@ -179,12 +211,6 @@ class Notes:
         self.note(self.number("word", what.descriptor_pa), how)
         self.note(self.number("pfn", what.pa >> self.page_shift), how)
 
-    def table(self) -> dict[int, Resource]:
-        """Return a cache for one field, by the id of the object; emptied by `begin`."""
-        table: dict[int, Resource] = {}
-        self._fields.append(table)
-        return table
-
 
 def _deep(value: Any) -> Any:
     """Return a copy of a container, and of the lists in it."""
@@ -208,7 +234,9 @@ def watching() -> Iterator[Notes]:
 
     changing = _assigned(len(sys.modules))
     for owner, name, slot in _slots():
-        replace(owner, name, _watched(notes, owner, slot, changes=name in changing))
+        watched = _watched(notes, owner, slot, changes=name in changing)
+        notes.slots[watched] = slot
+        replace(owner, name, watched)
     _watch_memory(notes, replace)
     _watch_machine(notes, replace)
     try:
@@ -293,14 +321,14 @@ def _watched(
 ) -> property:
     """Return a property that notes and then does what *slot* does."""
     get, put, name = slot.__get__, slot.__set__, slot.__name__
-    known = notes.table()
+    known: dict[int, Resource] = {}
     # Two readers who enter and leave commute; everybody else looks at who is in.
     change = UPDATE if owner is RwSemaphore and name == "readers" else WRITE
 
     def resource(thing: object) -> Resource:
         number = known.get(id(thing))
         if number is None:
-            number = known[id(thing)] = notes.place(thing, name)
+            number = notes.place(thing, name, known)
         return number
 
     def read(thing: object) -> Any:

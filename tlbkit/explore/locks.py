@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tlbkit.arm64.events import Event
-    from tlbkit.arm64.machine import Machine
 
 
 class HeldLocks:
@@ -32,11 +28,6 @@ class HeldLocks:
         elif event.what.name in held:  # it may be held since before this listens
             held.remove(event.what.name)
 
-    @contextmanager
-    def listening(self, machine: Machine) -> Iterator[None]:
-        """Listen to a machine until the end of the ``with`` block."""
-        machine.events.listen(self.hear, {"lock"})
-        try:
-            yield
-        finally:
-            machine.events.leave(self.hear)
+    def clear(self) -> None:
+        """Forget everything: nobody has taken anything yet."""
+        self._held.clear()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,11 +18,14 @@ from greenlet import greenlet
 
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore.locks import HeldLocks
+from tlbkit.explore.rewind import Snapshot
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
+    from types import MemberDescriptorType
 
+    from tlbkit.arm64.cpu import Cpu
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
     from tlbkit.explore.loads import Loads
@@ -59,12 +62,15 @@ class World:
         rules: Returns a context in which the flows run; it listens, and raises where a
             rule is broken.
         finish: Looks at the end, when all flows are done, and raises likewise.
+        again: Whether it may be set back to its start and run again: nothing that it
+            leads to, a list that its flows fill for example, is to outlive a run.
     """
 
     machine: Machine
     flows: tuple[Flow, ...]
     rules: Callable[[Machine], AbstractContextManager[object]] = lambda _: nullcontext()
     finish: Callable[[], None] = lambda: None
+    again: bool = False
 
     def __post_init__(self) -> None:
         """Hold flows and CPUs to what can be run."""
@@ -124,10 +130,10 @@ Schedule = tuple[Choice, ...]
 
 
 class Run:
-    """One run of a world.
+    """One run of a world, or one after the other of a world that is set back.
 
     Args:
-        world: What runs; it is used up.
+        world: What runs; it is used up, unless it is set back.
         decide: Asked after each step with this run; returns the index of the flow that
             goes on, which is one of `enabled`. May raise `StopRunError`.
         kinds: Events that end a step; all if not given.
@@ -149,6 +155,7 @@ class Run:
         "_loads",
         "_looking",
         "_over",
+        "_rules",
         "_running",
         "_threads",
         "_waits",
@@ -181,19 +188,35 @@ class Run:
         self._held = HeldLocks()
         self._over = False
         self._hub = greenlet.getcurrent()
-        self._threads = [greenlet(self._body(flow.run)) for flow in world.flows]
-        self._running = [world.machine.cpu(flow.cpu) for flow in world.flows]
+        self._rules = world.rules(world.machine)
+        self._threads: list[greenlet] = []
+        self._running: list[Cpu] = []
+        self._line_up()
 
     def go(self) -> None:
         """Run until all flows are done, one fails, or the run is stopped."""
+        self.prepare()
+        self.play()
+
+    def prepare(self) -> None:
+        """Let everybody begin to listen; `play` comes next."""
+        machine = self.world.machine
+        if self._loads is not None:
+            machine.events.listen(self._look)
+        machine.events.listen(self._held.hear, {"lock"})
+        self._rules.__enter__()
+        machine.waiter = self._wait
+        machine.events.schedule(self._step, self._kinds)
+
+    def play(self) -> None:
+        """Run what is prepared."""
         machine = self.world.machine
         try:
-            if self._loads is not None:
-                machine.events.listen(self._look)
-                self._loads.step = self._load
-            with self._held.listening(machine), self.world.rules(machine):
-                machine.waiter = self._wait
-                machine.events.schedule(self._step, self._kinds)
+            with ExitStack() as stack:
+                stack.callback(machine.events.leave, self._held.hear)
+                stack.push(self._rules)
+                if self._loads is not None:
+                    self._loads.step = self._load
                 try:
                     self._dispatch()
                 finally:
@@ -207,6 +230,41 @@ class Run:
             self.error = self.error or error
         finally:
             self._unwind()
+
+    def snapshot(
+        self, slots: Mapping[property, MemberDescriptorType]
+    ) -> Snapshot | None:
+        """Return what `rewind` sets a prepared world back to, if that can be done.
+
+        Args:
+            slots: As `Snapshot` says.
+        """
+        if not self.world.again:
+            return None
+        try:
+            world = self.world
+            return Snapshot((world.machine, world.flows, world.finish, self._rules), slots)
+        except ValueError:
+            return None
+
+    def rewind(self, snapshot: Snapshot) -> None:
+        """Set the world back to where it was prepared; `play` comes next."""
+        snapshot.restore()
+        self._held.clear()
+        self._waits.clear()
+        self._over = False
+        self.current = -1
+        self.steps = []
+        self.done = set()
+        self.error = None
+        self.stopped = False
+        self._line_up()
+
+    def _line_up(self) -> None:
+        """Put every flow at its start."""
+        world = self.world
+        self._threads = [greenlet(self._body(flow.run)) for flow in world.flows]
+        self._running = [world.machine.cpu(flow.cpu) for flow in world.flows]
 
     def enabled(self) -> list[int]:
         """Return the indices of the flows that could go on, the current one first."""

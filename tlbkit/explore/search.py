@@ -23,14 +23,16 @@ from tlbkit.explore.loads import watching_loads
 from tlbkit.explore.scheduler import Choice, Run, StopRunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
     from random import Random
+    from types import MemberDescriptorType
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.errors import TlbkitError
     from tlbkit.explore.loads import Loads
-    from tlbkit.explore.scheduler import Scenario, Schedule
+    from tlbkit.explore.rewind import Snapshot
+    from tlbkit.explore.scheduler import Scenario, Schedule, World
 
 PREEMPTIONS = 2
 """How many are allowed unless the caller says otherwise."""
@@ -209,6 +211,9 @@ class _Plain:
         self._cost = 0
         self._runs = 0
         self._steps = 0
+        self._stage: Run | None = None
+        self._start: Snapshot | None = None
+        self._slots: Mapping[property, MemberDescriptorType] = {}
 
     def search(self) -> Search:
         """Run schedule after schedule until there is none left, or a level broke."""
@@ -231,14 +236,28 @@ class _Plain:
         return ()
 
     def _try(self, schedule: Any) -> None:
-        self._run(schedule, self._scenario)
+        self._run(schedule)
 
-    def _run(self, schedule: Schedule, scenario: Scenario) -> Run:
+    def _ready(self) -> Run:
+        """Return a run that is prepared: of the same world, if it can be set back."""
+        run = self._stage
+        if run is not None and self._start is not None:
+            run.rewind(self._start)
+            return run
+        run = self._stage = Run(self._world(), self._decide, loads=self._loads)
+        run.prepare()
+        self._start = run.snapshot(self._slots)
+        return run
+
+    def _world(self) -> World:
+        return self._scenario()
+
+    def _run(self, schedule: Schedule) -> Run:
         self._schedule = schedule
         self._choices = dict(schedule)
         self._last = schedule[-1].step if schedule else -1
-        run = Run(scenario(), self._decide, loads=self._loads)
-        run.go()
+        run = self._ready()
+        run.play()
         self._runs += 1
         self._steps += len(run.steps)
         if run.error is not None:
@@ -315,6 +334,7 @@ class _Reduced(_Plain):
         super().__init__(scenario, preemptions, max_runs, loads)
         notes.rules = True
         self._notes = notes
+        self._slots = notes.slots
         self._seen: dict[tuple[int, int], int] = {}
         # For each thing, what each flow has ever done to it.
         self._ever: defaultdict[int, dict[int, int]] = defaultdict(dict)
@@ -328,17 +348,24 @@ class _Reduced(_Plain):
     def _try(self, schedule: _Branch) -> None:
         if schedule.schedule and self._seen[schedule.key] < self._cost:
             return  # reached more cheaply in the meantime
-        self._notes.begin()
         self._pending = []
-        run = self._run(schedule.schedule, self._world)
+        run = self._run(schedule.schedule)
         if not run.stopped:
             self._account(run.current, self._notes.take())
         self._notes.on = False
 
-    def _world(self) -> Any:
+    def _ready(self) -> Run:
+        if self._start is None:
+            self._notes.begin()
+        else:
+            self._notes.again()
+        run = super()._ready()
+        self._history = History(len(run.world.flows))
+        return run
+
+    def _world(self) -> World:
         world = self._scenario()
-        self._notes.naming = False
-        self._history = History(len(world.flows))
+        self._notes.keep()
         self._notes.page_shift = world.machine.model.page_shift
         world.machine.events.listen(self._notes.hear)
         return world

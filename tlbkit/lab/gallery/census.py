@@ -113,7 +113,8 @@ def _points(meeting: Meeting) -> frozenset[str]:
             events.leave(hear)  # what comes now is no part of the meeting
             world.finish()
 
-        return dataclasses.replace(world, finish=finish)
+        # The points are to outlive each run: the world must not be set back.
+        return dataclasses.replace(world, finish=finish, again=False)
 
     explore(make, preemptions=_PREEMPTIONS, loads=True)
     return frozenset(points)

@@ -217,6 +217,7 @@ class Meeting:
                 tuple(stage.flows),
                 lambda _: Sanitizer(kernel),
                 stage.finish,
+                again=True,
             )
 
         return make
