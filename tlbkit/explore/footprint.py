@@ -64,6 +64,7 @@ class Notes:
         naming: Whether objects only get their names, as a world is made.
         page_shift: log2 of the bytes of a frame.
         slots: The slots behind the properties that note who uses them.
+        words: The numbers of a word and of its frame, by its address.
     """
 
     def __init__(self) -> None:
@@ -73,6 +74,7 @@ class Notes:
         self.naming = False
         self.page_shift = 12
         self.slots: dict[property, MemberDescriptorType] = {}
+        self.words: dict[int, tuple[Resource, Resource]] = {}
         self._numbers: dict[Any, Resource] = {}  # kept from run to run
         self._names: dict[int, tuple[int, int]] = {}
         self._alive: list[object] = []  # so that no two objects ever share an id
@@ -89,6 +91,7 @@ class Notes:
         self._alive.clear()
         self._made.clear()
         self._kept.clear()
+        self.words.clear()  # the next world may have frames of another size
         self._forget()
         self.naming = True
 
@@ -359,7 +362,7 @@ def _watch_memory(notes: Notes, replace: Callable[[type, str, Any], None]) -> No
     Whoever touches a word updates its frame; so words of a frame do not disturb each
     other, and who clears or copies the frame disturbs all of them.
     """
-    words: dict[int, tuple[Resource, Resource]] = {}
+    words = notes.words
 
     def word(memory: PhysicalMemory, pa: int, how: int) -> None:
         if not notes.on:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from array import array
 from collections import deque
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from enum import Enum
 from functools import partial
 from types import (
@@ -43,6 +43,7 @@ _CONSTANT: Final = (
     Enum,
     property,
     re.Pattern,
+    nullcontext,
     CodeType,
     ModuleType,
     GetSetDescriptorType,
@@ -51,7 +52,8 @@ _CONSTANT: Final = (
 )
 _UNSET: Final = object()
 _OURS: Final = "tlbkit."
-_ONLOOKERS: Final = "tlbkit.explore."
+_ONLOOKERS: Final = "tlbkit.explore"
+"""The package whose own objects look on, and are set back by those who use them."""
 
 
 class _UnknownKindError(Exception):
@@ -150,7 +152,11 @@ class Snapshot:
                 return (thing.cell_contents,)
             case FunctionType():
                 defaults = (thing.__kwdefaults__ or {}).values()
-                return *(thing.__closure__ or ()), *(thing.__defaults__ or ()), *defaults
+                return (
+                    *(thing.__closure__ or ()),
+                    *(thing.__defaults__ or ()),
+                    *defaults,
+                )
             case MethodType():
                 return thing.__self__, thing.__func__
             case BuiltinFunctionType():
@@ -160,7 +166,7 @@ class Snapshot:
         module = type(thing).__module__
         if not module.startswith(_OURS):
             raise _UnknownKindError(f"{type(thing).__qualname__} of {module}")
-        if module.startswith(_ONLOOKERS):
+        if module.rpartition(".")[0] == _ONLOOKERS:
             return ()
         return self._keep_fields(thing)
 

@@ -243,7 +243,9 @@ class Run:
             return None
         try:
             world = self.world
-            return Snapshot((world.machine, world.flows, world.finish, self._rules), slots)
+            return Snapshot(
+                (world.machine, world.flows, world.finish, self._rules), slots
+            )
         except ValueError:
             return None
 

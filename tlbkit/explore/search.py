@@ -13,6 +13,7 @@ flow is moreover only stopped before a step that another flow could disturb.
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 
 PREEMPTIONS = 2
 """How many are allowed unless the caller says otherwise."""
+
+_ANY = sys.maxsize
+"""A breach of any length is of interest."""
 
 
 class Breach(NamedTuple):
@@ -100,6 +104,59 @@ def explore(
             return _Plain(scenario, preemptions, max_runs, told).search()
     with watching() as notes, watching_loads() if loads else nullcontext() as told:
         return _Reduced(scenario, preemptions, max_runs, told, notes).search()
+
+
+class Shortest(NamedTuple):
+    """What a search of several scenarios found.
+
+    Attributes:
+        name: The scenario of the breach, or "".
+        breach: The shortest over all: fewest preemptions, then fewest steps; of equals,
+            the one whose scenario was named first. ``None`` if there is none.
+        runs: How many schedules were tried.
+        steps: How many steps were made in them.
+    """
+
+    name: str
+    breach: Breach | None
+    runs: int
+    steps: int
+
+
+def shortest(
+    scenarios: Mapping[str, Scenario],
+    *,
+    preemptions: int = PREEMPTIONS,
+    loads: bool = False,
+) -> Shortest:
+    """Search several scenarios together, and stop at the shortest breach of any.
+
+    All are searched up to some number of preemptions before any goes further; and what
+    is as long as a breach that is known is not run to its end.
+
+    Args:
+        scenarios: Each makes a world, the same each time.
+        preemptions: As `explore` says.
+        loads: As `explore` says.
+    """
+    with watching() as notes, watching_loads() if loads else nullcontext() as told:
+        searches = {
+            name: _Reduced(scenario, preemptions, None, told, notes)
+            for name, scenario in scenarios.items()
+        }
+        best: tuple[str, Breach] | None = None
+        for cost in range(preemptions + 1):
+            limit = _ANY
+            for name, search in searches.items():
+                shorter = search.deepen(cost, limit)
+                if shorter is not None:
+                    best, limit = (name, shorter), len(shorter.steps)
+            if best is not None:
+                break
+    runs = sum(search.runs for search in searches.values())
+    steps = sum(search.steps for search in searches.values())
+    name, breach = best or ("", None)
+    return Shortest(name, breach, runs, steps)
 
 
 def wander(scenario: Scenario, random: Random, *, runs: int = 1000) -> Search:
@@ -204,33 +261,44 @@ class _Plain:
         self._max_runs = max_runs
         self._loads = loads
         self._open: list[list[Any]] = [[] for _ in range(preemptions + 1)]
+        self._open[0].append(self._root())
         self._best: Breach | None = None
+        self._limit = _ANY  # what is so long or longer is of no interest
         self._schedule: Schedule = ()
         self._choices: dict[int, int] = {}
         self._last = -1  # the step of the last choice; from there on, branches grow
         self._cost = 0
-        self._runs = 0
-        self._steps = 0
+        self.runs = 0
+        self.steps = 0
         self._stage: Run | None = None
         self._start: Snapshot | None = None
         self._slots: Mapping[property, MemberDescriptorType] = {}
 
     def search(self) -> Search:
         """Run schedule after schedule until there is none left, or a level broke."""
-        self._open[0].append(self._root())
         for cost in range(self._preemptions + 1):
-            self._cost = cost
-            waiting = self._open[cost]
-            while waiting:
-                if self._runs == self._max_runs:
-                    return self._found(cost, complete=False)
-                self._try(waiting.pop())
-            if self._best is not None:
-                return self._found(cost, complete=True)
-        return self._found(self._preemptions, complete=True)
+            breach = self.deepen(cost)
+            if breach is not None or self._open[cost]:
+                break
+        complete = not any(self._open[: cost + 1])
+        return Search(breach, cost, complete, self.runs, self.steps)
 
-    def _found(self, cost: int, *, complete: bool) -> Search:
-        return Search(self._best, cost, complete, self._runs, self._steps)
+    def deepen(self, cost: int, limit: int = _ANY) -> Breach | None:
+        """Try all schedules of *cost* preemptions; return the shortest that breaks.
+
+        Those with fewer have been tried before. The world is made anew.
+
+        Args:
+            cost: How many.
+            limit: Only a breach of fewer steps is of interest.
+        """
+        self._stage = self._start = None
+        self._cost = cost
+        self._limit = limit
+        waiting = self._open[cost]
+        while waiting and self.runs != self._max_runs:
+            self._try(waiting.pop())
+        return self._best
 
     def _root(self) -> Any:
         return ()
@@ -258,23 +326,17 @@ class _Plain:
         self._last = schedule[-1].step if schedule else -1
         run = self._ready()
         run.play()
-        self._runs += 1
-        self._steps += len(run.steps)
-        if run.error is not None:
-            breach = Breach(
-                schedule,
-                self._cost,
-                tuple(run.steps),
-                run.error,
-                self._loads is not None,
-            )
-            if self._best is None or len(breach.steps) < len(self._best.steps):
-                self._best = breach
+        self.runs += 1
+        self.steps += len(run.steps)
+        if run.error is not None and len(run.steps) < self._limit:
+            steps, loads = tuple(run.steps), self._loads is not None
+            self._best = Breach(schedule, self._cost, steps, run.error, loads)
+            self._limit = len(steps)
         return run
 
     def _decide(self, run: Run) -> int:
         step = len(run.steps)
-        if self._best is not None and step >= len(self._best.steps):
+        if step >= self._limit:
             raise StopRunError
         chosen = self._choices.get(step)
         if chosen is not None:

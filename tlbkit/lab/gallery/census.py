@@ -24,7 +24,7 @@ from tlbkit.linux.kernel.kernel import PARTS
 from tlbkit.linux.kernel.locking import kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
     from types import FrameType
 
     from tlbkit.arm64.events import Event
@@ -37,15 +37,23 @@ _HELPERS: Final = ("tlbkit.linux.kernel.locking", "tlbkit.linux.mm.mmu_notifier"
 _PREEMPTIONS: Final = 1
 
 
-def census(meetings: Mapping[str, Meeting]) -> dict[str, tuple[str, ...]]:
+def census(
+    meetings: Mapping[str, Meeting], points: Iterable[frozenset[str]] | None = None
+) -> dict[str, tuple[str, ...]]:
     """Return every point that the meetings come by, each with the names of those.
 
     Each is looked through up to one preemption.
+
+    Args:
+        meetings: By their names.
+        points: Of each, if they were looked through already; see `points_of`.
     """
-    found: dict[str, dict[str, None]] = {}
-    for name, meeting in meetings.items():
-        for point in _points(meeting):
-            found.setdefault(point, {})[name] = None
+    if points is None:
+        points = map(points_of, meetings.values())
+    found: dict[str, list[str]] = {}
+    for name, some in zip(meetings, points, strict=True):
+        for point in some:
+            found.setdefault(point, []).append(name)
     return {point: tuple(found[point]) for point in sorted(found)}
 
 
@@ -87,7 +95,7 @@ def _asked(code: CodeType) -> Iterator[str]:
             asking = False
 
 
-def _points(meeting: Meeting) -> frozenset[str]:
+def points_of(meeting: Meeting) -> frozenset[str]:
     """Return the points that one meeting comes by."""
     points: set[str] = set()
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tlbkit.errors import InputError
-from tlbkit.explore.search import PREEMPTIONS, Breach, explore, replay
+from tlbkit.explore.search import PREEMPTIONS, replay, shortest
 from tlbkit.lab.gallery.arguments import ARGUMENTS
-from tlbkit.lab.gallery.census import census
+from tlbkit.lab.gallery.census import census, points_of
 from tlbkit.lab.gallery.programme import PROGRAMME
-from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Verdict
+from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Verdict, gallery
 from tlbkit.observe.recorder import recording
 
 if TYPE_CHECKING:
@@ -29,22 +30,11 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
 
     Fewest preemptions come first, over all meetings, then fewest steps.
     """
-    best: tuple[tuple[int, int], str, Breach] | None = None
-    runs = 0
-    for bound in range(PREEMPTIONS + 1):
-        for name in meetings:
-            scenario = PROGRAMME[name].scenario({point})
-            found = explore(scenario, preemptions=bound, loads=True)
-            runs += found.runs
-            breach = found.breach
-            if breach is None:
-                continue
-            length = breach.preemptions, len(breach.steps)
-            if best is None or length < best[0]:
-                best = length, name, breach
-        if best is not None:
-            break
-    if best is None:
+    found = shortest(
+        {name: PROGRAMME[name].scenario({point}) for name in meetings}, loads=True
+    )
+    breach = found.breach
+    if breach is None:
         why = ARGUMENTS.get(point, "")
         return Verdict(
             point,
@@ -52,21 +42,20 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
             tuple(meetings),
             preemptions=PREEMPTIONS,
             why=why,
-            runs=runs,
+            runs=found.runs,
             chapter=PROGRAMME[meetings[0]].chapter,
         )
-    (preemptions, steps), name, breach = best
     return Verdict(
         point,
         BREAKS,
         tuple(meetings),
-        name,
-        preemptions,
-        steps,
+        found.name,
+        breach.preemptions,
+        len(breach.steps),
         tuple((step, flow) for step, flow in breach.schedule),
         str(breach.error).split("\n", 1)[0],
-        runs=runs,
-        chapter=PROGRAMME[name].chapter,
+        runs=found.runs,
+        chapter=PROGRAMME[found.name].chapter,
     )
 
 
@@ -83,16 +72,26 @@ def mutate(
     Errors:
         InputError: No meeting comes by a point.
     """
-    known = census(PROGRAMME)
+    if executor is None:
+        with ProcessPoolExecutor(os.cpu_count()) as pool:
+            return mutate(points, pool)
+    known = census(PROGRAMME, executor.map(_points, PROGRAMME))
     wanted = list(known if points is None else points)
     for point in wanted:
         if point not in known:
             raise InputError(f"{point!r}: no meeting comes by it; see the gallery")
-    meetings = [known[point] for point in wanted]
-    if executor is not None:
-        return list(executor.map(judge, wanted, meetings))
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(judge, wanted, meetings))
+    # Those that took longest the last time begin first, and the unknown before them.
+    runs = {verdict.point: verdict.runs for verdict in gallery()}
+    longest = sorted(
+        dict.fromkeys(wanted), key=lambda point: -runs.get(point, sys.maxsize)
+    )
+    verdicts = executor.map(judge, longest, [known[point] for point in longest])
+    found = dict(zip(longest, verdicts, strict=True))
+    return [found[point] for point in wanted]
+
+
+def _points(meeting: str) -> frozenset[str]:
+    return points_of(PROGRAMME[meeting])
 
 
 def record(

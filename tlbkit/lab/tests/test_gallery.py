@@ -1,6 +1,7 @@
 """Laws of the gallery: every point has its verdict, and every verdict is found anew."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,23 @@ def test_nothing_breaks_in_a_whole_kernel(name):
     found = explore(MEETINGS[name].scenario(), preemptions=1, loads=True)
     assert found.complete
     assert found.breach is None
+
+
+@pytest.mark.parametrize("name", PROGRAMME)
+def test_a_meeting_is_set_back_and_not_made_anew(name):
+    """A search makes one world, and tells what it would tell with one for each run."""
+    scenario = PROGRAMME[name].scenario()
+    made = []
+
+    def counted():
+        made.append(name)
+        return scenario()
+
+    once = explore(counted, preemptions=0, loads=True)
+    assert len(made) == 1
+    assert once == explore(
+        lambda: replace(scenario(), again=False), preemptions=0, loads=True
+    )
 
 
 @pytest.mark.parametrize("verdict", BREAKING, ids=lambda one: one.point)
