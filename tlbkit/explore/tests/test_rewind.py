@@ -17,12 +17,16 @@ class Box:
 
     __slots__ = ("content", "late")
 
+    late: object
+
     def __init__(self, content):
         self.content = content
 
 
 class Bag:
     """Fields without slots."""
+
+    late: object
 
     def __init__(self, content):
         self.content = content
