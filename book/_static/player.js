@@ -44,14 +44,15 @@
     });
   }
 
+  // The address follows the reader, and makes no history: back leaves the page.
   function remember(form, query) {
-    history.replaceState(history.state, "", `#${form.id}?${query}`);
+    history.replaceState(history.state, "", `#${form.dataset.name}?${query}`);
   }
 
   // What follows the name of this player in the page's address, if that names it.
   function asked(form) {
     const [target, query] = location.hash.slice(1).split("?");
-    return target === form.id && query ? new URLSearchParams(query) : null;
+    return target === form.dataset.name && query ? new URLSearchParams(query) : null;
   }
 
   function enable(form) {
@@ -130,7 +131,7 @@
       const said = takes.map((one) => one.text());
       const alike = said.every((text) => text === said[0]);
       status.textContent = `Step ${at} of ${longest}. ${alike ? said[0] : said.join(" — ")}`;
-      if (!quietly) remember(form, `at=${at}`);
+      if (!quietly) remember(form, `seed=${content.seed}&step=${at}`);
     }
 
     const here = () => Number(slider.value);
@@ -164,9 +165,12 @@
     });
 
     const follow = (quietly) => {
-      const at = asked(form)?.get("at");
-      if (at !== undefined && at !== null) form.scrollIntoView();
-      if (at ?? quietly) go(Number(at ?? content.at) || 0, true);
+      const link = asked(form);
+      const seed = Number(link?.get("seed") ?? content.seed);
+      const known = link && seed === content.seed;
+      if (link) form.scrollIntoView();
+      if (known || quietly) go(Number(known ? link.get("step") : content.at) || 0, true);
+      if (link && !known) status.textContent += ` The address asks for seed ${seed}.`;
     };
     follow(true);
     addEventListener("hashchange", () => follow(false));
@@ -271,9 +275,10 @@
 
   const seen = {};
   for (const form of document.querySelectorAll(".tlbkit-player")) {
-    const { kind } = form.dataset;
-    seen[kind] = (seen[kind] ?? 0) + 1;
-    form.id = seen[kind] > 1 ? `${kind}-${seen[kind]}` : kind;
+    const { kind, name } = form.dataset;
+    seen[name] = (seen[name] ?? 0) + 1;
+    if (seen[name] > 1) form.dataset.name += `-${seen[name]}`;
+    form.id = `player-${form.dataset.name}`; // a heading may have the name itself
     form.addEventListener("submit", (event) => event.preventDefault());
     const content = JSON.parse(form.querySelector("script").textContent);
     (kind === "replay" ? replay : turns)(form, content);

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from tlbkit.observe.recording import Link
+
 
 @pytest.fixture
 def page(sample, visit):
@@ -100,17 +102,46 @@ def test_functions_are_stepped_over_and_out_of(page):
     assert form.locator("[name=at]").input_value() == str(last + 1)
 
 
-def test_a_step_can_be_clicked_and_linked_to(page, sample):
-    """A click goes to a step, and the address then leads there."""
+def test_the_address_follows_the_step(page):
+    """Clicks, keys and buttons leave an address that leads there, and no history."""
     form = player(page, 1)
+    before = page.evaluate("history.length")
     form.locator("li[data-step='4']").click()
     assert said(form).startswith("Step 5 of")
-    link = page.url
-    assert link.endswith("#replay-2?at=5")
+    assert Link.parse(page.url) == Link("one-mprotect", 7, 5)
+    form.focus()
+    page.keyboard.press("ArrowRight")
+    assert Link.parse(page.url).step == 6
+    do(form, "back")
+    assert Link.parse(page.url).step == 5
+    assert page.evaluate("history.length") == before
+    assert page.evaluate("document.activeElement.dataset.do") == "back"
+
+
+def test_an_address_shows_its_step(page, sample):
+    """Opened or typed, an address shows its step, said by the status line."""
     page.goto(f"{sample.address}/book/sample.html")
-    page.goto(link)
+    page.goto(f"{sample.address}/book/players.html{Link('one-mprotect', 7, 5)}")
     page.wait_for_selector(".tlbkit-player[id] button:enabled")
-    assert said(player(page, 1)).startswith("Step 5 of")
+    form = player(page, 1)
+    assert said(form).startswith("Step 5 of")
+    assert "At the start." in said(player(page, 0))
+    page.evaluate(f"location.hash = '{Link('one-mprotect', 7, 2)}'")
+    page.wait_for_function(
+        "document.querySelectorAll('.tlbkit-player [role=status]')[1]"
+        ".textContent.startsWith('Step 2 of')"
+    )
+    step = form.locator("[name=at]")
+    assert step.get_attribute("aria-valuetext").startswith("after step 2 of")
+
+
+def test_an_address_of_another_run_says_so(page, sample):
+    """A seed that this recording is not of is named, and the start is shown."""
+    page.goto(f"{sample.address}/book/sample.html")
+    page.goto(f"{sample.address}/book/players.html{Link('one-mprotect', 8, 5)}")
+    page.wait_for_selector(".tlbkit-player[id] button:enabled")
+    assert said(player(page, 1)).startswith("Step 3 of")
+    assert "asks for seed 8" in said(player(page, 1))
 
 
 def test_the_reader_schedules_by_keys(page):
@@ -131,7 +162,7 @@ def test_the_reader_schedules_by_keys(page):
     assert "waits for the lock" in form.locator("[data-flow='1']").inner_text()
     page.keyboard.press("1")
     assert "Done: all is well." in said(form)
-    assert page.url.endswith("#turns?path=00")
+    assert page.url.endswith("#two-cpus-and-a-lock?path=00")
     page.keyboard.press("w")
     assert "A rule is broken" in said(form)
 
@@ -139,7 +170,7 @@ def test_the_reader_schedules_by_keys(page):
 def test_a_way_can_be_linked_to(page, sample):
     """A link with a path takes its steps."""
     page.goto(f"{sample.address}/book/sample.html")
-    page.goto(f"{sample.address}/book/players.html#turns?path=10")
+    page.goto(f"{sample.address}/book/players.html#two-cpus-and-a-lock?path=10")
     page.wait_for_selector(".tlbkit-player[id] button:enabled")
     assert "A rule is broken" in said(player(page, 2))
 

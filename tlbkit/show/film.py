@@ -15,6 +15,7 @@ where a text is its number in ``texts``, and 0 is nothing.
 """
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
@@ -186,3 +187,12 @@ def first_difference(one: Film, other: Film) -> int | None:
 def weight(content: Any) -> str:
     """Say how large a recorded thing is, as JSON."""
     return f"{len(json.dumps(content, separators=(',', ':'))) / 1000:.1f} kB"
+
+
+def slug(title: str) -> str:
+    """Spell a title as an address can hold it.
+
+    >>> slug("One mprotect, twice")
+    'one-mprotect-twice'
+    """
+    return "-".join(re.findall("[a-z0-9]+", title.lower()))

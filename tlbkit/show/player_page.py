@@ -8,6 +8,7 @@ end; it asks nobody, so it works in a copy of the site without live Python too.
 import json
 from html import escape
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from tlbkit.show.film import state
 
@@ -27,14 +28,15 @@ def _button(do: str, label: str, key: str) -> str:
     )
 
 
-def _form(kind: str, title: str, summary: str, body: str, content: Any) -> str:
+def _form(kind: str, player: "Replay | Turns", body: str, content: Any) -> str:
     """Return a player around its parts."""
     spec = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
     return (
-        f'<form class="tlbkit-player" data-kind="{kind}" tabindex="-1"'
-        f' aria-label="{escape(title)}">'
-        f'<p class="tlbkit-title">{escape(title)}</p>'
-        f'<p class="tlbkit-summary">{escape(summary)}</p>{body}'
+        f'<form class="tlbkit-player" data-kind="{kind}"'
+        f' data-name="{quote(player.name)}" tabindex="-1"'
+        f' aria-label="{escape(player.title)}">'
+        f'<p class="tlbkit-title">{escape(player.title)}</p>'
+        f'<p class="tlbkit-summary">{escape(player.summary)}</p>{body}'
         f'<script type="application/json">{spec}</script></form>'
     )
 
@@ -98,8 +100,13 @@ def replay(player: "Replay") -> str:
         f"stand below, and the state after {player.at}.</p>"
         f'<div class="tlbkit-takes">{takes}</div>'
     )
-    content = {"at": player.at, "difference": player.difference, "films": films}
-    return _form("replay", player.title, player.summary, body, content)
+    content = {
+        "at": player.at,
+        "seed": player.seed,
+        "difference": player.difference,
+        "films": films,
+    }
+    return _form("replay", player, body, content)
 
 
 def turns(player: "Turns") -> str:
@@ -127,4 +134,4 @@ def turns(player: "Turns") -> str:
         ' aria-label="Steps so far"></ol></section></div>'
     )
     content = {**player.graph, "worst": player.worst()}
-    return _form("turns", player.title, player.summary, body, content)
+    return _form("turns", player, body, content)

@@ -4,8 +4,9 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.errors import InputError
+from tlbkit.observe.recording import Link
 from tlbkit.show.explorer import STATIC_PAGE
-from tlbkit.show.film import film, first_difference, state, weight
+from tlbkit.show.film import film, first_difference, slug, state, weight
 
 if TYPE_CHECKING:
     from tlbkit.observe.recording import Recording
@@ -23,9 +24,13 @@ class Replay:
         takes: Recordings by name, one or two; the same steps of both are shown side by
             side.
         at: The position to begin at: how many steps lie behind.
+        name: Of the scenario, for addresses; the title if not given.
+        seed: Of what was left to chance in it; 0 where nothing was.
 
     Attributes:
         title: As given.
+        name: As an address spells it.
+        seed: As given.
         names: Of the recordings.
         films: What is shown of each; see :mod:`tlbkit.show.film`.
         at: As given.
@@ -36,11 +41,19 @@ class Replay:
     """
 
     def __init__(
-        self, title: str, takes: "dict[str, Recording]", *, at: int = 0
+        self,
+        title: str,
+        takes: "dict[str, Recording]",
+        *,
+        at: int = 0,
+        name: str = "",
+        seed: int = 0,
     ) -> None:
         if len(takes) not in (1, 2):
             raise InputError(f"{len(takes)} recordings: a replay shows one or two")
         self.title = title
+        self.name = slug(name or title)
+        self.seed = seed
         self.names = tuple(takes)
         self.films: tuple[Film, ...] = tuple(map(film, takes.values()))
         longest = max(len(one["steps"]) for one in self.films)
@@ -65,6 +78,14 @@ class Replay:
                 else f"first difference at step {self.difference + 1}"
             )
         return "; ".join(parts) + "."
+
+    def link(self, step: int) -> Link:
+        """Return the end of the address that leads to where *step* steps lie behind.
+
+        In the page the address follows the reader. A second player of the same name
+        is found there under ``#name-2``.
+        """
+        return Link(self.name, self.seed, step)
 
     def text(self) -> str:
         """Return the text rendering: all steps, and the state at the position."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlbkit.errors import InputError
 from tlbkit.show.explorer import STATIC_PAGE
-from tlbkit.show.film import weight
+from tlbkit.show.film import slug, weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -26,6 +26,7 @@ class Turns:
     Attributes:
         graph: As given.
         title: What it is about, in words.
+        name: The same, as an address spells it.
 
     Raises:
         InputError: It is something else.
@@ -39,6 +40,7 @@ class Turns:
             )
         self.graph = graph
         self.title: str = graph["title"]
+        self.name = slug(self.title)
 
     @property
     def summary(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tlbkit.errors import InputError
+from tlbkit.observe.recording import Link
 from tlbkit.show import Replay, Turns
 from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.player_live import replay_widget, turns_widget
@@ -87,6 +88,18 @@ def test_a_widget_goes_where_its_buttons_say():
     film = player.films[0]
     cpu, text, _, _ = film["steps"][player.difference]
     assert f"CPU {cpu}: {film['texts'][text]}" in status.value
+
+
+def test_the_page_gets_what_its_links_name(monkeypatch):
+    """Scenario and seed of a link stand in the page, and come back from the link."""
+    takes = {"one": some_recording(steps=[("write", 0, 0)])}
+    player = Replay("One <write>", takes, name="move source", seed=7)
+    html, content = spec(player, monkeypatch)
+    link = Link.parse(f"https://host/page.html{player.link(3)}")
+    assert link == Link("move-source", 7, 3)
+    assert f'data-name="{link.scenario}"' in html
+    assert content["seed"] == link.seed
+    assert Replay("One <write>", takes).link(0) == Link("one-write", 0, 0)
 
 
 @pytest.mark.parametrize("takes", [0, 3])
