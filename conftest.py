@@ -1,12 +1,60 @@
 """What holds for all tests: none is timed, so none fails on a busy machine.
 
-The profile "nightly" looks for failures far longer; `TLBKIT_HYPOTHESIS` names it.
+`TLBKIT_HYPOTHESIS` names a profile. "nightly" looks for failures far longer; "mutation"
+tries few values, the same each time, and is content with the first that fails.
+
+``pytest --without "tlbi in dup_mmap"`` takes a thing out of every machine that the
+tests make, as `Machine.without` names it. A test that says itself what is taken out is
+skipped.
 """
 
 import os
+from collections.abc import Iterator
 
-from hypothesis import settings
+import pytest
+from hypothesis import Phase, settings
+
+from tlbkit.arm64.machine import Machine
 
 settings.register_profile("untimed", deadline=None)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
+settings.register_profile(
+    "mutation",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.load_profile(os.environ.get("TLBKIT_HYPOTHESIS", "untimed"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the command line name what is taken out."""
+    parser.addoption(
+        "--without",
+        metavar="POINT",
+        help='take this out of every machine, such as "dsb ish in flush_tlb_mm"',
+    )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without(pytestconfig: pytest.Config) -> Iterator[None]:
+    """Take out what the command line names, of every machine made from here on."""
+    point = pytestconfig.getoption("without")
+    if point is None:
+        yield
+        return
+
+    def read(machine: Machine) -> frozenset[str]:
+        taken_out: frozenset[str] = vars(machine)["without"]
+        return taken_out
+
+    def write(machine: Machine, _: frozenset[str]) -> None:
+        if "without" in vars(machine):
+            pytest.skip("this test says itself what is taken out")
+        vars(machine)["without"] = frozenset({point})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Machine, "without", property(read, write), raising=False)
+        yield
