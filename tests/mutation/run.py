@@ -251,9 +251,9 @@ class Mutation:
     def reach(self) -> dict[str, list[str]]:
         """Return which tests come by each point, the quickest first."""
         tests = list(self.items)
+        parts = 8 * self.jobs  # so that all end at about the same time
         tasks = {
-            str(first): partial(self.met, tests[first :: 8 * self.jobs])
-            for first in range(8 * self.jobs)
+            str(first): partial(self.met, tests[first::parts]) for first in range(parts)
         }
         found: dict[str, dict[str, float]] = defaultdict(dict)
         for _, part, _ in forked(tasks, self.jobs, 0):

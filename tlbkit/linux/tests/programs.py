@@ -15,13 +15,13 @@ from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.observe.sanitizer import Sanitizer
 
-model = replace(find_model({model!r}), bbml2_noabort={bbml2})
+model = replace(find_model({model!r}), bbml2_noabort={bbml2}, mte={mte})
 kernel = Kernel(Machine({cpus}, model), {version!r})
 kernel.huge_memory.enabled = {enabled!r}
 Sanitizer(kernel).start()
 kernel.swapfile.swapon(64)
 kernel.hugetlb.set_max_huge_pages({huge})
-pins = []
+pins, taken = [], []
 
 
 def pin(process, address):
@@ -29,10 +29,17 @@ def pin(process, address):
     pins.append(process.pin(address, 1, write=True))
 
 
+def take(process, address):
+    """Let a driver look at a page, and keep it."""
+    taken.append(process.get_pages(address, 1))
+
+
 def unpin():
-    """Let go of all pages that are pinned."""
+    """Let go of all pages that are pinned or taken."""
     while pins:
         kernel.gup.unpin_user_pages(pins.pop())
+    while taken:
+        kernel.gup.put_pages(taken.pop())
 
 
 def fail_after(number):
@@ -49,6 +56,7 @@ class Play:
         version: Name of the kernel.
         model: Name of the CPU model.
         bbml2: It bears two sizes of one translation at once.
+        mte: Its memory has tags.
         enabled: Who gets blocks.
         kib: Sizes of large folios that everybody gets.
         huge: Huge pages in the pool.
@@ -62,6 +70,7 @@ class Play:
         model="neoverse-v2",
         *,
         bbml2=False,
+        mte=False,
         enabled="never",
         kib=(),
         huge=2,
@@ -69,6 +78,7 @@ class Play:
         begin = _BEGIN.format(
             model=model,
             bbml2=bbml2,
+            mte=mte,
             cpus=self.CPUS,
             version=version,
             enabled=enabled,

@@ -4,7 +4,10 @@ A failure is shrunk, and printed as Python that can be pasted into a cell. How l
 search goes on is the profile's business: see CONTRIBUTING.md.
 """
 
+import inspect
+import re
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import note, settings
@@ -18,7 +21,9 @@ from hypothesis.stateful import (
 )
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_leaf, pte_present
+from tlbkit.linux.process import Process
 from tlbkit.linux.tests.programs import Play
+from tlbkit.linux.userfaultfd_fd import UserfaultFd
 from tlbkit.observe.sanitizer import audit
 
 PAGE = 4096
@@ -49,6 +54,18 @@ ADVICE = (
 )
 
 
+FEATURES = "'SIGBUS', 'MINOR_SHMEM'"
+REQUESTS = (
+    "copy",
+    "move",
+    "zeropage",
+    "continue_",
+    "writeprotect",
+    "wake",
+    "unregister",
+)
+
+
 class AnyProgram(RuleBasedStateMachine):
     """Processes, their areas, and everything that they may do."""
 
@@ -61,6 +78,7 @@ class AnyProgram(RuleBasedStateMachine):
         self.areas = {}
         self.count = 0
         self.fd = {}
+        self.files = ["f", "m"]
 
     # -- how a step is done ----------------------------------------------------------
 
@@ -68,8 +86,9 @@ class AnyProgram(RuleBasedStateMachine):
         model=st.sampled_from(models),
         enabled=st.sampled_from(["never", "always", "madvise"]),
         large=st.booleans(),
+        mte=st.booleans(),
     )
-    def begin(self, model, enabled, large):
+    def begin(self, model, enabled, large, mte):
         """Start the kernels, with one process.
 
         Large folios need a CPU that bears two sizes at once: without, mprotect may make
@@ -80,6 +99,7 @@ class AnyProgram(RuleBasedStateMachine):
                 version,
                 model,
                 bbml2=large,
+                mte=mte,
                 enabled=enabled,
                 kib=(16, 64) if large else (),
             )
@@ -91,7 +111,7 @@ class AnyProgram(RuleBasedStateMachine):
         self.do("p0.ftruncate(f, 0x8000)")
         self.do("p0.ftruncate(m, 0x8000)")
         self.areas["p0"] = {}
-        self.mmap(0, 2, "rw", "anonymous", private=True)
+        self.mmap(0, 2, "rw", "anonymous", private=True, file=0, mte=False)
 
     @contextmanager
     def told(self):
@@ -134,10 +154,12 @@ class AnyProgram(RuleBasedStateMachine):
         which=number,
         size=pages,
         rights=prot,
-        what=st.sampled_from(["anonymous", "anonymous", "shared", "f", "m", "huge"]),
+        what=st.sampled_from(["anonymous", "anonymous", "shared", "file", "huge"]),
         private=st.booleans(),
+        file=number,
+        mte=st.sampled_from([False, False, False, True]),
     )
-    def mmap(self, which, size, rights, what, private):
+    def mmap(self, which, size, rights, what, private, file, mte):
         """Map something new."""
         process, _, _ = self.pick(which, 0, 0)
         if len(self.areas[process]) >= AREAS:
@@ -146,8 +168,11 @@ class AnyProgram(RuleBasedStateMachine):
         if what == "huge":
             size = 512
             how = ", hugetlb=True" + ("" if private else ", shared=True")
-        if what in "fm":
-            how = f", fd={what}" + (", shared=True" if not private else "")
+        if what == "file":
+            how = f", fd={self.descriptor(file)}"
+            how += ", shared=True" if not private else ""
+        if mte:
+            how += ", mte=True"
         area = self.name("a")
         line = f"{process}.mmap({size * PAGE:#x}, {rights!r}{how})"
         if isinstance(self.do(line, area), int):
@@ -201,11 +226,91 @@ class AnyProgram(RuleBasedStateMachine):
         process, address, _ = self.pick(which, where, offset)
         self.do(f"{process}.msync({address}, {size * PAGE:#x})")
 
-    @rule(which=number, file=st.sampled_from("fm"), size=st.integers(0, 20))
+    @rule(
+        which=number,
+        where=number,
+        offset=at,
+        size=length,
+        flags=st.sampled_from([2, 4]),
+    )
+    def mbind(self, which, where, offset, size, flags):
+        """Move huge pages to other frames."""
+        process, address, _ = self.pick(which, where, offset)
+        self.do(f"{process}.mbind({address}, {size * PAGE:#x}, {flags})")
+
+    @rule(
+        which=number,
+        where=number,
+        offset=at,
+        size=length,
+        core=cpu,
+        what=st.sampled_from(["munmap", "mprotect", "madvise"]),
+    )
+    def thread(self, which, where, offset, size, core, what):
+        """Make a system call on another CPU."""
+        process, address, _ = self.pick(which, where, offset)
+        more = {"munmap": "", "mprotect": ", 'r'", "madvise": ", 'dontneed'"}[what]
+        thread = f"{process}.thread({core})"
+        self.do(f"{thread}.{what}({address}, {size * PAGE:#x}{more})")
+
+    # -- files -----------------------------------------------------------------------
+
+    def descriptor(self, which):
+        """A descriptor, which a process may have closed or never have had."""
+        return self.files[which % len(self.files)]
+
+    @rule(which=number, shared_memory=st.booleans())
+    def open(self, which, shared_memory):
+        """Open the file once more, or make one of shared memory."""
+        process, _, _ = self.pick(which, 0, 0)
+        if len(self.files) >= AREAS:
+            return
+        file = self.name("f")
+        line = (
+            f"{process}.memfd_create({file!r})"
+            if shared_memory
+            else f"{process}.open('f', create=True)"
+        )
+        if isinstance(self.do(line, file), int):
+            self.files.append(file)
+
+    @rule(which=number, file=number)
+    def close(self, which, file):
+        """Give a descriptor back."""
+        process, _, _ = self.pick(which, 0, 0)
+        self.do(f"{process}.close({self.descriptor(file)})")
+
+    @rule(which=number)
+    def unlink(self, which):
+        """Take the file's name away."""
+        process, _, _ = self.pick(which, 0, 0)
+        self.do(f"{process}.unlink('f')")
+
+    @rule(which=number, file=number, size=st.integers(0, 20))
     def ftruncate(self, which, file, size):
         """Give a file another size."""
         process, _, _ = self.pick(which, 0, 0)
-        self.do(f"{process}.ftruncate({file}, {size * PAGE:#x})")
+        self.do(f"{process}.ftruncate({self.descriptor(file)}, {size * PAGE:#x})")
+
+    @rule(which=number, file=number)
+    def fsync(self, which, file):
+        """Write a file back."""
+        process, _, _ = self.pick(which, 0, 0)
+        self.do(f"{process}.fsync({self.descriptor(file)})")
+
+    @rule(which=number, file=number, offset=at)
+    def pread(self, which, file, offset):
+        """Read a word of a file."""
+        process, _, _ = self.pick(which, 0, 0)
+        self.do(f"{process}.pread({self.descriptor(file)}, {offset * PAGE:#x})")
+
+    @rule(which=number, file=number, offset=at)
+    def pwrite(self, which, file, offset):
+        """Write a word to a file, perhaps beyond its end."""
+        process, _, _ = self.pick(which, 0, 0)
+        self.count += 1
+        line = f"{self.descriptor(file)}, {offset * PAGE:#x}, {self.count}"
+        self.do(f"{process}.pwrite({line})")
 
     # -- accesses --------------------------------------------------------------------
 
@@ -241,6 +346,14 @@ class AnyProgram(RuleBasedStateMachine):
         process, _, _ = self.pick(which, 0, 0)
         self.do(f"{process}.migrate({core})")
 
+    @rule(which=number, where=number, offset=at, tag=st.integers(0, 15))
+    def tag(self, which, where, offset, tag):
+        """Give memory a tag, and look whether it has it."""
+        process, address, _ = self.pick(which, where, offset)
+        self.do(f"{process}.store_tag({address}, {tag})")
+        self.do(f"{process}.load_tag({address})")
+        self.do(f"{process}.read_checked({address}, {tag})")
+
     # -- processes -------------------------------------------------------------------
 
     @rule(which=number, core=cpu)
@@ -261,6 +374,15 @@ class AnyProgram(RuleBasedStateMachine):
         self.do(f"{process}.exit()")
         del self.areas[process]
 
+    @precondition(lambda self: len(self.areas) > 1)
+    @rule(which=number, where=number, offset=at, size=length)
+    def kill(self, which, where, offset, size):
+        """Kill a process in the midst of a system call."""
+        process, address, _ = self.pick(which, where, offset)
+        self.do(f"{process}.kill()")
+        self.do(f"{process}.madvise({address}, {size * PAGE:#x}, 'populate_write')")
+        self.exit(which)
+
     @rule(which=number)
     def execve(self, which):
         """Begin another program."""
@@ -270,22 +392,33 @@ class AnyProgram(RuleBasedStateMachine):
 
     # -- userfaultfd -----------------------------------------------------------------
 
-    @rule(which=number, where=number, wp=st.booleans(), missing=st.booleans())
-    def register(self, which, where, wp, missing):
+    @rule(
+        which=number,
+        where=number,
+        wp=st.booleans(),
+        missing=st.booleans(),
+        minor=st.sampled_from([False, False, True]),
+    )
+    def register(self, which, where, wp, missing, minor):
         """Watch an area; a fault there is a signal."""
         process, address, area = self.pick(which, where, 0)
         if area is None:
             return
         if process not in self.fd:
             self.fd[process] = self.name("u")
-            self.do(f"{process}.userfaultfd('SIGBUS')", self.fd[process])
+            self.do(f"{process}.userfaultfd({FEATURES})", self.fd[process])
+        fd = self.fd[process]
         size = self.areas[process][area] * PAGE
-        line = f"{self.fd[process]}.register({address}, {size:#x}, "
-        self.do(line + f"missing={missing}, wp={wp})")
+        line = f"{fd}.register({address}, {size:#x}, "
+        self.do(line + f"missing={missing}, wp={wp}, minor={minor})")
 
-    def descriptor(self, process):
-        """The descriptor of a process that still lives, or nothing."""
-        return self.fd.get(process) if process in self.areas else None
+    @rule(which=number)
+    def release(self, which):
+        """Close a userfaultfd."""
+        process, _, _ = self.pick(which, 0, 0)
+        fd = self.fd.pop(process, None)
+        if fd is not None:
+            self.do(f"{fd}.close()")
 
     @rule(
         which=number,
@@ -294,24 +427,23 @@ class AnyProgram(RuleBasedStateMachine):
         source=number,
         begin=at,
         size=length,
-        what=st.sampled_from(["copy", "move", "zeropage", "protect", "unprotect"]),
+        what=st.sampled_from(REQUESTS),
         flag=st.booleans(),
     )
     def userfaultfd(self, which, where, offset, source, begin, size, what, flag):
         """Fill, move or protect watched pages."""
         process, to, _ = self.pick(which, where, offset)
         _, src, _ = self.pick(which, source, begin)
-        fd = self.descriptor(process)
+        fd = self.fd.get(process)
         if fd is None:
             return
-        line = {
-            "copy": f"copy({to}, {src}, {size * PAGE:#x}, wp={flag})",
-            "move": f"move({to}, {src}, {size * PAGE:#x}, allow_src_holes={flag})",
-            "zeropage": f"zeropage({to}, {size * PAGE:#x})",
-            "protect": f"writeprotect({to}, {size * PAGE:#x})",
-            "unprotect": f"writeprotect({to}, {size * PAGE:#x}, protect=False)",
-        }[what]
-        self.do(f"{fd}.{line}")
+        more = {
+            "copy": f"{src}, {size * PAGE:#x}, wp={flag}",
+            "move": f"{src}, {size * PAGE:#x}, allow_src_holes={flag}",
+            "continue_": f"{size * PAGE:#x}, wp={flag}",
+            "writeprotect": f"{size * PAGE:#x}, protect={flag}",
+        }.get(what, f"{size * PAGE:#x}")
+        self.do(f"{fd}.{what}({to}, {more})")
 
     # -- what the kernel does by itself ----------------------------------------------
 
@@ -320,6 +452,12 @@ class AnyProgram(RuleBasedStateMachine):
         """Let a device have a page."""
         process, address, _ = self.pick(which, where, offset)
         self.do(f"pin({process}, {address})")
+
+    @rule(which=number, where=number, offset=at)
+    def take(self, which, where, offset):
+        """Let a driver have a page."""
+        process, address, _ = self.pick(which, where, offset)
+        self.do(f"take({process}, {address})")
 
     @rule()
     def unpin(self):
@@ -396,6 +534,43 @@ class ShortOfMemory(AnyProgram):
     def fail(self, after):
         """Let one of the next allocations fail."""
         self.do(f"fail_after({after})")
+
+
+LEFT_OUT = {
+    "enter_kernel": "is no system call",
+    "open_device": "a driver has no file of these, and tests of its own",
+    "unpin": "a device may let go when the process is no more: `unpin` of a program",
+    "put_pages": "so may a driver",
+    "serve": "a fault is a signal here; who waits for an answer is `Watched`",
+    "used_by": "the same",
+    "read": "the same",
+}
+"""What no program does, of what a process and its userfaultfd can do."""
+
+
+def methods(owner):
+    """What a class lets its users do."""
+    return {
+        name
+        for kind in owner.__mro__
+        for name, member in vars(kind).items()
+        if inspect.isfunction(member) and not name.startswith("_")
+    }
+
+
+@pytest.mark.parametrize(
+    ("owner", "said", "besides"),
+    [
+        (Process, "process", ()),
+        (UserfaultFd, "fd", REQUESTS),
+    ],
+)
+def test_programs_make_every_system_call(owner, said, besides):
+    """Whatever a process can do, some rule does, or it says here why none does."""
+    here = Path(__file__)
+    texts = [file.read_text("utf-8") for file in (here, here.with_name("programs.py"))]
+    made = set(re.findall(rf"\b{said}\b\}}?\.(\w+)\(", "\n".join(texts)))
+    assert methods(owner) - made - set(besides) <= LEFT_OUT.keys()
 
 
 assert settings.default is not None
