@@ -31,6 +31,8 @@ from tlbkit.linux.include.uapi.asm_generic.errno import Signal
 from tlbkit.linux.kernel.kernel import Kernel
 from tlbkit.observe.sanitizer import Sanitizer
 
+assert settings.default is not None
+SOME = max(settings.default.max_examples // 20, 1)
 WORD = 0x200
 FAR = 1 << 40
 """Where no table is that the pages need too."""
@@ -283,14 +285,14 @@ def test_whoever_meets_keeps_the_rules(meeting):
     assert search(*meeting) is None
 
 
-@settings(max_examples=max(settings.default.max_examples // 20, 1))
+@settings(max_examples=SOME)
 @given(st.sampled_from(PAIRS))
 def test_any_two_keep_the_rules(pair):
     """The same holds whatever the pages are, and whatever two CPUs do to them."""
     assert search(*pair) is None
 
 
-@settings(max_examples=max(settings.default.max_examples // 20, 1))
+@settings(max_examples=SOME)
 @given(
     st.sampled_from(list(WHAT)),
     st.lists(st.sampled_from([name for name in DOES if name != "fork"]), max_size=3),
