@@ -207,6 +207,7 @@ class Tlb:
         if not whole:
             any_asid = operation.any_asid
             probes = self.sizes.every() if any_asid else self.sizes.of(asid)
+        told = "drop" in self._events.heard
         dropped: list[tuple[str, Entry | CachedTable]] = []
         for array in self.arrays:
             if not array.held:
@@ -224,7 +225,8 @@ class Tlb:
                     ):
                         del ways[key]
                         array.held -= 1
-                        dropped.append((array.name, held))
+                        if told:
+                            dropped.append((array.name, held))
                 continue
             entries: Iterable[Entry] = array
             if not whole:
@@ -244,7 +246,7 @@ class Tlb:
                     dropped.append((WALK_CACHE, cached))
         if whole and not spared:
             self._forget(operation, target)
-        if dropped and "drop" in self._events.heard:
+        if told and dropped:
             self._tell_drops(dropped, operation.name)
 
     def _forget(self, operation: Operation, target: Target) -> None:

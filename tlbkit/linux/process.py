@@ -160,12 +160,12 @@ class Thread:
     def read(self, address: int, *, cpu: int | None = None) -> int:
         """Load the 64-bit word at *address*, through the TLB of the thread's CPU."""
         core = self._enter(cpu)
-        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+        value = core.read(address)
+        faults = 0
+        while isinstance(value, Fault):
+            faults = self._abort(core, address, EL0_READ, value, faults)
             value = core.read(address)
-            if not isinstance(value, Fault):
-                return value
-            self._kernel.fault.do_mem_abort(self.mm, address, EL0_READ, value)
-        raise LivelockError(core.number, address)
+        return value
 
     def load_tag(self, address: int) -> int:
         """Return the allocation tag at *address*, as LDG does; 0 without PROT_MTE."""
@@ -196,24 +196,29 @@ class Thread:
     def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
         """Store the 64-bit word *value* at *address*."""
         core = self._enter(cpu)
-        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+        fault = core.write(address, value)
+        faults = 0
+        while fault is not None:
+            faults = self._abort(core, address, EL0_WRITE, fault, faults)
             fault = core.write(address, value)
-            if fault is None:
-                return
-            self._kernel.fault.do_mem_abort(
-                self._mm or self.mm, address, EL0_WRITE, fault
-            )
-        raise LivelockError(core.number, address)
 
     def execute(self, address: int, *, cpu: int | None = None) -> None:
         """Fetch an instruction from *address*."""
         core = self._enter(cpu)
-        for _ in range(_FAULTS_BEFORE_GIVING_UP):
+        fault = core.execute(address)
+        faults = 0
+        while fault is not None:
+            faults = self._abort(core, address, EL0_EXECUTE, fault, faults)
             fault = core.execute(address)
-            if fault is None:
-                return
-            self._kernel.fault.do_mem_abort(self.mm, address, EL0_EXECUTE, fault)
-        raise LivelockError(core.number, address)
+
+    def _abort(
+        self, core: Cpu, address: int, need: int, fault: Fault, faults: int
+    ) -> int:
+        """Have the fault of an access handled; return how many that makes."""
+        self._kernel.fault.do_mem_abort(self.mm, address, need, fault)
+        if faults + 1 == _FAULTS_BEFORE_GIVING_UP:
+            raise LivelockError(core.number, address)
+        return faults + 1
 
     # -- system calls ----------------------------------------------------------------
 

@@ -325,7 +325,7 @@ class MemoryFault(MemorySwapin):
             vma.mm.anonpages += nr
             self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, addr)
             self._kernel.swap.folio_add_lru(folio)
-        if pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
+        if vmf.orig_pte and pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
             entry = pte_mkuffd_wp(entry)
         if nr == 1:
             pgtable.set_pte(ptep, entry)
