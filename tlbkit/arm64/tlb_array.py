@@ -162,7 +162,9 @@ class TlbArray:
         self.held = 0
         self.refills = 0
         self.pieces = False
-        self.sets: list[dict[int, Entry]] = [{} for _ in range(geometry.sets)]
+        # One dictionary for all, as most sets of most CPUs never hold anything: `fill`
+        # gives a set its own.
+        self.sets: list[dict[int, Entry]] = [{}] * geometry.sets
         self.mask = geometry.sets - 1
         self.ways = geometry.ways
         self._overlaps = overlaps
@@ -203,6 +205,8 @@ class TlbArray:
             victim = ways.pop(key)
         elif len(ways) < self.ways:
             self.held += 1
+            if not ways:
+                self.sets[key & self.mask] = ways = {}
         elif self._random:
             victim = ways.pop(self._any(ways))
         else:

@@ -52,13 +52,13 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_wp,
     userfaultfd_wp_async,
 )
+from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.hugetlb.zap import HugetlbZap
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.hugetlbfs.inode import HugetlbfsInode
     from tlbkit.linux.include.linux.fs import AddressSpace
     from tlbkit.linux.include.linux.mm_types import Folio, VmArea
-    from tlbkit.linux.kernel.locking import SpinLock
 
 
 class HugetlbFault(HugetlbZap):
@@ -109,8 +109,12 @@ class HugetlbFault(HugetlbZap):
 
     def fault_mutex(self, inode: HugetlbfsInode, index: int) -> SpinLock:
         """Return the mutex of one huge page of a file; others may have the same."""
-        table = self.fault_mutex_table
-        return table[(inode.number * 31 + index) % len(table)]
+        number = (inode.number * 31 + index) % self.num_fault_mutexes
+        mutex = self.fault_mutex_table.get(number)
+        if mutex is None:
+            mutex = SpinLock(self._machine, f"hugetlb_fault_mutex {number:#x}")
+            self.fault_mutex_table[number] = mutex
+        return mutex
 
     def _unlock(self, vmf: VmFault, mutex: SpinLock, result: int) -> int:
         """Release the locks of a fault; return *result*."""

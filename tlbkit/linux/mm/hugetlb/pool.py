@@ -37,7 +37,8 @@ class HugetlbPool:
         hstates: One for each size of huge pages, smallest first.
         default_hstate: That of PMD leaves.
         hugetlb_lock: Protects the numbers.
-        fault_mutex_table: Keeps two faults from making the same page.
+        num_fault_mutexes: How many mutexes keep two faults from making the same page.
+        fault_mutex_table: Those of them that were ever taken, by number.
     """
 
     __slots__ = (
@@ -48,6 +49,7 @@ class HugetlbPool:
         "fault_mutex_table",
         "hstates",
         "hugetlb_lock",
+        "num_fault_mutexes",
     )
 
     def __init__(self, kernel: Kernel) -> None:
@@ -58,11 +60,8 @@ class HugetlbPool:
         self.hstates = tuple(Hstate(size, shift) for size in kernel.hugetlbpage.sizes)
         self.default_hstate = self.size_to_hstate(kernel.pgtable.pmd_size)
         self.hugetlb_lock = SpinLock(kernel.machine, "hugetlb_lock")
-        mutexes = 1 << (8 * len(kernel.machine.cpus) - 1).bit_length()
-        self.fault_mutex_table = tuple(
-            SpinLock(kernel.machine, f"hugetlb_fault_mutex {n:#x}")
-            for n in range(mutexes)
-        )
+        self.num_fault_mutexes = 1 << (8 * len(kernel.machine.cpus) - 1).bit_length()
+        self.fault_mutex_table: dict[int, SpinLock] = {}
 
     def size_to_hstate(self, size: int) -> Hstate:
         """Return the pool of a size in bytes; `InputError` says which there are."""
