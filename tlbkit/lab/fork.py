@@ -30,7 +30,7 @@ WRITERS: Final = Parameter(
     "writers", "Threads that write each page again", "threads", 1, (1, 2, 4, 8)
 )
 BOTH: Final = Parameter("both", "The child writes too", "", "no", ("no", "yes"))
-ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 4), most=8)
+ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 3), most=8)
 
 
 def _broadcasts(result: Result) -> int:
