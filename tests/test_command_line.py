@@ -166,7 +166,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "list, patches, run, at, litmus, gallery or mutate"),
+        ("", "list, patches, run, at, litmus, gallery, mutate or random"),
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),
@@ -250,6 +250,23 @@ def test_the_gallery_lists_every_point(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(told) + 2
     assert max(map(len, lines)) <= 132
+
+
+def test_random_walks_have_a_seed(capsys):
+    """The same seed tries the same schedules; what breaks one ends with status 1."""
+    asked = ["random", "protect", "--runs", "30", "--seed", "7", "--json"]
+    assert main(asked) == 0
+    once = capsys.readouterr().out
+    assert main(asked) == 0
+    assert capsys.readouterr().out == once
+    (walk,) = json.loads(once)
+    assert (walk["meeting"], walk["runs"], walk["error"]) == ("protect", 30, "")
+    without = ["--without", "dsb ish in flush_tlb_range_"]
+    assert main([*asked[:-1], *without]) == 1
+    shown = capsys.readouterr()
+    assert "can still use" in shown.out
+    assert shown.err.startswith("tlbkit: seed 7 breaks 1")
+    assert main(["random", "protekt"]) == 2
 
 
 def test_a_mutant_is_judged_anew(capsys):

@@ -113,6 +113,33 @@ def parser() -> Parser:
         help="as the gallery names it; default all",
     )
     _add_json(one)
+
+    one = command("random", "Run meetings of the gallery by chance, for long.", _random)
+    one.add_argument(
+        "meetings", nargs="*", metavar="MEETING", help="by name; default all"
+    )
+    one.add_argument(
+        "--seed",
+        type=int,
+        default=1,
+        metavar="N",
+        help="the same seed tries the same schedules; default %(default)s",
+    )
+    one.add_argument(
+        "--runs",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="how many schedules of each meeting; default %(default)s",
+    )
+    one.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="POINT",
+        help="take it out, as the gallery names it; may be repeated",
+    )
+    _add_json(one)
     return top
 
 
@@ -138,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
-        "give a command: list, patches, run, at, litmus, gallery or mutate"
+        "give a command: list, patches, run, at, litmus, gallery, mutate or random"
     )
 
 
@@ -351,6 +378,38 @@ def _print_verdicts(
         for one in found
     ]
     print(table(["without", "flow", "verdict", "steps", "chapter"], rows))
+
+
+# -- random --------------------------------------------------------------------------
+
+
+def _random(asked: argparse.Namespace) -> None:
+    try:
+        from tlbkit.lab.gallery import chance  # noqa: PLC0415 - needs greenlet
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"random needs {error.name}: pip install {error.name}"
+        ) from None
+    found = chance.walks(asked.seed, asked.runs, asked.meetings or None, asked.without)
+    if asked.json:
+        _print_json([one.to_json() for one in found])
+    else:
+        rows = [
+            [one.meeting, f"{one.runs:,}", f"{one.steps:,}", one.error or "nothing"]
+            for one in found
+        ]
+        print(table(["meeting", "schedules", "steps", "what broke"], rows))
+    wrong = [one.error for one in found if one.error]
+    wrong += [crossing for one in found for crossing in one.crossings]
+    if wrong:
+        raise BrokenError(asked.seed, wrong)
+
+
+class BrokenError(TlbkitError):
+    """Schedules tried by chance broke a rule, or took locks crosswise."""
+
+    def __init__(self, seed: int, wrong: Sequence[str]) -> None:
+        super().__init__(f"seed {seed} breaks {len(wrong)}: {wrong[0]}")
 
 
 class SurvivorError(TlbkitError):

@@ -1,11 +1,12 @@
 """How fast the hot paths are, beside others that do the same, in one run.
 
-    python tests/benchmark/run.py [--only {kernel,walks,traces}]
+    python tests/benchmark/run.py [--only {kernel,walks,traces,search,gallery}]
 
 Needs the ``bench`` extra (pycachesim compiles C). A ratio from one run can be quoted;
 a rate depends on the machine, and on what else it does. Time is that of this process
 alone. What is compared takes turns, round by round, so that both meet the same weather,
-and the median round of each counts; but the million pages are gone through once.
+and the median round of each counts; but the million pages are gone through once, and
+the gallery, which takes all cores and a minute or more, is searched once.
 
 What a walk is held against, on the same tables and addresses, each in its turn:
 
@@ -23,10 +24,12 @@ import resource
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import harmonic_mean, median
-from time import process_time
+from time import perf_counter, process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +48,11 @@ from tlbkit.arm64.registers import MAIR, PAR
 from tlbkit.arm64.tests.test_trace import golden_cpu, golden_pages
 from tlbkit.arm64.trace import count, replay
 from tlbkit.arm64.walk import walk
+from tlbkit.explore.scheduler import Scenario, World
+from tlbkit.explore.search import explore
 from tlbkit.lab.bare import NORMAL_MEMORY, Tables
+from tlbkit.lab.gallery.judge import mutate
+from tlbkit.lab.gallery.meetings import MEETINGS
 from tlbkit.linux.process import Process
 
 PASSES = 5
@@ -250,7 +257,37 @@ def kernel() -> Iterator[Row]:
 
 
 # The kernel comes first: memory that others gave back would not be counted.
-PARTS = {part.__name__: part for part in (kernel, walks, traces)}
+def search() -> Iterator[Row]:
+    """Steps of the explorer in a second: with no rule, and under all of them."""
+    meeting = MEETINGS["first touch"].scenario()
+
+    def no_rule() -> World:
+        return replace(meeting(), rules=lambda _: nullcontext())
+
+    def anew() -> World:
+        return replace(meeting(), again=False)
+
+    def steps(scenario: Scenario) -> int:
+        return explore(scenario, preemptions=1, loads=True).steps
+
+    worlds = no_rule, meeting, anew
+    bare, ruled, made_anew = rates(
+        PASSES, *(partial(steps, scenario) for scenario in worlds)
+    )
+    yield Row("explorer, steps, no rule", bare, target=">= 20,000/s")
+    peer = "a kernel a schedule"
+    yield Row("explorer, steps, all rules", ruled, peer, made_anew, ">= 20,000/s")
+
+
+def gallery() -> Iterator[Row]:
+    """Verdicts in a second, on all cores, by the clock on the wall."""
+    start = perf_counter()
+    found = len(mutate())
+    taken = perf_counter() - start
+    yield Row(f"{found} verdicts, {taken:.0f} s", found / taken, target="<= 120 s")
+
+
+PARTS = {part.__name__: part for part in (kernel, walks, traces, search, gallery)}
 
 
 def main() -> None:

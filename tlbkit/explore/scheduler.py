@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from greenlet import greenlet
 
 from tlbkit.errors import InputError, TlbkitError
-from tlbkit.explore.locks import HeldLocks
+from tlbkit.explore.locks import HeldLocks, LockOrders
 from tlbkit.explore.rewind import Snapshot
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 
@@ -138,6 +138,7 @@ class Run:
             goes on, which is one of `enabled`. May raise `StopRunError`.
         kinds: Events that end a step; all if not given.
         loads: Tells of loads, which end a step too.
+        orders: Is told in which orders locks are taken.
 
     Attributes:
         current: Index of the flow that has just run; -1 at the start.
@@ -173,6 +174,7 @@ class Run:
         decide: Callable[[Run], int],
         kinds: Collection[str] | None = None,
         loads: Loads | None = None,
+        orders: LockOrders | None = None,
     ) -> None:
         self.world = world
         self.current = -1
@@ -185,7 +187,8 @@ class Run:
         self._loads = loads
         self._looking = False
         self._waits: dict[int, tuple[Callable[[], bool], str]] = {}
-        self._held = HeldLocks()
+        names = {flow.cpu: flow.name for flow in world.flows}
+        self._held = HeldLocks(names, orders or LockOrders())
         self._over = False
         self._hub = greenlet.getcurrent()
         self._rules = world.rules(world.machine)
@@ -213,7 +216,6 @@ class Run:
         machine = self.world.machine
         try:
             with ExitStack() as stack:
-                stack.callback(machine.events.leave, self._held.hear)
                 stack.push(self._rules)
                 if self._loads is not None:
                     self._loads.step = self._load
@@ -221,6 +223,7 @@ class Run:
                     self._dispatch()
                 finally:
                     machine.events.schedule(None)
+                    machine.events.leave(self._held.hear)
                     machine.waiter = None
                     if self._loads is not None:
                         self._loads.step = None

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlbkit.explore.footprint import READ, UPDATE, WRITE, Notes, conflict, watching
 from tlbkit.explore.loads import watching_loads
+from tlbkit.explore.locks import LockOrders
 from tlbkit.explore.scheduler import Choice, Run, StopRunError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine
     from tlbkit.errors import TlbkitError
     from tlbkit.explore.loads import Loads
+    from tlbkit.explore.locks import Crossing
     from tlbkit.explore.rewind import Snapshot
     from tlbkit.explore.scheduler import Scenario, Schedule, World
 
@@ -72,6 +74,8 @@ class Search:
             there is a breach or no limit on the runs.
         runs: How many worlds were made.
         steps: How many steps were made in them.
+        crossings: Locks that flows took in orders that can end in a deadlock, seen over
+            all these schedules, even if none of them ended so.
     """
 
     breach: Breach | None
@@ -79,6 +83,7 @@ class Search:
     complete: bool
     runs: int
     steps: int
+    crossings: tuple[Crossing, ...] = ()
 
 
 def explore(
@@ -159,25 +164,45 @@ def shortest(
     return Shortest(name, breach, runs, steps)
 
 
-def wander(scenario: Scenario, random: Random, *, runs: int = 1000) -> Search:
+def wander(
+    scenario: Scenario, random: Random, *, runs: int = 1000, loads: bool = False
+) -> Search:
     """Try schedules at random: at each step any flow may go on.
 
     The same seed tries the same schedules. For flows too long to be searched.
+
+    Args:
+        scenario: Makes the world, the same each time.
+        random: Decides.
+        runs: How many schedules, at most: the first breach ends it.
+        loads: As `explore` says.
     """
-    steps = 0
-    for number in range(runs):
-        wanderer = _Wanderer(random)
-        run = Run(scenario(), wanderer.decide)
-        run.go()
-        steps += len(run.steps)
-        if run.error is not None:
-            breach = Breach(
-                tuple(wanderer.choices), wanderer.stops, tuple(run.steps), run.error
-            )
-            return Search(
-                breach, wanderer.stops, complete=False, runs=number + 1, steps=steps
-            )
-    return Search(None, 0, complete=False, runs=runs, steps=steps)
+    tried = steps = 0
+    breach: Breach | None = None
+    orders = LockOrders()
+    wanderer = _Wanderer(random)
+    run: Run | None = None
+    start: Snapshot | None = None
+    with watching_loads() if loads else nullcontext() as told:
+        while tried < runs and breach is None:
+            wanderer.set_out()
+            if run is not None and start is not None:
+                run.rewind(start)
+            else:
+                run = Run(scenario(), wanderer.decide, loads=told, orders=orders)
+                run.prepare()
+                start = run.snapshot({})
+            run.play()
+            tried += 1
+            steps += len(run.steps)
+            if run.error is not None:
+                schedule, made = tuple(wanderer.choices), tuple(run.steps)
+                breach = Breach(schedule, wanderer.stops, made, run.error, loads)
+    stops = breach.preemptions if breach is not None else 0
+    crossings = tuple(orders.crossings)
+    return Search(
+        breach, stops, complete=False, runs=tried, steps=steps, crossings=crossings
+    )
 
 
 class _Wanderer:
@@ -187,8 +212,14 @@ class _Wanderer:
 
     def __init__(self, random: Random) -> None:
         self._random = random
-        self._pace = random.choice((0.02, 0.1, 0.5))
+        self._pace = 0.0
         self.choices: list[Choice] = []
+        self.stops = 0
+
+    def set_out(self) -> None:
+        """Begin a new run."""
+        self._pace = self._random.choice((0.02, 0.1, 0.5))
+        self.choices = []
         self.stops = 0
 
     def decide(self, run: Run) -> int:
@@ -272,6 +303,7 @@ class _Plain:
         self.steps = 0
         self._stage: Run | None = None
         self._start: Snapshot | None = None
+        self._orders = LockOrders()
         self._slots: Mapping[property, MemberDescriptorType] = {}
 
     def search(self) -> Search:
@@ -281,7 +313,8 @@ class _Plain:
             if breach is not None or self._open[cost]:
                 break
         complete = not any(self._open[: cost + 1])
-        return Search(breach, cost, complete, self.runs, self.steps)
+        crossings = tuple(self._orders.crossings)
+        return Search(breach, cost, complete, self.runs, self.steps, crossings)
 
     def deepen(self, cost: int, limit: int = _ANY) -> Breach | None:
         """Try all schedules of *cost* preemptions; return the shortest that breaks.
@@ -312,7 +345,9 @@ class _Plain:
         if run is not None and self._start is not None:
             run.rewind(self._start)
             return run
-        run = self._stage = Run(self._world(), self._decide, loads=self._loads)
+        world = self._world()
+        run = Run(world, self._decide, loads=self._loads, orders=self._orders)
+        self._stage = run
         run.prepare()
         self._start = run.snapshot(self._slots)
         return run
