@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tlbkit.lab.parameter import Value
     from tlbkit.lab.run import Result
     from tlbkit.linux.process import Process
+    from tlbkit.observe.counters import Counts
     from tlbkit.patches.kernels import Kernel
 
 PAGES: Final = Parameter(
@@ -145,12 +146,21 @@ def compared(scenario: Scenario, settings: tuple[tuple[str, Value], ...]) -> Com
     return compare(scenario, dict(settings))
 
 
+def reach(counts: Counts) -> dict[str, int]:
+    """Return how many TLBIs go to all CPUs, how many do not, and the waits for all."""
+    everywhere = sum(n for form, n in counts.tlbi.items() if form.endswith("IS"))
+    return {
+        "TLBI to all CPUs": everywhere,
+        "TLBI, this CPU": counts.tlbi.total() - everywhere,
+        "waits for all": counts.dsb["ish"],
+    }
+
+
 def _quantities(result: Result) -> dict[str, Value | float]:
     """Return what the bars of a figure show."""
     counts = result.counts
     shown: dict[str, Value | float] = {
-        "TLBI": counts.tlbi.total(),
-        "DSB": counts.dsb.total(),
+        **reach(counts),
         "secondary TLB": counts.notifier,
     }
     if counts.faults:

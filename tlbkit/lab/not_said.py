@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tlbkit.arm64.machine import Machine
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.exploration import Exploration, menu
+from tlbkit.lab.flow import reach
 from tlbkit.lab.parameter import Parameter
 from tlbkit.observe.counters import Counts, counting
 from tlbkit.patches.kernels import Kernel
@@ -192,10 +193,6 @@ PAGES: Final = Parameter(
 )
 
 
-QUANTITIES: Final = ("TLBI to all CPUs", "TLBI, this CPU", "waits for all")
-"""What is compared: a wait is a barrier that TLBIs to all CPUs are waited for by."""
-
-
 def counted(case: str, version: str, model: str, pages: int) -> Counts:
     """Return what the operation of a case issues on one kernel and CPU."""
     wanted = CASES[case]
@@ -209,7 +206,7 @@ def counted(case: str, version: str, model: str, pages: int) -> Counts:
 class NotSaid(Exploration):
     """One case, on the kernel without the fast commits and with them.
 
-    Columns: ``quantity``, ``before``, ``after``: how much there is of `QUANTITIES`.
+    Columns: ``quantity``, ``before``, ``after``: what `tlbkit.lab.flow.reach` tells.
     """
 
     name = "not-said"
@@ -227,7 +224,7 @@ class NotSaid(Exploration):
         old, new = (
             counted(case, version, cpu, int(settings["pages"])) for version in VERSIONS
         )
-        before, after = _sums(old), _sums(new)
+        before, after = reach(old), reach(new)
         rows = [
             [f"{name} {which}", str(was[which]), str(now[which])]
             for name, was, now in (
@@ -236,27 +233,17 @@ class NotSaid(Exploration):
             )
             for which in sorted(was.keys() | now.keys())
         ]
-        less = [
-            name
-            for name, was, now in zip(QUANTITIES, before, after, strict=True)
-            if now < was
-        ]
+        less = [name for name in before if after[name] < before[name]]
         saved = (
             f"Fewer than before: {', '.join(less)}." if less else "Nothing is saved."
         )
         return Answer(
             columns={
-                "quantity": list(QUANTITIES),
-                "before": before,
-                "after": after,
+                "quantity": list(before),
+                "before": list(before.values()),
+                "after": list(after.values()),
             },
             header=["issued", *VERSIONS],
             rows=rows,
             text=f"{saved} {CASES[case].why}",
         )
-
-
-def _sums(counts: Counts) -> list[int]:
-    """Return how much there is of each of `QUANTITIES`."""
-    everywhere = sum(n for form, n in counts.tlbi.items() if form.endswith("IS"))
-    return [everywhere, counts.tlbi.total() - everywhere, counts.dsb["ish"]]
