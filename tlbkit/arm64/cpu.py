@@ -534,11 +534,14 @@ class Cpu:
         """Whether an interrupt would be taken now."""
         return not self._irqs_off
 
-    def irq_disable(self) -> None:
-        """Hold interrupts off; calls nest."""
+    def irq_disable(self) -> bool:
+        """Hold interrupts off; calls nest. False if that was taken out here."""
+        if self.machine.omits("irq"):
+            return False
         self._irqs_off += 1
         if "irq" in self._events.heard:
             self._events.emit(self.number, "irq", "off")
+        return True
 
     def irq_enable(self) -> None:
         """Undo one `irq_disable`; at the last, take the interrupts that were held."""

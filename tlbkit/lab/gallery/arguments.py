@@ -50,6 +50,29 @@ _SLOW: Final = (
     "out."
 )
 
+_FILE_FIRST: Final = (
+    "Whoever unmaps, protects or unshares huge pages holds the area's lock and "
+    "i_mmap_rwsem for writing, and whoever faults holds the area's lock for reading: "
+    "they keep each other out before they come to the table. Of a shared table only "
+    "the count and the way to it change, not the entries. Its lock is for who comes by "
+    "rmap to a private page, as migration does, and meets nobody here."
+)
+_ONE_FAULT: Final = (
+    "The fault mutex lets one fault at a time come to a huge page, and the area's lock "
+    "keeps out who unmaps or protects it. The table's lock is for who comes by rmap to "
+    "a private page, as migration does, and meets nobody here."
+)
+_SEEMS_EMPTY: Final = (
+    "One word is read. The lock makes the reader wait for somebody who has cleared the "
+    "entry and is about to store another one; whoever does so here holds the area's "
+    "lock as well, which the reader has."
+)
+_NUMBERS: Final = (
+    "The lock keeps the numbers of the pool in step with each other. In the model all "
+    "that is done to them under it is one step for other CPUs, so no schedule can come "
+    "between: numbers that software keeps are not torn apart here."
+)
+
 ARGUMENTS: Final[dict[str, str]] = {
     "FAULT_FLAG_TRIED in fix_spurious_fault": (
         "A retried fault that finds nothing to change is usually not stale: its "
@@ -59,12 +82,29 @@ ARGUMENTS: Final[dict[str, str]] = {
     "dsb nsh in local_flush_tlb_page": _RELAXED,
     "dsb nshst in local_flush_tlb_page": _RELAXED,
     "dsb nshst in local_flush_tlb_page_nonotify": _NO_STORE,
+    "lock PMD table in copy_huge_pte": _FORK_LOCK,
+    "lock PMD table in hugetlb_change_protection": _FILE_FIRST,
+    "lock PMD table in hugetlb_fault": _ONE_FAULT,
+    "lock PMD table in hugetlb_no_page": _ONE_FAULT,
+    "lock PMD table in hugetlb_pte_stable": _SEEMS_EMPTY,
+    "lock PMD table in hugetlb_unshare_pmds": _FILE_FIRST,
+    "lock PMD table in hugetlb_wp": _ONE_FAULT,
+    "lock PMD table in unmap_hugepage_range_": _FILE_FIRST,
     "lock PTE table in copy_pte_range": _FORK_LOCK,
     "lock PTE table in finish_fault": _PAGE_LOCKED,
     "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
     "lock PTE table in hold_folio": _LOOKED_AGAIN,
     "lock PTE table in map_ptes": _LOOKED_AGAIN,
     "lock anon_vma in anon_vma_trylock_write": _RMAP,
+    "lock hugetlb_lock in alloc_hugetlb_folio": _NUMBERS,
+    "lock hugetlb_lock in free_huge_folio": _NUMBERS,
+    "lock hugetlb_lock in hugetlb_acct_memory": _NUMBERS,
+    "lock hugetlb_lock in zap_huge_pte": _NUMBERS,
+    "lock i_mmap_rwsem in vma_link_file": (
+        "An area enters the file's tree. Whoever walks the tree and misses it finds "
+        "one table fewer to share, and makes its own. That the tree itself stays whole "
+        "is what the lock is for; in the model an area enters it in one step."
+    ),
     "lock i_mmap_rwsem in unmap_mapping_pages": (
         "It keeps areas from leaving the file's tree while truncation walks it. That "
         "takes an munmap at the same time, and no meeting has both."
@@ -74,16 +114,20 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock map_changing_lock in mwriteprotect_range": _CHANGING,
     "lock mmap_lock in uffd_lock_vma": _SLOW,
     "lock mmap_lock in uffd_move_lock": _SLOW,
-    "lock page_table_lock in pmd_install": (
-        "Two faults that install a table at one place are in one page here, whose "
-        "lock lets one of them wait. It takes two pages of one new table, and no "
-        "meeting has them."
-    ),
+    "lock page_table_lock in hugetlb_no_page": _ONE_FAULT,
+    "lock page_table_lock in hugetlb_pte_stable": _SEEMS_EMPTY,
+    "lock page_table_lock in unmap_hugepage_range_": _FILE_FIRST,
     "lock vma lock in vma_start_read_locked": (
         "Who gets here holds the mmap lock for reading, which already keeps out "
         "whoever changes areas; the area's lock goes on doing so once the mmap lock "
         "is dropped. The writer met here, mprotect, meets MOVE again at the table's "
         "lock."
+    ),
+    "pmd_val in gup_fast_pte_range": (
+        "A table that is freed is unhooked with empty entries. Only collapse unhooks a "
+        "full one; it then interrupts every CPU, so that walks that began before end, "
+        "and finds the page that they took held. The look at the entry above is older "
+        "than that interrupt, and one of the two is enough."
     ),
     "pte_same in _take_folio": _LOOKED_AGAIN,
     "pte_same in handle_pte_fault": (
@@ -104,6 +148,12 @@ ARGUMENTS: Final[dict[str, str]] = {
         "one who changes it is mprotect, and mprotect and MOVE meet again at the "
         "table's lock: whichever comes second finds what the first has left."
     ),
+    "write_protect_seq in gup_fast": (
+        "It takes a walk that began before fork, and takes its page between fork's look "
+        "for pins and the store that makes the entry read-only. In the model nothing is "
+        "loaded between the two, so they are one step. A walk that begins during fork "
+        "is met, and breaks: raw_seqcount_try_begin."
+    ),
 }
 """An argument for each point that can be taken out unharmed."""
 
@@ -117,9 +167,10 @@ _HELD: Final = (
     "GUP-fast."
 )
 
-_GUP_FAST: Final = (
-    "Walkers without a lock have meetings of their own, tlbkit.lab.gallery.walkers, in "
-    "worlds too large for this table. In the meetings here nobody pins pages."
+_NO_RMAP: Final = (
+    "The entry changes only under the area's lock, or under the fault mutex, which "
+    "this fault holds too. It takes who comes by rmap without either: migration of a "
+    "private huge page. No meeting has it."
 )
 
 NOT_MET: Final[dict[str, str]] = {
@@ -127,8 +178,24 @@ NOT_MET: Final[dict[str, str]] = {
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
     "mmap_changing in _mfill_locked": _NO_EVENTS,
     "mmap_changing in move_pages": _NO_EVENTS,
-    "pmd_val in gup_fast_pmd_leaf": _GUP_FAST,
-    "pmd_val in gup_fast_pte_range": _GUP_FAST,
+    "hugetlb_pte_stable in _handle_userfault": (
+        "It needs a huge page that a monitor is asked for, and another who fills it "
+        "meanwhile; no meeting has a monitor of huge pages."
+    ),
+    "hugetlb_pte_stable in hugetlb_no_page": (
+        "It needs a pool that is empty and an entry that changes, and the fault mutex "
+        "keeps those out that could do both. The drop of the mutex while a page is "
+        "taken from a child is the exception; no meeting has it."
+    ),
+    "pte_same in _copy_pinned": (
+        "It needs a huge page that is pinned when its process forks, and an entry that "
+        "changes although fork holds the mmap lock."
+    ),
+    "pte_same in _take_from_children": (
+        "It needs an owner for whose copy no page is left, so that it takes its "
+        "child's, and lets go of its locks meanwhile."
+    ),
+    "pte_same in _wp_copy": _NO_RMAP,
     "pte_same in do_numa_page": (
         "It needs an entry hidden by NUMA balancing and a second fault on it; no "
         "meeting hides entries."
@@ -137,9 +204,8 @@ NOT_MET: Final[dict[str, str]] = {
         "It needs a marker that is out of date and a second fault on it; no meeting "
         "leaves markers behind."
     ),
-    "pte_val in gup_fast_pte_range": _GUP_FAST,
-    "pud_val in gup_fast_pud_leaf": _GUP_FAST,
-    "write_protect_seq in gup_fast": _GUP_FAST,
+    "pte_same in hugetlb_fault": _NO_RMAP,
+    "pte_same in hugetlb_no_page": _NO_RMAP,
     "pte_same in move_pages_ptes": (
         "It is met after a sleep on the lock of a page or of an anon_vma that "
         "somebody else holds; in the meetings the page's entry cannot change during "

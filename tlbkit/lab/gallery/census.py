@@ -6,7 +6,11 @@ A point is named as `Machine.without` names it, what and where:
   ``"dsb ish in flush_tlb_page"``;
 - all TLBIs that one caller wants: ``"tlbi in ptep_clear_flush"``;
 - a lock, by who takes it: ``"lock PTE table in wp_page_copy"``;
-- an interrupt to other CPUs: ``"ipi in tlb_remove_table_sync_one"``;
+- an interrupt to other CPUs, by who sends it and by who wants it sent:
+  ``"ipi in tlb_remove_table_sync_one"``, ``"ipi in tlb_flush_unshared_tables"``;
+- interrupts held off, by who does so: ``"irq in gup_fast"``;
+- the wait of RCU before something is freed, by who leaves it to RCU:
+  ``"call_rcu in tlb_flush_mmu"``;
 - a check that is made again once a lock is held: ``"pte_same in wp_page_copy"``.
 """
 
@@ -15,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import dis
 import sys
+from itertools import islice
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Final
 
@@ -33,7 +38,13 @@ if TYPE_CHECKING:
 
 KERNEL: Final = ("tlbkit.linux.", "tlbkit.patches.")
 _FLUSHES: Final = "tlbkit.linux.arch.arm64.include.asm.tlbflush"
-_HELPERS: Final = ("tlbkit.linux.kernel.locking", "tlbkit.linux.mm.mmu_notifier")
+_HELPERS: Final = (
+    "tlbkit.linux.kernel.locking",
+    "tlbkit.linux.kernel.rcu",
+    "tlbkit.linux.kernel.smp",
+    "tlbkit.linux.mm.mmu_notifier",
+)
+_KINDS: Final = frozenset({"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu"})
 _PREEMPTIONS: Final = 1
 
 
@@ -115,7 +126,7 @@ def points_of(meeting: Meeting) -> frozenset[str]:
     def make() -> World:
         world = scenario()
         events = world.machine.events
-        events.listen(hear, {"tlbi", "dsb", "isb", "ipi", "lock"})
+        events.listen(hear, _KINDS)
 
         def finish() -> None:
             events.leave(hear)  # what comes now is no part of the meeting
@@ -143,7 +154,13 @@ def _named(event: Event, frame: FrameType | None) -> Iterator[str]:
             yield f"dsb {event.what} in {function}"
         case "lock" if event.new != "released":
             yield f"lock {kind_of(event.what.name)} in {function}"
-        case "isb" | "ipi":
+        case "ipi":
+            yield f"ipi in {function}"
+            for _, caller in islice(places, 1):
+                yield f"ipi in {caller}"
+        case "irq" if event.what == "off":
+            yield f"irq in {function}"
+        case "isb" | "call_rcu":
             yield f"{event.kind} in {function}"
 
 

@@ -79,11 +79,27 @@ class UnnoticedWriteError(TlbkitError):
         super().__init__(f"{address:#x} was written while it was write-protected")
 
 
+class KilledError(TlbkitError):
+    """A thread is killed for an access that it may make."""
+
+    def __init__(self, cpu: int, signal: str) -> None:
+        super().__init__(
+            f"the thread on CPU {cpu} is killed, and did nothing: {signal}"
+        )
+
+
 class LeakError(TlbkitError):
     """Frames are in use after everybody has gone."""
 
     def __init__(self, frames: int) -> None:
         super().__init__(f"{frames} frames leaked: nobody is left who could free them")
+
+
+class BrokenPromiseError(TlbkitError):
+    """A pool keeps huge pages back for somebody who does not exist."""
+
+    def __init__(self, pages: int) -> None:
+        super().__init__(f"{pages} huge pages are promised, and nobody is left")
 
 
 @dataclass
@@ -148,6 +164,7 @@ class Stage:
             words = [_peek(process, address, cpu) for cpu in cpus]
             if len(set(words)) > 1:
                 raise DisagreementError(address, words)
+        kernel.page_alloc.fail = None
         for check in self.ends:
             check()
         for one in tuple(kernel.processes):
@@ -157,6 +174,12 @@ class Stage:
         kernel.rcu.quiesce()
         if kernel.page_alloc.in_use != BOOT_FRAMES:
             raise LeakError(kernel.page_alloc.in_use - BOOT_FRAMES)
+        for pool in kernel.hugetlb.hstates:
+            if pool.free_huge_pages != pool.nr_huge_pages:
+                used = pool.nr_huge_pages - pool.free_huge_pages
+                raise LeakError(used << pool.order)
+            if pool.resv_huge_pages:
+                raise BrokenPromiseError(pool.resv_huge_pages)
 
 
 def _peek(process: Process, address: int, cpu: int) -> int:
@@ -234,7 +257,7 @@ def _touched(stage: Stage, pages: int = 1) -> tuple[Process, Thread, int]:
     return process, thread, base
 
 
-def _forbidden(process: Process, address: int) -> None:
+def expect_no_write(process: Process, address: int) -> None:
     """Hold a process to a protection that takes writing away."""
     try:
         process.write(address, 0)
@@ -247,7 +270,7 @@ def _protect(stage: Stage) -> None:
     process, thread, base = _touched(stage)
     stage.flow("mprotect(r)", 0, lambda: process.mprotect(base, PAGE, "r"))
     stage.writer(thread, base, times=2)
-    stage.ends.append(lambda: _forbidden(process, base))
+    stage.ends.append(lambda: expect_no_write(process, base))
 
 
 def _untouched(stage: Stage) -> tuple[Process, Thread, int]:
@@ -265,7 +288,7 @@ def _protect_untouched(stage: Stage) -> None:
     process, thread, base = _untouched(stage)
     stage.flow("mprotect(r)", 0, lambda: process.mprotect(base, PAGE, "r"))
     stage.writer(thread, base)
-    stage.ends.append(lambda: _forbidden(process, base))
+    stage.ends.append(lambda: expect_no_write(process, base))
 
 
 def _unmap_untouched(stage: Stage) -> None:
@@ -336,7 +359,7 @@ def _shared(stage: Stage) -> tuple[Process, Thread, int]:
 
 def _fork_and_unmap(stage: Stage) -> None:
     process, thread, base = _touched(stage)
-    stage.flow("fork", 0, lambda: _quiet(process.fork, 0))
+    stage.flow("fork", 0, lambda: quiet(process.fork, 0))
     stage.flow("munmap", 1, lambda: thread.munmap(base, PAGE))
 
 
@@ -401,7 +424,7 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
     fd = process.userfaultfd()
     fd.register(target, pages * PAGE)
     fd.serve(None)
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, pages * PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, pages * PAGE))
     last = (pages - 1) * PAGE
     if thread_at == "destination":
         stage.writer(thread, target + last, times=2)
@@ -423,7 +446,8 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
     stage.ends.append(kept)
 
 
-def _quiet(call: Callable[..., object], *arguments: int) -> None:
+def quiet(call: Callable[..., object], *arguments: int) -> None:
+    """Make a call whose answer nobody needs."""
     call(*arguments)
 
 
@@ -433,10 +457,8 @@ def _moves(stage: Stage) -> None:
     fd = process.userfaultfd()
     fd.register(target, PAGE)
     other = fd.used_by(thread)
-    stage.flow("UFFDIO_MOVE on CPU 0", 0, lambda: _quiet(fd.move, target, base, PAGE))
-    stage.flow(
-        "UFFDIO_MOVE on CPU 1", 1, lambda: _quiet(other.move, target, base, PAGE)
-    )
+    stage.flow("UFFDIO_MOVE on CPU 0", 0, lambda: quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_MOVE on CPU 1", 1, lambda: quiet(other.move, target, base, PAGE))
 
 
 def _move_and_protect(stage: Stage) -> None:
@@ -444,7 +466,7 @@ def _move_and_protect(stage: Stage) -> None:
     target = process.mmap(PAGE)
     fd = process.userfaultfd()
     fd.register(target, PAGE)
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, PAGE))
     stage.flow("mprotect(r)", 1, lambda: thread.mprotect(base, PAGE, "r"))
 
 
@@ -453,7 +475,7 @@ def _move_and_unmap(stage: Stage) -> None:
     target = process.mmap(PAGE)
     fd = process.userfaultfd()
     fd.register(target, PAGE)
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, PAGE))
     stage.flow("munmap", 1, lambda: thread.munmap(base, PAGE))
 
 
@@ -512,8 +534,8 @@ def _move_and_fill(stage: Stage) -> None:
     fd = process.userfaultfd()
     fd.register(target, PAGE)
     other = fd.used_by(thread)
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
-    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, target, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: quiet(other.zeropage, target, PAGE))
 
 
 def _move_run_and_fill(stage: Stage) -> None:
@@ -523,8 +545,8 @@ def _move_run_and_fill(stage: Stage) -> None:
     fd.register(target, 2 * PAGE)
     other = fd.used_by(thread)
     last = target + PAGE
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, 2 * PAGE))
-    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, last, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, 2 * PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: quiet(other.zeropage, last, PAGE))
 
 
 def _move_zeros(stage: Stage) -> None:
@@ -547,7 +569,7 @@ def _move_zeros(stage: Stage) -> None:
         if wrote and wrote[-1] not in words:
             raise LostWriteError(1, base, wrote[-1], words[0])
 
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, PAGE))
     stage.flow("thread on CPU 1 writes", 1, write)
     stage.ends.append(kept)
 
@@ -557,7 +579,7 @@ def _move_and_unmap_target(stage: Stage) -> None:
     target = process.mmap(PAGE)
     fd = process.userfaultfd()
     fd.register(target, PAGE)
-    stage.flow("UFFDIO_MOVE", 0, lambda: _quiet(fd.move, target, base, PAGE))
+    stage.flow("UFFDIO_MOVE", 0, lambda: quiet(fd.move, target, base, PAGE))
     stage.flow("munmap", 1, lambda: thread.munmap(target, PAGE))
 
 
@@ -581,7 +603,7 @@ def _unfold(stage: Stage) -> None:
 
 def _fork_contiguous(stage: Stage) -> None:
     process, thread, base = _contiguous(stage)
-    stage.flow("fork", 0, lambda: _quiet(process.fork, 0))
+    stage.flow("fork", 0, lambda: quiet(process.fork, 0))
     stage.writer(thread, base)
     stage.watched.append((process, base + 8))
 
@@ -592,8 +614,8 @@ def _fills(stage: Stage) -> None:
     fd = process.userfaultfd()
     fd.register(target, PAGE)
     other = fd.used_by(thread)
-    stage.flow("UFFDIO_COPY", 0, lambda: _quiet(fd.copy, target, base, PAGE))
-    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: _quiet(other.zeropage, target, PAGE))
+    stage.flow("UFFDIO_COPY", 0, lambda: quiet(fd.copy, target, base, PAGE))
+    stage.flow("UFFDIO_ZEROPAGE", 1, lambda: quiet(other.zeropage, target, PAGE))
 
 
 _CONTPTE: Final = "book/machine/tlb.md"

@@ -21,7 +21,7 @@ from tlbkit.linux.include.linux.mm_types import ptdesc_pmd_is_shared
 from tlbkit.linux.kernel.kernel import PARTS, Kernel
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from tlbkit.arm64.models import CpuModel
     from tlbkit.explore.scheduler import Scenario
@@ -93,9 +93,12 @@ class Sharers:
         assert pmdp is not None
         table = self.kernel.hugetlb.ptdesc(pmdp)
         self.kernel.machine.wait(lambda: not ptdesc_pmd_is_shared(table), "sharers")
-        self.stayer.munmap(BASE, HUGE)
-        self.stayer.mmap(HUGE, addr=BASE, fixed=True)
-        self.stayer.write(BASE, SECRET)
+        self.replace(BASE)
+
+    def replace(self, address: int) -> None:
+        """Put private memory of the stayer in the place of a huge page."""
+        self.stayer.mmap(HUGE, addr=address, fixed=True)
+        self.stayer.write(address, SECRET)
 
 
 def sharers(
@@ -109,13 +112,25 @@ def sharers(
     another mapping not far away, so that no table above is freed when they leave.
     """
     kernel = Kernel(Machine(max(number + 1, 3), model), parts)
+    return sharers_on(kernel, (2, *range(3, 1 + number), 1))
+
+
+def sharers_on(
+    kernel: Kernel, cpus: Sequence[int], touching: int | None = None
+) -> Sharers:
+    """Return processes that share a table on a kernel that is there.
+
+    Args:
+        kernel: The kernel.
+        cpus: Where they run, the first one, which stays, first.
+        touching: How many have used the pages, and so have the table; all if not given.
+    """
     kernel.hugetlb.set_max_huge_pages(2)
-    first = kernel.spawn(cpu=2)
+    first = kernel.spawn(cpu=cpus[0])
     first.mmap(GIB, addr=BASE, shared=True, hugetlb=True, noreserve=True, fixed=True)
     first.mmap(PAGE, addr=BASE + 2 * GIB, fixed=True)
-    between = (first.fork(cpu=cpu) for cpu in range(3, 1 + number))
-    processes = (first, *between, first.fork(cpu=1))
-    for process in processes:
+    processes = (first, *(first.fork(cpu=cpu) for cpu in cpus[1:]))
+    for process in processes[:touching]:
         process.read(BASE)
         process.read(BASE + HUGE)
     return Sharers(kernel, processes)

@@ -236,11 +236,17 @@ class RwSemaphore:
         self.writer = None
         self._say("released")
 
+    @property
+    def held(self) -> bool:
+        """Whether the running CPU has it in any way, or believes so."""
+        cpu = self.machine.running
+        return self.writer is cpu or cpu in (*self.readers, *self.believers)
+
     def assert_held(self) -> None:
         """Complain unless the running CPU has it, for reading or writing."""
-        cpu = self.machine.running
-        if self.writer is not cpu and cpu not in (*self.readers, *self.believers):
-            raise LockError(cpu.number, self.name, "must be held here and is not")
+        if not self.held:
+            cpu = self.machine.running.number
+            raise LockError(cpu, self.name, "must be held here and is not")
 
     @property
     def write_held(self) -> bool:

@@ -14,6 +14,11 @@ class Rcu:
     """Runs callbacks once every CPU has had interrupts on.
 
     A CPU with interrupts off is in a read section, so it holds callbacks back.
+
+    `Machine.without` can take the waiting out, as in ``"call_rcu in munmap"``: the
+    callback is run at once.
+
+    Events: ``call_rcu``; ``what`` are the numbers of the CPUs that are waited for.
     """
 
     __slots__ = ("_machine", "_waiting")
@@ -24,7 +29,14 @@ class Rcu:
 
     def call(self, callback: Callable[[], None]) -> None:
         """Run *callback* after a grace period: call_rcu()."""
-        readers = {cpu.number for cpu in self._machine.cpus if not cpu.irqs_on}
+        machine = self._machine
+        if machine.omits("call_rcu"):
+            callback()
+            return
+        readers = {cpu.number for cpu in machine.cpus if not cpu.irqs_on}
+        if "call_rcu" in machine.events.heard:
+            cpu = machine.running.number
+            machine.events.emit(cpu, "call_rcu", tuple(sorted(readers)))
         self._waiting.append((readers, callback))
         self.quiesce()
 

@@ -329,7 +329,9 @@ def test_hugetlb_counts_entries_and_no_statistics():
     """A huge page's entries are entire mappings; the node does not count them."""
     kernel = kernel_of()
     a, b = area_of(kernel), area_of(kernel)
-    folio: Any = kernel.page_alloc.alloc(9)
+    pool = kernel.hugetlb
+    pool.set_max_huge_pages(1)
+    folio: Any = pool.alloc_migrate_hugetlb_folio(pool.default_hstate)
     rmap = kernel.rmap
     rmap.hugetlb_add_new_anon_rmap(folio, a, a.start)
     assert rmap.hugetlb_try_dup_anon_rmap(folio, b, a)

@@ -105,7 +105,10 @@ class Tables:
         child = self.find(self.pfn(event.old))
         if child is not None and event.what in child.parents:
             child.parents.discard(event.what)
-            if not child.parents:
+            if child.parents:  # it was shared, and is somebody else's from now on
+                left = self.find(min(child.parents) >> self._shift)
+                child.mm = None if left is None else left.mm
+            else:
                 child.unhooked = event.number
         return child
 

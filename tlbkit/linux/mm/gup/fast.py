@@ -94,13 +94,15 @@ class GupFast(GupSlow):
         meanwhile might be shared by now. So nothing is pinned across one.
         """
         seq = mm.write_protect_seq
-        if flags & FOLL_PIN and seq & 1:
-            return []  # a fork is at work
+        forking = flags & FOLL_PIN and seq & 1
+        if forking and not self._machine.skips("raw_seqcount_try_begin"):
+            return []
         pages: list[Page] = []
         cpu = self._machine.running
-        cpu.irq_disable()  # local_irq_save()
+        off = cpu.irq_disable()  # local_irq_save()
         self.gup_fast_pgd_range(mm, start, end, flags, pages)
-        cpu.irq_enable()  # local_irq_restore()
+        if off:
+            cpu.irq_enable()  # local_irq_restore()
         self._kernel.rcu.quiesce()
         forked = flags & FOLL_PIN and mm.write_protect_seq != seq
         if forked and not self._machine.skips("write_protect_seq"):

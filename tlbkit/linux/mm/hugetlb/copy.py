@@ -265,7 +265,8 @@ class HugetlbCopy(HugetlbChange):
             self.huge_pte_lockptr(child, target),
             self.huge_pte_lockptr(parent, source),
         ):
-            if huge.huge_ptep_get(source, h.size) != pte:
+            same = huge.huge_ptep_get(source, h.size) == pte
+            if not same and not self._machine.skips("pte_same"):
                 self.restore_reserve_on_error(h, child, addr, new)
                 self._kernel.swap.folio_put(new)
                 return 1

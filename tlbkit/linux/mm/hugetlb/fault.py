@@ -92,7 +92,7 @@ class HugetlbFault(HugetlbZap):
         vmf.ptl.acquire()
         locked: Folio | None = None
         result = 0
-        if self._pte_same(vmf):
+        if self._pte_same(vmf) or self._machine.skips("pte_same"):
             if self._write_protected(vmf):
                 vmf.ptl.release()
                 self._unlock(vmf, mutex, 0)
@@ -216,23 +216,34 @@ class HugetlbFault(HugetlbZap):
             if vmf.pgoff >= mapping.host.size >> h.shift:
                 return self._unlock(vmf, mutex, VM_FAULT_SIGBUS)
             if userfaultfd_missing(vma):
-                return self._ask(vmf, mutex, reason)
+                return self._handle_userfault(vmf, mutex, reason)
             anon = not vma.flags & VM_MAYSHARE
             folio = self._new_page(vmf, anon=anon)
             if folio is None:
-                result = VM_FAULT_SIGBUS if self.hugetlb_pte_stable(vmf) else 0
-                return self._unlock(vmf, mutex, result)
+                stable = self.hugetlb_pte_stable(vmf)
+                stable = stable or self._machine.skips("hugetlb_pte_stable")
+                return self._unlock(vmf, mutex, VM_FAULT_SIGBUS if stable else 0)
         elif userfaultfd_minor(vma):
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
-            return self._ask(vmf, mutex, reason)
-        return self._unlock(vmf, mutex, self._map(vmf, folio, anon=anon))
+            return self._handle_userfault(vmf, mutex, reason)
+        assert vmf.pte is not None
+        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
+        vmf.ptl.acquire()
+        if self._pte_same(vmf) or self._machine.skips("pte_same"):
+            return self._unlock(vmf, mutex, self._map(vmf, folio, anon=anon))
+        vmf.ptl.release()  # somebody was faster
+        if anon:
+            self.restore_reserve_on_error(h, vma, vmf.address, folio)
+        folio_unlock(self._machine, folio)
+        self._kernel.swap.folio_put(folio)
+        return self._unlock(vmf, mutex, 0)
 
-    def _ask(self, vmf: VmFault, mutex: SpinLock, reason: int) -> int:
+    def _handle_userfault(self, vmf: VmFault, mutex: SpinLock, reason: int) -> int:
         """Ask who watches the area: hugetlb_handle_userfault()."""
         stable = self.hugetlb_pte_stable(vmf)
         self._unlock(vmf, mutex, 0)
-        if not stable:
+        if not stable and not self._machine.skips("hugetlb_pte_stable"):
             return 0
         return self._kernel.fs_userfaultfd.handle_userfault(vmf, reason)
 
@@ -279,19 +290,11 @@ class HugetlbFault(HugetlbZap):
         mapping.ops.dirty_folio(mapping, folio)
 
     def _map(self, vmf: VmFault, folio: HugetlbFolio, *, anon: bool) -> int:
-        """Map a locked huge page, if nobody was faster, and unlock it."""
+        """Map a locked huge page, and unlock it and the table, which is locked too."""
         vma = vmf.vma
         h = self.hstate_vma(vma)
         assert vmf.pte is not None
-        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
-        vmf.ptl.acquire()
-        if not self._pte_same(vmf):
-            vmf.ptl.release()
-            if anon:
-                self.restore_reserve_on_error(h, vma, vmf.address, folio)
-            folio_unlock(self._machine, folio)
-            self._kernel.swap.folio_put(folio)
-            return 0
+        assert vmf.ptl is not None
         if anon:
             self._kernel.rmap.hugetlb_add_new_anon_rmap(folio, vma, vmf.address)
         else:
@@ -363,7 +366,7 @@ class HugetlbFault(HugetlbZap):
             vmf.ptl.release()
             new = self.alloc_hugetlb_folio(vma, vmf.address, cow_from_owner=from_owner)
             if new is not None:
-                result = self._copy(vmf, pte, old, new, unshare=unshare)
+                result = self._wp_copy(vmf, pte, old, new, unshare=unshare)
                 vmf.ptl.acquire()
                 return result
             self._kernel.swap.folio_put(old)
@@ -404,12 +407,12 @@ class HugetlbFault(HugetlbZap):
         assert vmf.ptl is not None
         vmf.ptl.acquire()
         vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-        return (
-            vmf.pte is not None
-            and self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size) == pte
+        return vmf.pte is not None and (
+            self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size) == pte
+            or self._machine.skips("pte_same")
         )
 
-    def _copy(
+    def _wp_copy(
         self,
         vmf: VmFault,
         pte: int,
@@ -435,7 +438,10 @@ class HugetlbFault(HugetlbZap):
             vmf.ptl,
         ):
             vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-            if vmf.pte is not None and huge.huge_ptep_get(vmf.pte, h.size) == pte:
+            if vmf.pte is not None and (
+                huge.huge_ptep_get(vmf.pte, h.size) == pte
+                or self._machine.skips("pte_same")
+            ):
                 copied = True
                 entry = self.make_huge_pte(vma, new, try_mkwrite=not unshare)
                 huge.huge_ptep_clear_flush(vma, vmf.address, vmf.pte, h.size)

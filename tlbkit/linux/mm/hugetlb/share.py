@@ -60,11 +60,9 @@ class HugetlbShare(HugetlbPool):
     def _before_i_mmap(self, vma: VmArea, lock: RwSemaphore) -> None:
         """Complain if i_mmap_rwsem is held: it comes after the lock of an area."""
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
-        cpu = self._machine.running
-        if i_mmap_rwsem.writer is cpu or cpu in i_mmap_rwsem.readers:
-            raise LockError(
-                cpu.number, lock.name, f"must be taken before {i_mmap_rwsem.name}"
-            )
+        if i_mmap_rwsem.held:
+            cpu = self._machine.running.number
+            raise LockError(cpu, lock.name, f"must be taken before {i_mmap_rwsem.name}")
 
     def hugetlb_vma_lock_read(self, vma: VmArea) -> None:
         """Keep the tables of *vma* from being unshared."""
@@ -137,11 +135,10 @@ class HugetlbShare(HugetlbPool):
         In an area that may share, its lock or i_mmap_rwsem is held: the table could be
         unshared, and then be reused, otherwise.
         """
-        if isinstance(vma.private_data, HugetlbVmaLock):
-            rwsem = self.mapping(vma).i_mmap_rwsem
-            cpu = self._machine.running
-            if rwsem.writer is not cpu and cpu not in rwsem.readers:
-                vma.private_data.rw_sema.assert_held()
+        lock = vma.private_data
+        i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        if isinstance(lock, HugetlbVmaLock) and not i_mmap_rwsem.held:
+            lock.rw_sema.assert_held()
         return self._kernel.hugetlbpage.huge_pte_offset(vma.mm, addr, size)
 
     def huge_entries(self, vma: VmArea, start: int, end: int) -> HugeEntries:
@@ -255,7 +252,8 @@ class HugetlbShare(HugetlbPool):
         if table is not None:
             ptdesc_pmd_pts_inc(table)
             with mm.page_table_lock:
-                if pte_none(self._pgtable.read(pudp)):
+                empty = pte_none(self._pgtable.read(pudp))
+                if empty or self._machine.skips("pud_none"):
                     self._pgtable.populate(pudp, table.pfn)
                     mm.pgtables[2] += 1
                 else:

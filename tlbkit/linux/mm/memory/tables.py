@@ -50,7 +50,10 @@ class MemoryTables:
         return mm.page_table_lock
 
     def _table_alloc(self, mm: MmStruct, entryp: int, level: int, name: str) -> bool:
-        """Point an empty entry to a new table at *level*; false without memory."""
+        """Point an empty upper entry to a new table at *level*; false without memory.
+
+        Source: __pmd_alloc() and __pud_alloc().
+        """
         if not pte_none(self._pgtable.read(entryp)):
             return True
         table = self._kernel.page_alloc.alloc_table(name)
@@ -58,7 +61,7 @@ class MemoryTables:
             return False
         with mm.page_table_lock:
             empty = pte_none(self._pgtable.read(entryp))
-            if empty or self._machine.skips("pmd_none"):
+            if empty or self._machine.skips("pud_present"):
                 self._pgtable.populate(entryp, table.pfn)
                 mm.pgtables[level] += 1
                 return True
@@ -88,12 +91,18 @@ class MemoryTables:
         """Make sure that *pmdp* points to a PTE table; false without memory."""
         if self._memory.read(pmdp):
             return True
-        return self._table_alloc(mm, pmdp, 3, "PTE table")
+        table = self._kernel.page_alloc.alloc_table("PTE table")
+        if table is None:
+            return False
+        if not self.pmd_install(mm, pmdp, table):
+            self._kernel.page_alloc.free(table)  # another CPU was first
+        return True
 
     def pmd_install(self, mm: MmStruct, pmdp: int, table: Folio) -> bool:
         """Point *pmdp* to a table that was set aside; false if it has one already."""
-        with mm.page_table_lock:
-            if not pte_none(self._pgtable.read(pmdp)):
+        with self.pmd_lockptr(pmdp):
+            empty = pte_none(self._pgtable.read(pmdp))
+            if not empty and not self._machine.skips("pmd_none"):
                 return False
             self._pgtable.populate(pmdp, table.pfn)
             mm.pgtables[3] += 1

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from tlbkit.linux.mm.rmap.unmap import RmapUnmap
 
 if TYPE_CHECKING:
+    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import LargeFolio, VmArea
 
 
@@ -32,9 +33,10 @@ class RmapHugetlb(RmapUnmap):
             self.set_page_anon_exclusive(folio, folio.pfn)
 
     def hugetlb_add_new_anon_rmap(
-        self, folio: LargeFolio, vma: VmArea, address: int
+        self, folio: HugetlbFolio, vma: VmArea, address: int
     ) -> None:
-        """Map a new private huge page for the first time."""
+        """Map a new private huge page for the first time: its promise is kept."""
+        folio.restore_reserve = False
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
         folio.entire_mapcount = 1
