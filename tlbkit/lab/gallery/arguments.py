@@ -148,12 +148,6 @@ ARGUMENTS: Final[dict[str, str]] = {
         "one who changes it is mprotect, and mprotect and MOVE meet again at the "
         "table's lock: whichever comes second finds what the first has left."
     ),
-    "write_protect_seq in gup_fast": (
-        "It takes a walk that began before fork, and takes its page between fork's look "
-        "for pins and the store that makes the entry read-only. In the model nothing is "
-        "loaded between the two, so they are one step. A walk that begins during fork "
-        "is met, and breaks: raw_seqcount_try_begin."
-    ),
 }
 """An argument for each point that can be taken out unharmed."""
 
