@@ -308,7 +308,7 @@ class MemoryCopy(MemoryNormal):
                 pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
                 pte = pte_wrprotect(pte)
             else:
-                # Read anew, as a pin by GUP-fast may come between: __ptep_set_wrprotect().
+                # Read anew: a pin by GUP-fast may come between, __ptep_set_wrprotect().
                 pte = pgtable.ptep_set_wrprotect_(source, pgtable.read(source))
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
