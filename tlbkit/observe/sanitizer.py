@@ -171,7 +171,7 @@ class Sanitizer:
             self._locks.take(event)
             return
         self._locks.release(event)
-        self._counts.released(event.what, self._locks.held[event.cpu], event)
+        self._counts.released(event.what, self._locks.held, event)
         self._coherence.released(event.what, event)
 
     def _alloc(self, event: Event) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tlbkit.errors import InputError
+from tlbkit.explore.scheduler import Choice
 from tlbkit.explore.search import explore, replay
 from tlbkit.lab.gallery import boards, judge, verdicts
 from tlbkit.lab.gallery.arguments import ARGUMENTS, NOT_MET
@@ -63,6 +64,13 @@ def test_a_meeting_is_set_back_and_not_made_anew(name):
     assert once == explore(
         lambda: replace(scenario(), again=False), preemptions=0, loads=True
     )
+
+
+def test_a_page_that_is_counted_and_not_stored_yet_is_in_hand():
+    """A resident set is not compared while another CPU is between count and entry."""
+    schedule = Choice(9, 1), Choice(13, 0), Choice(45, 1), Choice(54, 0)
+    run = replay(MEETINGS["move zeros"].scenario(), schedule, loads=True)
+    assert run.error is None
 
 
 @pytest.mark.parametrize("verdict", BREAKING, ids=lambda one: one.point)

@@ -22,7 +22,7 @@ from tlbkit.observe.rules.rule import Allowance, Report, Rule, Section
 from tlbkit.observe.rules.tables import LEAVES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Mapping
 
     from tlbkit.arm64.events import Event
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct
@@ -185,10 +185,19 @@ class Counts:
         self._sums[folio.pfn] = (folio, total)
         return total
 
-    def released(self, lock: object, held: Collection[object], event: Event) -> None:
-        """A lock was released; with no table locked, what was in hand is compared."""
+    def released(
+        self, lock: object, locks: Mapping[int, Collection[object]], event: Event
+    ) -> None:
+        """A lock was released; with no table locked, what was in hand is compared.
+
+        Args:
+            lock: Which.
+            locks: What each CPU still holds.
+            event: The release.
+        """
+        held = locks[event.cpu]
         if not held:
-            self._check_resident(event)
+            self._check_resident(event, locks)
         hand = self._in_hand.get(event.cpu)
         if not hand or not isinstance(lock, SpinLock):
             return
@@ -243,12 +252,22 @@ class Counts:
             f"{mm.filepages}, shmem {mm.shmempages}), and {pages} are mapped"
         )
 
-    def _check_resident(self, event: Event) -> None:
-        """A CPU has no lock any more: compare the resident sets that it changed."""
+    def _check_resident(
+        self, event: Event, locks: Mapping[int, Collection[object]]
+    ) -> None:
+        """A CPU has no lock any more: compare the resident sets that it changed.
+
+        Another one that has locked a table may have counted a page and not stored its
+        entry yet; then it is for that one to compare.
+        """
         hand = self._mm_in_hand.get(event.cpu)
         if not hand:
             return
         self._mm_in_hand[event.cpu] = {}
+        for cpu, held in locks.items():
+            if any(isinstance(other, SpinLock) for other in held):
+                self._mm_in_hand[cpu] = hand | self._mm_in_hand.get(cpu, {})
+                return
         for mm, store in hand.items():
             if any(mm in others for others in self._mm_in_hand.values()):
                 continue
