@@ -1,8 +1,8 @@
 """Laws of any two or three things that CPUs do to the same pages at once.
 
 What the pages are, and what each CPU does, comes from lists: nothing here knows which
-lock, flush or check keeps the CPUs apart. Many meetings are searched by the nightly
-profile; those named in `ALWAYS` by every run.
+lock, flush or check keeps the CPUs apart. The meetings named in `ALWAYS` are
+searched by every run, and a few of all others; the nightly profile looks at more.
 """
 
 from functools import partial
