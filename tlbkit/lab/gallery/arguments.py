@@ -72,6 +72,23 @@ _NUMBERS: Final = (
     "that is done to them under it is one step for other CPUs, so no schedule can come "
     "between: numbers that software keeps are not torn apart here."
 )
+_RMAP_ONLY: Final = (
+    "Who gets here holds the mmap lock for writing and has marked the area, so faults "
+    "and system calls stay out. The table's lock is for who comes by the page: reclaim "
+    "and migration, which take no lock of the address space. No meeting has one of "
+    "those at this place at this moment."
+)
+_COLLAPSE: Final = (
+    "The mmap lock keeps everybody else out, and the table is unhooked when its "
+    "entries are looked at for good. Reclaim by rmap and walkers without a lock are "
+    "left, and no meeting has them beside a collapse."
+)
+_ANON_VMA: Final = (
+    "The anon_vma's lock is between who moves entries and who looks for all entries "
+    "of a page. What a walk misses is found by the count of mappings, and the page "
+    "stays; that a walk goes wrong takes reclaim of a page just while it moves or is "
+    "collapsed, and no meeting has that for pages."
+)
 
 ARGUMENTS: Final[dict[str, str]] = {
     "FAULT_FLAG_TRIED in fix_spurious_fault": (
@@ -148,6 +165,42 @@ ARGUMENTS: Final[dict[str, str]] = {
         "one who changes it is mprotect, and mprotect and MOVE meet again at the "
         "table's lock: whichever comes second finds what the first has left."
     ),
+    "SWAP_HAS_CACHE in move_swap_pte": (
+        "Whoever reads the page in meanwhile finds the entry gone, and gives its copy "
+        "up: pte_same. Harm takes a copy that was mapped at the source, unmapped again "
+        "and stayed in the swap cache, all between the two looks of MOVE: then it "
+        "would say of itself that it is at the source. No meeting has that."
+    ),
+    "folio_ref_freeze in _remove_mapping": (
+        "Whoever has found the page in the swap cache by then waits for its lock, and "
+        "looks again under which slot it is known before it maps it. The frame stays "
+        "as long as somebody holds it: here reclaim gives up only its own references, "
+        "where the kernel gives the frame away."
+    ),
+    "ipi in smp_call_function": (
+        "It ends walks without a lock of a table that is unhooked. "
+        "tlbkit.lab.gallery.walkers has such walkers; none of them meets a collapse."
+    ),
+    "lock PMD table in change_huge_pmd": _RMAP_ONLY,
+    "lock PMD table in copy_huge_pmd": _RMAP_ONLY,
+    "lock PMD table in move_normal_pmd": _RMAP_ONLY,
+    "lock PTE table in move_ptes": _RMAP_ONLY,
+    "lock PMD table in collapse_huge_page": _COLLAPSE,
+    "lock PTE table in collapse_huge_page": _COLLAPSE,
+    "lock PTE table in hpage_collapse_scan_pmd": _COLLAPSE,
+    "lock anon_vma in anon_vma_lock_write": _ANON_VMA,
+    "lock anon_vma in try_to_unmap": _ANON_VMA,
+    "pte_same in move_pages_ptes": (
+        "It is met after a sleep on the lock of a page. What was read before is read "
+        "again under the locks of both tables: is_pte_pages_stable()."
+    ),
+    "tlbi in flush_tlb_batched_pending": (
+        "It is for who meets entries that reclaim has cleared and not flushed yet. In "
+        "the meetings reclaim is asked for by MADV_PAGEOUT, which holds the mmap lock: "
+        "mprotect, munmap and mremap wait until its flush is over. Reclaim that takes "
+        "no such lock, as kswapd, is in no meeting with them; beside it mprotect(r) "
+        "would return while another CPU can still write."
+    ),
 }
 """An argument for each point that can be taken out unharmed."""
 
@@ -200,10 +253,33 @@ NOT_MET: Final[dict[str, str]] = {
     ),
     "pte_same in hugetlb_fault": _NO_RMAP,
     "pte_same in hugetlb_no_page": _NO_RMAP,
-    "pte_same in move_pages_ptes": (
-        "It is met after a sleep on the lock of a page or of an anon_vma that "
-        "somebody else holds; in the meetings the page's entry cannot change during "
-        "that."
+    "collapse_huge_page_isolate in _collapse_locked": (
+        "It fails if a page gets another user between the scan and the second look; "
+        "that takes GUP-fast or reclaim beside a collapse, and no meeting has it."
+    ),
+    "folio_matches_swap_entry in _map_swapped": (
+        "It needs a page that leaves the swap cache while a fault waits for its lock. "
+        "In the meetings it only leaves with the fault that is faster, and then the "
+        "entry is another one too: pte_same."
+    ),
+    "folio_matches_swap_entry in move_swap_pte": (
+        "It needs a page that leaves the swap cache between the look at it and its "
+        "lock; in the meetings MOVE looks before the other one has read it."
+    ),
+    "pmd_same in do_huge_pmd_numa_page": (
+        "It needs a block hidden by NUMA balancing; no meeting hides entries."
+    ),
+    "pmd_trans_huge in change_huge_pmd": (
+        "mprotect holds the mmap lock for writing: only reclaim by rmap could take "
+        "the block away before it is locked, and no meeting has both."
+    ),
+    "pmd_trans_huge in copy_huge_pmd": (
+        "fork holds the mmap lock for writing: only reclaim by rmap could take the "
+        "block away before it is locked, and no meeting has both."
+    ),
+    "pmd_trans_huge in split_huge_pmd_locked": (
+        "It needs two at once who split one block; each split is 512 stores, too many "
+        "for this table."
     ),
 }
 """Checks of the code that no meeting comes by, each with what a meeting would need."""

@@ -190,7 +190,7 @@ def _peek(process: Process, address: int, cpu: int) -> int:
         return -1
 
 
-def _stored(process: Process, address: int) -> int:
+def stored(process: Process, address: int) -> int:
     """Return what is stored at an address by the tables, or -1 if no page is there."""
     machine = process.mm.mmap_lock.machine
     found = walk(machine.cpus[0].regime, machine.memory, address)
@@ -438,7 +438,7 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
             wrote.append(value)
 
     def kept() -> None:
-        words = [_stored(process, at) for at in (word, word - base + target)]
+        words = [stored(process, at) for at in (word, word - base + target)]
         if wrote and wrote[-1] not in words:
             raise LostWriteError(1, word, wrote[-1], words[0])
 
@@ -449,6 +449,101 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
 def quiet(call: Callable[..., object], *arguments: int) -> None:
     """Make a call whose answer nobody needs."""
     call(*arguments)
+
+
+def keeps(
+    stage: Stage,
+    process: Process,
+    thread: Thread,
+    word: int,
+    places: tuple[int, ...],
+    *,
+    times: int = 1,
+) -> None:
+    """Add a flow that writes to *word*; its last write must be in one of *places*.
+
+    Args:
+        stage: Where it goes.
+        process: Who looks in the end; a page in swap is read in for it.
+        thread: Who writes.
+        word: An address.
+        places: Addresses at which the page may be in the end.
+        times: How often.
+    """
+    wrote: list[int] = []
+
+    def write() -> None:
+        for value in range(0x200, 0x200 + times):
+            thread.write(word, value)
+            wrote.append(value)
+
+    def kept() -> None:
+        if wrote and all(_peek(process, at, 0) != wrote[-1] for at in places):
+            found = stored(process, places[0])
+            raise LostWriteError(thread.cpu, word, wrote[-1], found)
+
+    stage.flow(f"thread on CPU {thread.cpu} writes", thread.cpu, write)
+    stage.ends.append(kept)
+
+
+def given_up(
+    stage: Stage, process: Process, thread: Thread, base: int, length: int
+) -> None:
+    """Add a flow that gives pages up and has them reclaimed, and one that writes.
+
+    What is written once MADV_FREE has returned is kept; what was there before may go.
+    """
+    word = base + 8
+    freed: list[bool] = []
+    wrote: list[int] = []
+
+    def run() -> None:
+        process.madvise(base, length, "free")
+        freed.append(True)
+        process.madvise(base, length, "pageout")
+
+    def write() -> None:
+        late = bool(freed)
+        thread.write(word, 0x200)
+        if late:
+            wrote.append(0x200)
+
+    def kept() -> None:
+        found = _peek(process, word, 0)
+        if wrote and wrote[-1] != found:
+            raise LostWriteError(thread.cpu, word, wrote[-1], found)
+
+    stage.flow("MADV_FREE, then MADV_PAGEOUT", 0, run)
+    stage.flow(f"thread on CPU {thread.cpu} writes", thread.cpu, write)
+    stage.ends.append(kept)
+
+
+def reclaim(stage: Stage, base: int) -> None:
+    """Add a flow on CPU 0 that reclaims a page or block, as kswapd does.
+
+    It comes by the page, and takes no lock of the address space.
+
+    Args:
+        stage: Where it goes.
+        base: Where the process on CPU 0 maps it.
+    """
+    kernel = stage.kernel
+    kernel.swap.lru_add_drain_all()
+    found = walk(kernel.machine.cpus[0].regime, kernel.machine.memory, base)
+    assert not isinstance(found, Fault)
+    folio = kernel.page_alloc.folio_of(found.pa // PAGE)
+    vmscan = kernel.vmscan
+
+    def run() -> None:
+        if folio.refcount and vmscan.folio_isolate_lru(folio):
+            vmscan.reclaim_pages([folio])
+
+    stage.flow("reclaim", 0, run)
+
+
+def move_mapping(process: Process | Thread, old: int, length: int, new: int) -> None:
+    """Move a mapping to another address with mremap, whatever is there."""
+    process.mremap(old, length, length, maymove=True, fixed=True, new_address=new)
 
 
 def _moves(stage: Stage) -> None:
@@ -565,7 +660,7 @@ def _move_zeros(stage: Stage) -> None:
         wrote.append(2)
 
     def kept() -> None:
-        words = [_stored(process, at) for at in (base, target)]
+        words = [stored(process, at) for at in (base, target)]
         if wrote and wrote[-1] not in words:
             raise LostWriteError(1, base, wrote[-1], words[0])
 

@@ -229,7 +229,8 @@ class Khugepaged:
         with pte_ptl:
             result = self._check_ptes(vma, addr, pmd)
         kernel.rmap.anon_vma_unlock_write(vma.anon_vma)
-        if result is not ScanResult.SUCCEED:
+        failed = result is not ScanResult.SUCCEED
+        if failed and not self._machine.skips("collapse_huge_page_isolate"):
             with pmd_ptl:
                 pgtable.populate(pmdp, table.pfn)
             return result

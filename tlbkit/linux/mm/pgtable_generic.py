@@ -10,6 +10,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_valid,
     pte_valid_cont,
 )
+from tlbkit.linux.mm.page_alloc import BadPageError
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
@@ -133,7 +134,12 @@ class PgtableGeneric:
         """Return a page table that was kept for a block under *pmdp*'s table."""
         self._kernel.memory.pmd_lockptr(pmdp).assert_held()
         key = pmdp >> self._pgtable.page_shift
-        tables = self._deposited[key]
+        tables = self._deposited.get(key)
+        if tables is None:
+            pfn = pmdp >> self._pgtable.page_shift
+            raise BadPageError(
+                self._kernel.page_alloc.folio_of(pfn), "no table is kept for a block"
+            )
         table = tables.pop()
         if not tables:
             del self._deposited[key]

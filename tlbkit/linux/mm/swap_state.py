@@ -95,6 +95,7 @@ class SwapState:
         error = self._kernel.swapfile.swapcache_prepare(entry)
         if error:
             self._kernel.swap.folio_put(folio)
+            self._kernel.swapfile.wait_for_reader(entry)
             return error
         folio_trylock(folio)
         folio.flags |= PG_swapbacked

@@ -154,8 +154,12 @@ class Swapfile:
     # -- count -----------------------------------------------------------------------
 
     def swap_count(self, entry: SwpEntry) -> int:
-        """Return how many page-table entries stand for a slot: __swap_count()."""
-        return self._device(entry).swap_map[entry.offset]
+        """Return how many page-table entries stand for a slot: __swap_count().
+
+        0 for a free one: who asks may hold an entry that is out of date.
+        """
+        device = self.get_swap_device(entry)
+        return 0 if device is None else device.swap_map.get(entry.offset, 0)
 
     def swap_duplicate(self, entry: SwpEntry) -> None:
         """Count one more entry that stands for a slot."""
@@ -178,10 +182,24 @@ class Swapfile:
         device = self.get_swap_device(entry)
         if device is None or not device.swap_map.get(entry.offset):
             return -ENOENT
-        if entry.offset in device.cached:
+        cached = entry.offset in device.cached
+        if cached and not self._kernel.machine.skips("SWAP_HAS_CACHE"):
             return -EEXIST
         device.cached.add(entry.offset)
         return 0
+
+    def wait_for_reader(self, entry: SwpEntry) -> None:
+        """Let others run until nobody is just reading a slot in.
+
+        The kernel sleeps for a tick instead, and tries again.
+        """
+        device = self.get_swap_device(entry)
+        cache = self._kernel.swap_state.folios
+        if device is not None:
+            self._kernel.machine.wait(
+                lambda: entry.offset not in device.cached or entry in cache,
+                f"whoever reads slot {entry.offset} of swap device {entry.type}",
+            )
 
     def has_cache(self, entry: SwpEntry) -> bool:
         """Tell whether a folio has the contents of a slot, or is getting them."""

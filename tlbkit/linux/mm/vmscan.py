@@ -158,7 +158,10 @@ class Vmscan:
 
     def _remove_mapping(self, folio: Folio) -> bool:
         """Take a folio out of its file or the swap cache if nobody else holds it."""
-        if folio.refcount != 1 + folio.nr_pages or folio.flags & PG_dirty:
+        used = folio.refcount != 1 + folio.nr_pages
+        if used and not self._machine.skips("folio_ref_freeze"):
+            return False
+        if folio.flags & PG_dirty:
             return False
         if not folio.anon:
             self._kernel.filemap.filemap_remove_folio(folio)

@@ -97,7 +97,7 @@ class HugeChange(HugeSplit):
         target_ptl.acquire()
         ptl.acquire()
         pmd = pgtable.read(source)
-        if not pmd_trans_huge(pmd):
+        if not pmd_trans_huge(pmd) and not self._machine.skips("pmd_trans_huge"):
             ptl.release()
             target_ptl.release()
             self._kernel.page_alloc.free(table)
@@ -150,7 +150,8 @@ class HugeChange(HugeSplit):
         gather = self._kernel.gather
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
-        if not pmd_trans_huge(pgtable.read(pmdp)):
+        huge = pmd_trans_huge(pgtable.read(pmdp))
+        if not huge and not self._machine.skips("pmd_trans_huge"):
             ptl.release()
             return False
         pmd = pgtable.ptep_get_and_clear_(pmdp)
@@ -194,7 +195,7 @@ class HugeChange(HugeSplit):
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
         pmd = pgtable.read(pmdp)
-        if not pmd_trans_huge(pmd):
+        if not pmd_trans_huge(pmd) and not self._machine.skips("pmd_trans_huge"):
             ptl.release()
             return 0
         if how & MM_CP_PROT_NUMA and (self.is_huge_zero_pmd(pmd) or pte_protnone(pmd)):
@@ -247,7 +248,8 @@ class HugeChange(HugeSplit):
         old_ptl = memory.pmd_lockptr(old_pmdp)
         new_ptl = memory.pmd_lockptr(new_pmdp)
         old_ptl.acquire()
-        if not pmd_trans_huge(pgtable.read(old_pmdp)):
+        huge = pmd_trans_huge(pgtable.read(old_pmdp))
+        if not huge and not self._machine.skips("pmd_trans_huge"):
             old_ptl.release()
             return False
         if new_ptl is not old_ptl:
@@ -361,7 +363,8 @@ class HugeChange(HugeSplit):
         dst_ptl = self._kernel.memory.pmd_lockptr(dst_pmd)
         double_pt_lock(src_ptl, dst_ptl)
         error = 0
-        if pgtable.read(src_pmd) != src_pmdval or not pte_none(pgtable.read(dst_pmd)):
+        same = pgtable.read(src_pmd) == src_pmdval and pte_none(pgtable.read(dst_pmd))
+        if not same and not self._machine.skips("pmd_same"):
             error = -EAGAIN
         elif self.is_huge_zero_pmd(src_pmdval):
             pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(

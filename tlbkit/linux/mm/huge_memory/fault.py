@@ -70,7 +70,8 @@ class HugeFault(HugeSplit):
             return VM_FAULT_FALLBACK
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
-        if pte_none(self._pgtable.read(vmf.pmd)):
+        empty = pte_none(self._pgtable.read(vmf.pmd))
+        if empty or self._machine.skips("pmd_none"):
             if not userfaultfd_missing(vma):
                 self.set_huge_zero_folio(table, vma, vmf.pmd, zero)
                 ptl.release()
@@ -106,7 +107,8 @@ class HugeFault(HugeSplit):
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
         result = 0
-        if pte_none(self._pgtable.read(vmf.pmd)):
+        empty = pte_none(self._pgtable.read(vmf.pmd))
+        if empty or self._machine.skips("pmd_none"):
             if not userfaultfd_missing(vma):
                 self._deposit(vma.mm, vmf.pmd, table)
                 self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
@@ -160,7 +162,8 @@ class HugeFault(HugeSplit):
 
         The lock is held. It is no news either if somebody has changed the entry.
         """
-        if self._pgtable.read(vmf.pmd) != vmf.orig_pmd:
+        same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+        if not same and not self._machine.skips("pmd_same"):
             return False
         write = bool(vmf.flags & FAULT_FLAG_WRITE)
         return self.touch_pmd(vmf.vma, vmf.address, vmf.pmd, write=write)
@@ -198,6 +201,7 @@ class HugeFault(HugeSplit):
             ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
             ptl.acquire()
             same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+            same = same or self._machine.skips("pmd_same")
             if same:
                 self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, vmf.pmd)
                 self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
@@ -220,7 +224,8 @@ class HugeFault(HugeSplit):
             return result
         ptl = vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
-        if self._pgtable.read(vmf.pmd) != vmf.orig_pmd:
+        same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+        if not same and not self._machine.skips("pmd_same"):
             ptl.release()
             return 0
         folio = self.folio_of(vmf.orig_pmd)
@@ -231,7 +236,8 @@ class HugeFault(HugeSplit):
             ptl.release()
             folio_lock(self._machine, folio)
             ptl.acquire()
-            if self._pgtable.read(vmf.pmd) != vmf.orig_pmd:
+            same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+            if not same and not self._machine.skips("pmd_same"):
                 ptl.release()
                 folio_unlock(self._machine, folio)
                 self._kernel.swap.folio_put(folio)
@@ -240,7 +246,8 @@ class HugeFault(HugeSplit):
         if folio.page_exclusive(folio.pfn):
             folio_unlock(self._machine, folio)
             return self._reuse_pmd(vmf)
-        if folio.refcount == 1:
+        alone = folio.refcount == 1
+        if alone or self._machine.skips("folio_ref_count"):
             self._kernel.rmap.folio_move_anon_rmap(folio, vma)
             self._kernel.rmap.set_page_anon_exclusive(folio, folio.pfn)
             folio_unlock(self._machine, folio)
@@ -272,7 +279,8 @@ class HugeFault(HugeSplit):
         vma = vmf.vma
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
-        if self._pgtable.read(vmf.pmd) == vmf.orig_pmd:
+        same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+        if same or self._machine.skips("pmd_same"):
             pmd = pte_mkyoung(pte_modify(vmf.orig_pmd, vma.page_prot))
             if not pte_write(pmd) and self._wants_write(vma, vmf.address, pmd):
                 pmd = self._pgtable.pte_mkwrite(pmd)

@@ -38,6 +38,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
 )
 from tlbkit.linux.mm.huge_memory.settings import SMALLEST_ORDER
 from tlbkit.linux.mm.huge_memory.zero import HugeZero
+from tlbkit.linux.mm.page_alloc import BadPageError
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -108,7 +109,8 @@ class HugeSplit(HugeZero):
             freeze: Let the page entries say that the pages migrate, and give up what
                 the block entry held. Pages that may be pinned are mapped all the same.
         """
-        if not pmd_trans_huge(self._pgtable.read(pmdp)):
+        huge = pmd_trans_huge(self._pgtable.read(pmdp))
+        if not huge and not self._machine.skips("pmd_trans_huge"):
             return
         if not vma.anonymous:
             self._split_huge_file_pmd(vma, haddr, pmdp)
@@ -330,5 +332,6 @@ class HugeSplit(HugeZero):
     def folio_of(self, pmd: int) -> LargeFolio:
         """Return the folio that a block entry maps."""
         folio = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd))
-        assert isinstance(folio, LargeFolio)
+        if not isinstance(folio, LargeFolio):
+            raise BadPageError(folio, "an entry is taken for a block's, and is none")
         return folio

@@ -24,7 +24,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_pte_wp
-from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, ENOMEM
 from tlbkit.linux.mm.memory.file import MemoryFile
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class MemorySwapin(MemoryFile):
         is read past the swap cache, and is the process's own.
         """
         entry = pte_to_swp_entry(vmf.orig_pte)
+        pgtable = self._pgtable
         device = self._kernel.swapfile.get_swap_device(entry)
         if device is None:
             return 0
@@ -58,8 +59,11 @@ class MemorySwapin(MemoryFile):
             found = self._read_swap(entry, cached=cached)
             result = VM_FAULT_MAJOR
         if isinstance(found, int):
-            short = found == -ENOMEM and not self._somebody_was_faster(vmf)
-            return VM_FAULT_OOM if short else 0
+            if found == -EEXIST:
+                return 0
+            with self.pte_lockptr(pgtable.read(vmf.pmd)):
+                faster = self._somebody_was_faster(vmf)
+            return VM_FAULT_OOM if found == -ENOMEM and not faster else 0
         folio = found
         if cached:
             folio_lock(self._machine, folio)
@@ -89,6 +93,7 @@ class MemorySwapin(MemoryFile):
         error = self._kernel.swapfile.swapcache_prepare(entry)
         if error:
             self._kernel.swap.folio_put(folio)
+            self._kernel.swapfile.wait_for_reader(entry)
             return error
         folio_trylock(folio)
         folio.flags |= PG_swapbacked
@@ -114,14 +119,15 @@ class MemorySwapin(MemoryFile):
         state = self._kernel.swap_state
         page = folio.pfn
         if cached:
-            if state.folios.get(entry) is not folio:
+            found = state.folios.get(entry) is folio
+            if not found and not self._machine.skips("folio_matches_swap_entry"):
                 return False
             page += entry.offset - state.page_swap_entry(folio, page).offset
             if vmf.flags & FAULT_FLAG_WRITE and not folio.flags & PG_lru:
                 self._kernel.swap.lru_add_drain()
         vmf.ptl = ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
         ptl.acquire()
-        if self._somebody_was_faster(vmf):
+        if self._somebody_was_faster(vmf) and not self._machine.skips("pte_same"):
             ptl.release()
             return False
         exclusive = not cached or pte_swp_exclusive(vmf.orig_pte)

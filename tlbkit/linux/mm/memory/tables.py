@@ -10,6 +10,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
 )
 from tlbkit.linux.kernel.locking import SpinLock
+from tlbkit.linux.mm.page_alloc import BadPageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +34,10 @@ class MemoryTables:
 
     def pte_lockptr(self, pmd: int) -> SpinLock:
         """Return the lock of the PTE table that the entry *pmd* points to."""
-        lock = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd)).mapping
-        assert isinstance(lock, SpinLock)
+        table = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd))
+        lock = table.mapping
+        if not isinstance(lock, SpinLock):
+            raise BadPageError(table, "it is taken for a page table, and is none")
         return lock
 
     def pmd_lockptr(self, pmdp: int) -> SpinLock:

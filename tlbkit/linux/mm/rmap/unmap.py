@@ -90,7 +90,13 @@ class RmapUnmap(RmapFile):
                     if vma.flags & VM_LOCKED:
                         return False
                     with self._kernel.memory.pmd_lockptr(pmdp):
-                        if not self._unmap_block(folio, vma, pmdp, addr, flags):
+                        # It may have changed until it was locked.
+                        still = pgtable.read(pmdp)
+                        if (
+                            pmd_trans_huge(still)
+                            and pgtable.pte_pfn(still) == folio.pfn
+                            and not self._unmap_block(folio, vma, pmdp, addr, flags)
+                        ):
                             return False
                     pmd = pgtable.read(pmdp)
                 if pmd_table(pmd):
@@ -196,14 +202,14 @@ class RmapUnmap(RmapFile):
             marker = make_pte_marker(PTE_MARKER_UFFD_WP)
             self._kernel.pgtable.set_pte(ptep, marker)
 
-    @staticmethod
-    def _may_discard(folio: Folio) -> bool:
+    def _may_discard(self, folio: Folio) -> bool:
         """Tell whether the contents of a folio that was given up may go.
 
         Not if it was written since; then it is kept from now on. Not if somebody else
         holds it, who might have written to it without an entry.
         """
-        if folio.flags & PG_dirty:
+        dirty = folio.flags & PG_dirty
+        if dirty and not self._kernel.machine.skips("folio_test_dirty"):
             folio.flags |= PG_swapbacked
             return False
         return folio.refcount == 1 + folio.mapcount

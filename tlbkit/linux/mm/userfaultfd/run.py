@@ -375,16 +375,21 @@ class UffdRun(UffdAreas):
         """
         pgtable = self._pgtable
         cached = self._kernel.swap_state.folios.get(entry)
-        if folio is not None and cached is not folio:
+        moved = folio is not None and cached is not folio
+        if moved and not self._machine.skips("folio_matches_swap_entry"):
             return -EAGAIN
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
-        if stable and folio is None:
-            stable = not self._kernel.swapfile.has_cache(entry)
+        stable = stable or self._machine.skips("is_pte_pages_stable")
+        read_in = stable and folio is None and self._kernel.swapfile.has_cache(entry)
+        if read_in and not self._machine.skips("SWAP_HAS_CACHE"):
+            stable = False
         if stable:
             if folio is not None:
                 self.move_folio(move.dst_vma, move.dst_addr, folio)
             pte = pgtable.ptep_get_and_clear(move.mm, move.src_addr, pair.src_pte)
             pgtable.set_pte(pair.dst_pte, pte)
         double_pt_unlock(pair.dst_ptl, pair.src_ptl)
+        if read_in:
+            self._kernel.swapfile.wait_for_reader(entry)
         return pgtable.page_size if stable else -EAGAIN
