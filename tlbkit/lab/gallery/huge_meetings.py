@@ -19,8 +19,8 @@ from tlbkit.lab.gallery.meetings import (
 )
 
 if TYPE_CHECKING:
-    from tlbkit.linux.userfaultfd_fd import UserfaultFd
     from tlbkit.linux.process import Process, Thread
+    from tlbkit.linux.userfaultfd_fd import UserfaultFd
 
 BLOCK: Final = 2 << 20
 BASE: Final = 1 << 40
