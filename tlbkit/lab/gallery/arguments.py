@@ -177,7 +177,7 @@ ARGUMENTS: Final[dict[str, str]] = {
         "as long as somebody holds it: here reclaim gives up only its own references, "
         "where the kernel gives the frame away."
     ),
-    "ipi in smp_call_function": (
+    "ipi in collapse_huge_page": (
         "It ends walks without a lock of a table that is unhooked. "
         "tlbkit.lab.gallery.walkers has such walkers; none of them meets a collapse."
     ),
