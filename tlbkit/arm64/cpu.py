@@ -512,13 +512,15 @@ class Cpu:
                 del self._late[:]
             self._seen_here = len(self._late)
         if invalidations and self._issued:
-            done, self._issued = self._issued, []
+            done = self._issued
+            rest: list[Invalidation] = []
             if local and self._broadcasts:
-                self._issued = [one for one in done if one.operation.broadcast]
+                rest = [one for one in done if one.operation.broadcast]
                 done = [one for one in done if not one.operation.broadcast]
             else:
                 self._broadcasts = 0
             self.machine.complete(self, done)
+            self._issued = rest  # they are in flight until the last TLB has answered
 
     def isb(self) -> None:
         """Make what follows use what was completed before it."""

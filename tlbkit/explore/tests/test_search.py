@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tlbkit import Kernel, Machine
 from tlbkit.errors import InputError
 from tlbkit.explore.scheduler import DeadlockError, Flow, World
 from tlbkit.explore.search import explore, replay, wander
@@ -17,7 +18,9 @@ from tlbkit.explore.tests.support import (
 )
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.page_alloc import RAM_BASE
+from tlbkit.observe.sanitizer import Sanitizer
 
+PAGE = 4096
 words = st.integers(0, 1)
 steps = st.one_of(
     st.tuples(st.just("store"), words),
@@ -181,3 +184,39 @@ def test_a_limit_on_runs_is_kept():
     """A search that gives up says that it is not complete."""
     search = explore(process_world("mprotect"), preemptions=2, max_runs=3)
     assert (search.runs, search.complete) == (3, False)
+
+
+def reclaiming(without=()):
+    """A world in which reclaim comes by a page on its own, and its owner by another."""
+    kernel = Kernel(Machine(2))
+    kernel.swapfile.swapon(64)
+    process = kernel.spawn(cpu=0)
+    thread = process.thread(cpu=1)
+    page = process.mmap(2 * PAGE)
+    for owner in (process, thread):
+        owner.write(page, 1)
+        owner.write(page + PAGE, 1)
+    kernel.swap.lru_add_drain_all()
+    ptep = kernel.pgtable.find_pte(process.mm, page)
+    assert ptep is not None
+    pfn = kernel.pgtable.pte_pfn(kernel.pgtable.read(ptep))
+    folio = kernel.page_alloc.folio_of(pfn)
+    kernel.machine.without = frozenset(without)
+
+    def reclaim():
+        if kernel.vmscan.folio_isolate_lru(folio):
+            kernel.vmscan.reclaim_pages([folio])
+
+    flows = (
+        Flow("reclaim", 0, reclaim),
+        Flow("advise", 1, lambda: thread.madvise(page + PAGE, PAGE, "cold")),
+    )
+    return World(kernel.machine, flows, lambda _: Sanitizer(kernel))
+
+
+def test_a_flush_is_in_flight_until_its_dsb_is_over():
+    """Whoever looks in while reclaim's DSB waits finds a flush, and nothing amiss."""
+    search = explore(reclaiming)
+    assert (search.breach, search.complete) == (None, True)
+    without = {"dsb ish in arch_tlbbatch_flush"}
+    assert explore(lambda: reclaiming(without)).breach is not None

@@ -192,7 +192,7 @@ class Flush:
         event: The TLBI.
         target: What it names.
         calls: What was at work then.
-        completed: The step of the DSB that waited for it.
+        completed: The step of the DSB that waits for it.
     """
 
     __slots__ = ("calls", "completed", "event", "target")
@@ -479,10 +479,18 @@ class Coherence:
         return why
 
     def _in_flight(self, held: Held, cpu: int) -> bool:
+        """Tell whether a TLBI of *cpu* that names an item has yet to take it out.
+
+        A DSB that has begun may still wait for it, so the CPU itself is asked.
+        """
         return any(
-            flush.completed is None and flush.event.cpu == cpu and flush.names(held)
+            flush.event.cpu == cpu and self._flies(flush) and flush.names(held)
             for flush in self._flushes
         )
+
+    def _flies(self, flush: Flush) -> bool:
+        event = flush.event
+        return (event.what, event.new) in self._machine.cpus[event.cpu].in_flight
 
     def _complain(self, obligation: Obligation, step: int) -> None:
         """Report one debt of an obligation, another CPU's if any, and end them all."""
@@ -621,6 +629,8 @@ class Coherence:
                 problem = f"it is local to CPU {event.cpu}"
             elif done is None:
                 problem = "no DSB of that CPU completed it"
+            elif self._flies(flush):
+                problem = f"the DSB of step {done} still waits for it"
             else:
                 problem = (
                     f"completed at step {done}, but no DSB came between the store and "
