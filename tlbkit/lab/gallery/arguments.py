@@ -181,8 +181,6 @@ ARGUMENTS: Final[dict[str, str]] = {
         "It ends walks without a lock of a table that is unhooked. "
         "tlbkit.lab.gallery.walkers has such walkers; none of them meets a collapse."
     ),
-    "lock PMD table in change_huge_pmd": _RMAP_ONLY,
-    "lock PMD table in copy_huge_pmd": _RMAP_ONLY,
     "lock PMD table in move_normal_pmd": _RMAP_ONLY,
     "lock PTE table in move_ptes": _RMAP_ONLY,
     "lock PMD table in collapse_huge_page": _COLLAPSE,
@@ -193,13 +191,6 @@ ARGUMENTS: Final[dict[str, str]] = {
     "pte_same in move_pages_ptes": (
         "It is met after a sleep on the lock of a page. What was read before is read "
         "again under the locks of both tables: is_pte_pages_stable()."
-    ),
-    "tlbi in flush_tlb_batched_pending": (
-        "It is for who meets entries that reclaim has cleared and not flushed yet. In "
-        "the meetings reclaim is asked for by MADV_PAGEOUT, which holds the mmap lock: "
-        "mprotect, munmap and mremap wait until its flush is over. Reclaim that takes "
-        "no such lock, as kswapd, is in no meeting with them; beside it mprotect(r) "
-        "would return while another CPU can still write."
     ),
 }
 """An argument for each point that can be taken out unharmed."""
@@ -268,14 +259,6 @@ NOT_MET: Final[dict[str, str]] = {
     ),
     "pmd_same in do_huge_pmd_numa_page": (
         "It needs a block hidden by NUMA balancing; no meeting hides entries."
-    ),
-    "pmd_trans_huge in change_huge_pmd": (
-        "mprotect holds the mmap lock for writing: only reclaim by rmap could take "
-        "the block away before it is locked, and no meeting has both."
-    ),
-    "pmd_trans_huge in copy_huge_pmd": (
-        "fork holds the mmap lock for writing: only reclaim by rmap could take the "
-        "block away before it is locked, and no meeting has both."
     ),
     "pmd_trans_huge in split_huge_pmd_locked": (
         "It needs two at once who split one block; each split is 512 stores, too many "

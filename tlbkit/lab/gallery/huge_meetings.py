@@ -240,14 +240,14 @@ def _remap(stage: Stage) -> None:
     keeps(stage, process, thread, BASE + 8, (BASE + 8, FAR + 8), times=2)
 
 
-def _given_up(stage: Stage) -> tuple[Process, Thread]:
+def _given_up(stage: Stage, cpu: int = 0) -> tuple[Process, Thread]:
     """Return them with a block that was given up, and a flow that reclaims it."""
     process, thread = _block(stage)
     stage.kernel.swap.lru_add_drain_all()
     process.madvise(BASE, BLOCK, "free")
     thread.read(BASE)
     process.read(BASE)
-    reclaim(stage, BASE)
+    reclaim(stage, BASE, cpu)
     return process, thread
 
 
@@ -265,6 +265,16 @@ def _reclaim_and_remap(stage: Stage) -> None:
         process.mmap(PAGE, addr=place + BLOCK, fixed=True)
         process.write(place + BLOCK, 1)
     stage.flow("mremap", 1, lambda: move_mapping(thread, BASE, BLOCK, FAR))
+
+
+def _reclaim_and_protect(stage: Stage) -> None:
+    _, thread = _given_up(stage)
+    stage.flow("mprotect(r)", 1, lambda: thread.mprotect(BASE, BLOCK, "r"))
+
+
+def _reclaim_and_fork(stage: Stage) -> None:
+    process, _ = _given_up(stage, cpu=1)
+    stage.flow("fork", 0, lambda: quiet(process.fork, 0))
 
 
 def _reclaim_and_drop(stage: Stage) -> None:
@@ -394,6 +404,18 @@ HUGE_MEETINGS: Final = {
             "reclaim of a block given up and mremap",
             _reclaim_and_remap,
             _RECLAIM,
+        ),
+        Meeting(
+            "reclaim and protect block",
+            "reclaim of a block given up and mprotect(r)",
+            _reclaim_and_protect,
+            _MPROTECT,
+        ),
+        Meeting(
+            "reclaim and fork block",
+            "reclaim of a block given up and fork",
+            _reclaim_and_fork,
+            _FORK,
         ),
         Meeting(
             "reclaim and drop block",

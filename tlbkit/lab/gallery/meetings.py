@@ -234,7 +234,8 @@ class Meeting:
             kernel = Kernel(machine(self.cpus, self.model))
             stage = Stage(kernel)
             self.prepare(stage)
-            kernel.machine.without = taken_out
+            if taken_out:
+                kernel.machine.without = taken_out
             return World(
                 kernel.machine,
                 tuple(stage.flows),
@@ -518,14 +519,15 @@ def given_up(
     stage.ends.append(kept)
 
 
-def reclaim(stage: Stage, base: int) -> None:
-    """Add a flow on CPU 0 that reclaims a page or block, as kswapd does.
+def reclaim(stage: Stage, base: int, cpu: int = 0) -> None:
+    """Add a flow that reclaims a page or block, as kswapd does.
 
     It comes by the page, and takes no lock of the address space.
 
     Args:
         stage: Where it goes.
         base: Where the process on CPU 0 maps it.
+        cpu: Where it runs.
     """
     kernel = stage.kernel
     kernel.swap.lru_add_drain_all()
@@ -538,7 +540,7 @@ def reclaim(stage: Stage, base: int) -> None:
         if folio.refcount and vmscan.folio_isolate_lru(folio):
             vmscan.reclaim_pages([folio])
 
-    stage.flow("reclaim", 0, run)
+    stage.flow("reclaim", cpu, run)
 
 
 def move_mapping(process: Process | Thread, old: int, length: int, new: int) -> None:

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.lab.gallery.meetings import (
     PAGE,
+    ForbiddenWriteError,
     Meeting,
     Stage,
     given_up,
     keeps,
     move_mapping,
     quiet,
+    reclaim,
 )
 
 if TYPE_CHECKING:
@@ -66,6 +68,26 @@ def _page_out_and_remap(stage: Stage) -> None:
     process.write(BESIDE, 1)
     stage.flow("MADV_PAGEOUT", 0, lambda: process.madvise(BASE, PAGE, "pageout"))
     stage.flow("mremap", 1, lambda: move_mapping(thread, BASE, PAGE, BESIDE))
+
+
+def _reclaim_and_protect(stage: Stage) -> None:
+    """Reclaim comes by the page; what mprotect has taken away is gone as it returns."""
+    process, thread = _used(stage)
+    reclaim(stage, BASE, cpu=2)
+    protected: list[bool] = []
+
+    def protect() -> None:
+        process.mprotect(BASE, PAGE, "r")
+        protected.append(True)
+
+    def write() -> None:
+        late = bool(protected)
+        thread.write(BASE + 8, 2)
+        if late:
+            raise ForbiddenWriteError(BASE + 8)
+
+    stage.flow("mprotect(r)", 0, protect)
+    stage.flow("thread on CPU 1 writes", 1, write)
 
 
 def _free(stage: Stage) -> None:
@@ -142,6 +164,7 @@ def _remap(stage: Stage, *, size: int) -> None:
 
 
 _RECLAIM: Final = "book/kernel/moving-and-reclaim.md"
+_MPROTECT: Final = "book/commits/mprotect.md"
 _MOVE: Final = "book/commits/userfaultfd-move.md"
 _GATHER: Final = "book/kernel/mmu-gather.md"
 
@@ -160,6 +183,13 @@ SWAP_MEETINGS: Final = {
             "MADV_PAGEOUT and mremap",
             _page_out_and_remap,
             _RECLAIM,
+        ),
+        Meeting(
+            "reclaim and protect",
+            "reclaim of a page and mprotect(r) while a thread writes",
+            _reclaim_and_protect,
+            _MPROTECT,
+            cpus=3,
         ),
         Meeting("free", "MADV_FREE and reclaim while a thread writes", _free, _RECLAIM),
         Meeting("cold", "MADV_COLD while a thread writes", _cold, _RECLAIM),

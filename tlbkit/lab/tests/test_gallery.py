@@ -41,14 +41,6 @@ def test_what_does_not_break_is_argued():
     assert argued == ARGUMENTS
 
 
-@pytest.mark.parametrize("name", MEETINGS)
-def test_nothing_breaks_in_a_whole_kernel(name):
-    """With nothing taken out, no schedule up to two preemptions breaks a rule."""
-    found = explore(MEETINGS[name].scenario(), preemptions=1, loads=True)
-    assert found.complete
-    assert found.breach is None
-
-
 @pytest.mark.parametrize("name", PROGRAMME)
 def test_a_meeting_is_set_back_and_not_made_anew(name):
     """A search makes one world, and tells what it would tell with one for each run."""

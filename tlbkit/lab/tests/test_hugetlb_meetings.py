@@ -4,23 +4,12 @@ import pytest
 
 from tlbkit.arm64.machine import Machine
 from tlbkit.explore.search import explore, replay
-from tlbkit.lab.gallery.gup_meetings import GUP_MEETINGS, LONG_MEETINGS
+from tlbkit.lab.gallery.gup_meetings import LONG_MEETINGS
 from tlbkit.lab.gallery.hugetlb_meetings import HUGETLB_MEETINGS, TOUCH_HUGE
 from tlbkit.lab.gallery.walkers import BASE, HUGE, StolenPageError
 from tlbkit.linux.kernel.kernel import Kernel
 from tlbkit.linux.kernel.locking import RwSemaphore
 from tlbkit.observe.sanitizer import Sanitizer
-
-MEETINGS = HUGETLB_MEETINGS | GUP_MEETINGS
-
-
-@pytest.mark.parametrize("name", MEETINGS)
-def test_no_schedule_breaks_a_rule(name):
-    """However the flows interleave, with up to one preemption, all rules hold."""
-    search = explore(MEETINGS[name].scenario(), preemptions=1, loads=True)
-    assert search.complete
-    assert search.breach is None
-
 
 # -- known races -----------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     PAGE_NONE,
+    pmd_table,
     pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_dirty,
@@ -47,7 +48,12 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp_use_markers
-from tlbkit.linux.include.uapi.asm_generic.errno import EACCES, EINVAL, ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EACCES,
+    EAGAIN,
+    EINVAL,
+    ENOMEM,
+)
 from tlbkit.linux.mm.internal import FPB_RESPECT_WRITE, folio_pte_batch_flags
 
 if TYPE_CHECKING:
@@ -189,30 +195,52 @@ class Mprotect:
         notifier = self._kernel.mmu_notifier
         changed = 0
         notified = None
-        huge = self._kernel.huge_memory
         for pmdp, addr, following in self._kernel.memory.pmd_entries(
             vma.mm, start, end
         ):
-            pmd = self._pgtable.read(pmdp)
-            if pte_none(pmd):
-                continue
-            if notified is None:
-                notified = (vma.mm, "PROTECTION_VMA", addr, end)
-                notifier.invalidate_range_start(*notified)
-            if pmd_trans_huge(pmd):
-                if following - addr < self._pgtable.pmd_size or (
-                    how & MM_CP_UFFD_WP and not vma.anonymous
-                ):
-                    huge.split_huge_pmd_(vma, pmdp, addr)
-                else:
-                    pages = huge.change_huge_pmd(tlb, vma, pmdp, addr, prot, how)
-                    if pages:
-                        changed += pages if pages > 1 else 0
-                        continue
-            changed += self.change_pte_range(tlb, vma, pmdp, addr, following, prot, how)
+            pages = -EAGAIN
+            while pages == -EAGAIN:
+                pmd = self._pgtable.read(pmdp)
+                if pte_none(pmd):
+                    break
+                if notified is None:
+                    notified = (vma.mm, "PROTECTION_VMA", addr, end)
+                    notifier.invalidate_range_start(*notified)
+                pages = self._change_pmd(
+                    tlb, vma, pmdp, pmd, addr, following, prot, how
+                )
+            changed += max(pages, 0)
         if notified is not None:
             notifier.invalidate_range_end(*notified)
         return changed
+
+    def _change_pmd(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pmdp: int,
+        pmd: int,
+        addr: int,
+        end: int,
+        prot: int,
+        how: int,
+    ) -> int:
+        """Change a block, or the entries of a table.
+
+        Returns:
+            How many pages were changed; ``-EAGAIN`` if there is no table any more.
+        """
+        if pmd_trans_huge(pmd):
+            huge = self._kernel.huge_memory
+            if end - addr < self._pgtable.pmd_size or (
+                how & MM_CP_UFFD_WP and not vma.anonymous
+            ):
+                huge.split_huge_pmd_(vma, pmdp, addr)
+            else:
+                pages = huge.change_huge_pmd(tlb, vma, pmdp, addr, prot, how)
+                if pages:
+                    return pages if pages > 1 else 0
+        return self.change_pte_range(tlb, vma, pmdp, addr, end, prot, how)
 
     def populate(self, mm: MmStruct, start: int, end: int) -> int:
         """Make all tables of a range, for markers; 0 or ``-ENOMEM``."""
@@ -235,14 +263,21 @@ class Mprotect:
         prot: int,
         how: int,
     ) -> int:
-        """Rewrite the entries of one table, and record those that need a flush."""
+        """Rewrite the entries of one table, and record those that need a flush.
+
+        Returns:
+            How many were changed; ``-EAGAIN`` if there is no table any more.
+        """
         pgtable = self._pgtable
+        pmd = pgtable.read(pmdp)
+        if not pmd_table(pmd):
+            return -EAGAIN
         memory = self._kernel.memory
         needs_flush = self._kernel.tlbflush.pte_needs_flush
         record = self._kernel.gather.tlb_flush_pte_range
         changed = 0
         ptep = pgtable.pte_offset(pmdp, addr)
-        ptl = memory.pte_lockptr(pgtable.read(pmdp))
+        ptl = memory.pte_lockptr(pmd)
         ptl.acquire()
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)

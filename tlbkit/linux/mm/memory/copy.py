@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
     pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_mkclean,
@@ -135,6 +136,8 @@ class MemoryCopy(MemoryNormal):
         size = pgtable.page_size
         last = pgtable.ptrs_per_pte - 1
         read = self._memory.read
+        if not pmd_table(read(pmdp)):
+            return 0  # it was a block, and somebody has taken it away
         prealloc: Folio | None = None
         while addr < end:
             source = pgtable.pte_offset(pmdp, addr)
