@@ -266,7 +266,7 @@ def test_a_child_without_exclusion_has_no_table_in_store():
         if stored:
             child.mprotect(base, PAGE, "r")
         else:
-            with pytest.raises(KeyError):
+            with pytest.raises(BadPageError, match="no table is kept"):
                 child.mprotect(base, PAGE, "r")
 
 
