@@ -284,3 +284,17 @@ def test_a_mutant_is_judged_anew(capsys, monkeypatch):
     few = {"protect": MEETINGS["protect"]}
     monkeypatch.setattr(judge, "PROGRAMME", few)  # not to look through all of them
     assert main(["mutate", "dsb in nowhere"]) == 2
+
+
+@pytest.mark.parametrize("command", ["mutate", "random"])
+def test_who_has_no_greenlet_is_told(command):
+    """Without greenlet the two commands that need it name it, in one line."""
+    program = (
+        "import sys; sys.modules['greenlet'] = None;"
+        f"from tlbkit.__main__ import main; sys.exit(main(['{command}']))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 2
+    assert ran.stderr == f"tlbkit: {command} needs greenlet: pip install greenlet\n"

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -24,7 +25,7 @@ from tlbkit.patches import registry
 from tlbkit.show.text import table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from tlbkit.lab import Result, Scenario, Value
 
@@ -348,17 +349,24 @@ def _gallery(asked: argparse.Namespace) -> None:
 
 
 def _mutate(asked: argparse.Namespace) -> None:
-    try:
-        from tlbkit.lab.gallery import judge  # noqa: PLC0415 - needs greenlet
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"mutate needs {error.name}: pip install {error.name}"
-        ) from None
+    with _exploring("mutate"):
+        from tlbkit.lab.gallery import judge  # noqa: PLC0415 - no other needs greenlet
     found = judge.mutate(asked.points or None)
     _print_verdicts(found, asked)
     changed = verdicts.changed(found)
     if changed:
         raise SurvivorError(changed)
+
+
+@contextmanager
+def _exploring(command: str) -> Iterator[None]:
+    """Say what to install, if what a command imports is not there."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{command} needs {error.name}: pip install {error.name}"
+        ) from None
 
 
 def _print_verdicts(
@@ -384,12 +392,8 @@ def _print_verdicts(
 
 
 def _random(asked: argparse.Namespace) -> None:
-    try:
-        from tlbkit.lab.gallery import chance  # noqa: PLC0415 - needs greenlet
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"random needs {error.name}: pip install {error.name}"
-        ) from None
+    with _exploring("random"):
+        from tlbkit.lab.gallery import chance  # noqa: PLC0415 - no other needs greenlet
     found = chance.walks(asked.seed, asked.runs, asked.meetings or None, asked.without)
     if asked.json:
         _print_json([one.to_json() for one in found])

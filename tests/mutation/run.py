@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from tlbkit.arm64.machine import Machine
+from tlbkit.callers import caller
 from tlbkit.lab.gallery.verdicts import ARGUED, gallery
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Reach:
     def omits(self, operation: str) -> bool:
         """Note that an operation is asked for, and take nothing out."""
         left = self.left.get(operation)
-        frame: FrameType | None = sys._getframe(1)
+        frame: FrameType | None = caller()
         while frame is not None and left:
             left.discard(frame.f_code.co_name)
             frame = frame.f_back
@@ -179,7 +180,7 @@ class Reach:
     def skips(self, check: str) -> bool:
         """Note that a check has failed, and let it."""
         if check in self.left:
-            self.left[check].discard(sys._getframe(1).f_code.co_name)
+            self.left[check].discard(caller().f_code.co_name)
         return False
 
 

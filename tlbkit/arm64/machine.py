@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
 from tlbkit.arm64.cpu import Cpu
@@ -12,6 +11,7 @@ from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
 from tlbkit.arm64.tags import Tags
 from tlbkit.arm64.tlb import GLOBAL, Tlb
 from tlbkit.arm64.tlbi import decode
+from tlbkit.callers import caller
 from tlbkit.errors import InputError, TlbkitError
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Machine:
             for what, _, place in (text.partition(" in ") for text in self.without)
             if what == operation
         }
-        frame: FrameType | None = sys._getframe(1) if wanted else None  # noqa: SLF001 - the documented way to name the caller
+        frame: FrameType | None = caller() if wanted else None
         while frame is not None:
             if frame.f_code.co_name in wanted:
                 return True
@@ -161,5 +161,4 @@ class Machine:
         """
         if not self.without:
             return False
-        place = sys._getframe(1).f_code.co_name  # noqa: SLF001 - the documented way to name the caller
-        return f"{check} in {place}" in self.without
+        return f"{check} in {caller().f_code.co_name}" in self.without

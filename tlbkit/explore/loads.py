@@ -7,11 +7,11 @@ CPU may come between. What hardware reads in a walk is part of the access, and s
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tlbkit.arm64.memory import PhysicalMemory
+from tlbkit.callers import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,14 +43,13 @@ def watching_loads() -> Iterator[Loads]:
 
     def read(memory: PhysicalMemory, pa: int) -> int:
         value = plain(memory, pa)
-        if loads.step is not None:
-            caller = sys._getframe(1).f_globals["__name__"]  # noqa: SLF001 - the documented way to name the caller
-            if caller.startswith(_SOFTWARE):
-                loads.step()
+        tell = loads.step
+        if tell and caller().f_globals["__name__"].startswith(_SOFTWARE):
+            tell()
         return value
 
-    setattr(PhysicalMemory, "read", read)  # noqa: B010 - mypy knows it as a method
+    type.__setattr__(PhysicalMemory, "read", read)
     try:
         yield loads
     finally:
-        setattr(PhysicalMemory, "read", plain)  # noqa: B010 - as above
+        type.__setattr__(PhysicalMemory, "read", plain)

@@ -7,8 +7,9 @@ schedules that a search tries are put together here.
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
+
+from tlbkit.callers import caller
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -222,7 +223,7 @@ class HeldLocks:
 
 def _place() -> str:
     """Return where the lock is taken of which an event tells."""
-    frame = sys._getframe(1)  # noqa: SLF001 - the documented way to name the caller
+    frame = caller()
     while frame.f_back is not None and frame.f_globals.get("__name__") in _HELPERS:
         frame = frame.f_back
     code, module = frame.f_code, frame.f_globals.get("__name__", "")

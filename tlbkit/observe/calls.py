@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
+
+from tlbkit.callers import caller
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -78,7 +79,9 @@ def path(depth: int = 1, limit: int = 24) -> tuple[Call, ...]:
         depth: Frames to leave out; 1 begins with the caller.
         limit: How many frames of the stack to look at.
     """
-    frame: FrameType | None = sys._getframe(depth)  # noqa: SLF001 - the documented way to name the caller
+    frame: FrameType | None = caller()
+    for _ in range(depth - 1):
+        frame = frame.f_back if frame else None
     found = []
     while frame is not None and limit:
         call = _call(frame.f_globals.get("__name__", ""), frame.f_code.co_name)

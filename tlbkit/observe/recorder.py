@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.tlb import CachedTable
 from tlbkit.arm64.tlbi import OPERATIONS
+from tlbkit.callers import caller
 from tlbkit.observe.calls import is_kernel
 from tlbkit.observe.recording import Change, Group, Recording, Step
 from tlbkit.observe.words import describe, meaning
@@ -87,7 +87,7 @@ class Recorder:
         for key, _, after in changes:
             self._now[key] = after
         text = describe(event, lpa2=self._lpa2)
-        self._tree.add(len(self._steps), sys._getframe(1))  # noqa: SLF001 - the documented way to name the caller
+        self._tree.add(len(self._steps), caller())
         why = ": ".join(part for part in (event.why, meaning(event)) if part)
         self._steps.append(Step(event.cpu, event.kind, text, why, changes))
 

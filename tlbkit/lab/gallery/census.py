@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import dataclasses
 import dis
-import sys
 from itertools import islice
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.arm64.machine import Machine
+from tlbkit.callers import caller
 from tlbkit.explore.search import explore
 from tlbkit.linux.kernel.kernel import PARTS
 from tlbkit.linux.kernel.locking import kind_of
@@ -114,12 +114,11 @@ def points_of(meeting: Meeting) -> frozenset[str]:
         """A machine that notes which checks have failed."""
 
         def skips(self, check: str) -> bool:
-            place = sys._getframe(1).f_code.co_name  # noqa: SLF001 - the documented way to name the caller
-            points.add(f"{check} in {place}")
+            points.add(f"{check} in {caller().f_code.co_name}")
             return False
 
     def hear(event: Event) -> None:
-        points.update(_named(event, sys._getframe(1)))  # noqa: SLF001 - the same
+        points.update(_named(event, caller()))
 
     scenario = meeting.scenario(machine=Asked)
 
