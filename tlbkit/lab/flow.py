@@ -148,10 +148,9 @@ def compared(scenario: Scenario, settings: tuple[tuple[str, Value], ...]) -> Com
 
 def reach(counts: Counts) -> dict[str, int]:
     """Return how many TLBIs go to all CPUs, how many do not, and the waits for all."""
-    everywhere = sum(n for form, n in counts.tlbi.items() if form.endswith("IS"))
     return {
-        "TLBI to all CPUs": everywhere,
-        "TLBI, this CPU": counts.tlbi.total() - everywhere,
+        "TLBI to all CPUs": counts.broadcasts,
+        "TLBI, this CPU": counts.tlbi.total() - counts.broadcasts,
         "waits for all": counts.dsb["ish"],
     }
 

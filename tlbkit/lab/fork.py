@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.run import Result
     from tlbkit.lab.scenario import Operation
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel
@@ -33,18 +32,13 @@ BOTH: Final = Parameter("both", "The child writes too", "", "no", ("no", "yes"))
 ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 3), most=8)
 
 
-def _broadcasts(result: Result) -> int:
-    """Return how many TLBIs went to all CPUs."""
-    return sum(n for form, n in result.counts.tlbi.items() if form.endswith("IS"))
-
-
 SAME_END: Final = Claim(
     "both kernels end the operation the same way",
     lambda both: both.before.outcome == both.after.outcome,
 )
 NO_MORE: Final = Claim(
     "the newer kernel broadcasts no more often",
-    lambda both: _broadcasts(both.after) <= _broadcasts(both.before),
+    lambda both: both.after.counts.broadcasts <= both.before.counts.broadcasts,
 )
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from tlbkit.arm64.tlbi import OPERATIONS
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
@@ -60,6 +62,15 @@ class Counts:
     def flushes(self) -> int:
         """How many waits for a flush there were: completing DSBs."""
         return self.dsb["ish"] + self.dsb["nsh"] + self.dsb["sy"]
+
+    @property
+    def broadcasts(self) -> int:
+        """How many TLBIs went to all CPUs: the inner-shareable forms.
+
+        >>> Counts(tlbi=Counter(VALE1IS=3, VALE1=2)).broadcasts
+        3
+        """
+        return sum(n for name, n in self.tlbi.items() if OPERATIONS[name].broadcast)
 
     def to_json(self) -> dict[str, Any]:
         """Return the counts of a run, as ``--json`` prints them.
