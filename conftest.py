@@ -38,6 +38,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Keep together what shares fixtures, if several processes run the tests.
+
+    That is the tests of a file, and all that open the site, which one process builds.
+    """
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    site = config.rootpath / "tests/site"
+    for item in items:
+        group = site if site in item.path.parents else item.path
+        item.add_marker(
+            pytest.mark.xdist_group(str(group.relative_to(config.rootpath)))
+        )
+
+
 @pytest.fixture(scope="session", autouse=True)
 def without(pytestconfig: pytest.Config) -> Iterator[None]:
     """Take out what the command line names, of every machine made from here on."""

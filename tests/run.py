@@ -4,7 +4,7 @@
 
 It makes its own environment and hands every argument that is not its own to pytest:
 python3 tests/run.py tlbkit/arm64 -k walk. It needs Python 3.11 or newer and, the first
-time, a network.
+time, a network. Several processes share the tests; with -n0 one runs them all.
 """
 
 import argparse
@@ -23,20 +23,22 @@ from environment import ROOT, say
 BROWSER = "TLBKIT_CHROMIUM"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 IN_A_BROWSER = "tests/site"
+# More processes than that would only wait for the longest group; see conftest.py.
+SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
 
 
 def main() -> int:
     """Run all tests."""
     arguments, handed_on = parse()
     python = environment.prepare("test", fresh=arguments.fresh)
-    command = [str(python), "-m", "pytest", *handed_on]
+    command = [str(python), "-m", "pytest", *SHARED, *handed_on]
     variables = environment.variables(python)
     if arguments.browser:
         variables[BROWSER] = browser(python)
     else:
         command.append(f"--ignore={IN_A_BROWSER}")
         say(f"Leaving out {IN_A_BROWSER}, which opens the site in a browser.")
-    say("Running the tests: about 5 min for all of them.")
+    say("Running the tests: about 10 min for all of them, on two cores.")
     return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
 
 
