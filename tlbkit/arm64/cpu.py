@@ -118,7 +118,6 @@ class Cpu:
     """
 
     __slots__ = (
-        "_broadcasts",
         "_events",
         "_fixed",
         "_held",
@@ -152,7 +151,6 @@ class Cpu:
         self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
         self._plain = -1  # addresses up to here need no second look
         self._issued: list[Invalidation] = []
-        self._broadcasts = 0  # of them
         self._late = array("Q")  # where, since the last DSB for all; may be millions
         self._seen_here = 0
         self._irqs_off = 0
@@ -478,10 +476,7 @@ class Cpu:
         if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
             return
         spared = _NOTHING
-        seen = self._seen_here
-        if operation.broadcast:
-            seen = 0
-            self._broadcasts += 1
+        seen = 0 if operation.broadcast else self._seen_here
         if self._late and len(self._late) > seen:
             spared = frozenset(self._late[seen:])
         self._issued.append(_new(Invalidation, (operation, operand, spared)))
@@ -514,11 +509,10 @@ class Cpu:
         if invalidations and self._issued:
             done = self._issued
             rest: list[Invalidation] = []
-            if local and self._broadcasts:
+            if local:
                 rest = [one for one in done if one.operation.broadcast]
-                done = [one for one in done if not one.operation.broadcast]
-            else:
-                self._broadcasts = 0
+                if rest:
+                    done = [one for one in done if not one.operation.broadcast]
             self.machine.complete(self, done)
             self._issued = rest  # they are in flight until the last TLB has answered
 

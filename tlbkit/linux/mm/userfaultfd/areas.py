@@ -9,7 +9,6 @@ from tlbkit.linux.include.linux.mm_types import VmArea
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOENT
 
 if TYPE_CHECKING:
-    from tlbkit.arm64.machine import Machine
     from tlbkit.linux.include.linux.mm_types import MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -21,7 +20,7 @@ class UffdAreas:
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._machine: Machine = kernel.machine
+        self._machine = kernel.machine
         self._memory = kernel.machine.memory
         self._pgtable = kernel.pgtable
 
