@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
+from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.tlbi import decode, encode_va
 from tlbkit.errors import InputError
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    PAGE_NONE,
     pmd_table,
     pmd_trans_huge,
     pte_dirty,
@@ -40,6 +42,8 @@ from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.kernel.kernel import PARTS
 from tlbkit.linux.kernel.kernel import Kernel as NewestKernel
+from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.page_alloc import BadPageError
 from tlbkit.linux.process import LivelockError
 from tlbkit.linux.tests.audit import all_frames, audit, audit_tlbs, contiguous
 from tlbkit.linux.tests.support import PAGE, boot, issued, pin, stale, total
@@ -624,6 +628,41 @@ def test_partial_mprotect_is_three_flushes(version):
     process.write(base + 101 * PAGE, 1)
     audit(kernel)
     audit_tlbs(kernel)
+
+
+class Reclaimed(HugeMemory):
+    """Reclaim takes each block just before it would be split."""
+
+    __slots__ = ()
+
+    def split_huge_pmd_(self, vma, pmdp, haddr):
+        """Come too late, and find nothing to split."""
+        self._pgtable.ptep_get_and_clear_(pmdp)
+        super().split_huge_pmd_(vma, pmdp, haddr)
+
+
+def test_a_block_that_is_gone_is_no_page_that_changed():
+    """Protection of a part of a block that reclaim was faster to take is no error."""
+    kernel = NewestKernel(Machine(1), {**PARTS, "huge_memory": Reclaimed})
+    process, base = blocks(kernel, 1)
+    (vma,) = process.mm.vmas
+    tlb = kernel.gather.tlb_gather_mmu(process.mm)
+    changed = kernel.mprotect.change_protection(tlb, vma, base, base + PAGE, 0)
+    kernel.gather.tlb_finish_mmu(tlb)
+    assert changed == 0
+
+
+def test_an_entry_is_not_taken_for_what_it_is_not():
+    """A block has no lock of a page table, and a page is no block: both are told."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    pmd = kernel.pgtable.read(kernel.pgtable.find_pmd(process.mm, base))
+    with pytest.raises(BadPageError, match="taken for a page table"):
+        kernel.memory.pte_lockptr(pmd)
+    folio = kernel.page_alloc.alloc()
+    entry = kernel.pgtable.pfn_pte(folio.pfn, PAGE_NONE)
+    with pytest.raises(BadPageError, match="taken for a block's"):
+        kernel.huge_memory.folio_of(entry)
 
 
 @both

@@ -53,6 +53,23 @@ def numbers(kernel):
 # -- promises ------------------------------------------------------------------------
 
 
+def test_a_promise_is_kept_once():
+    """A page that was promised, and copied since, is free when the child gives it up.
+
+    Nobody is promised it: the owner has its copy.
+    """
+    kernel, owner = machine()
+    base = owner.mmap(2 * HUGE, hugetlb=True)
+    owner.write(base, 1)
+    child = owner.fork()
+    owner.write(base, 2)
+    assert numbers(kernel) == (8, 6, 1)
+    child.exit()
+    assert numbers(kernel) == (8, 7, 1)
+    owner.munmap(base, 2 * HUGE)
+    assert numbers(kernel) == (8, 8, 0)
+
+
 @pytest.mark.parametrize("shared", [True, False])
 def test_pages_are_promised_by_mmap_and_taken_by_faults(shared):
     """Mmap takes nothing from the pool and keeps others from it; a touch takes one."""
