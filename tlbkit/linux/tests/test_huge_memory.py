@@ -645,7 +645,8 @@ def test_a_block_that_is_gone_is_no_page_that_changed():
     """Protection of a part of a block that reclaim was faster to take is no error."""
     kernel = NewestKernel(Machine(1), {**PARTS, "huge_memory": Reclaimed})
     process, base = blocks(kernel, 1)
-    (vma,) = process.mm.vmas
+    vma = kernel.vma.vma_lookup(process.mm, base)
+    assert vma is not None
     tlb = kernel.gather.tlb_gather_mmu(process.mm)
     changed = kernel.mprotect.change_protection(tlb, vma, base, base + PAGE, 0)
     kernel.gather.tlb_finish_mmu(tlb)
