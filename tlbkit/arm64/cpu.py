@@ -507,14 +507,16 @@ class Cpu:
                 del self._late[:]
             self._seen_here = len(self._late)
         if invalidations and self._issued:
-            done = self._issued
-            rest: list[Invalidation] = []
+            done, rest = self._issued[:], list[Invalidation]()
+            before = len(done)
             if local:
                 rest = [one for one in done if one.operation.broadcast]
                 if rest:
                     done = [one for one in done if not one.operation.broadcast]
             self.machine.complete(self, done)
-            self._issued = rest  # they are in flight until the last TLB has answered
+            # They are in flight until the last TLB has answered; what an interrupt
+            # has issued since is behind them, and stays.
+            self._issued[:before] = rest
 
     def isb(self) -> None:
         """Make what follows use what was completed before it."""

@@ -20,7 +20,14 @@ from tlbkit.arm64.tests.support import (
     machine,
     tiny,
 )
-from tlbkit.arm64.tlbi import OPERATIONS, By, encode_asid, encode_range, encode_va
+from tlbkit.arm64.tlbi import (
+    OPERATIONS,
+    By,
+    Operation,
+    encode_asid,
+    encode_range,
+    encode_va,
+)
 from tlbkit.errors import InputError
 
 VA, FRAME, OTHER = 0x7000, 0x8000_0000, 0x9000_0000
@@ -447,3 +454,24 @@ def test_nobody_listens_for_nothing():
     flush_tlb_page(box.cpus[0])
     assert box.events.number == 0
     assert box.model.name == NEOVERSE_V2.name
+
+
+@pytest.mark.parametrize("kind", ["ish", "nsh"])
+def test_a_tlbi_is_in_flight_until_the_last_tlb_has_answered(kind):
+    """A DSB that waits has its TLBIs in flight; one issued meanwhile outlives it."""
+    box, space = booted()
+    space.map(VA, FRAME)
+    (cpu,) = box.cpus
+    cpu.read(VA)
+    waited_for: list[tuple[Operation, int]] = []
+
+    def interrupt(_):
+        if not waited_for:
+            waited_for.extend(cpu.in_flight)
+            cpu.tlbi("VAE1", encode_va(OTHER, 5))
+
+    box.events.listen(interrupt, {"drop"})
+    cpu.tlbi("VAE1", encode_va(VA, 5))
+    cpu.dsb(kind)
+    assert waited_for == [(OPERATIONS["VAE1"], encode_va(VA, 5))]
+    assert cpu.in_flight == [(OPERATIONS["VAE1"], encode_va(OTHER, 5))]
