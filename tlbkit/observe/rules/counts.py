@@ -136,11 +136,7 @@ class Counts:
         if folio is None:
             self._foreign.add(table.mm)
             return None
-        if (
-            isinstance(folio, HugetlbFolio)
-            or folio.flags & PG_reserved
-            or self._is_huge_zero(folio)
-        ):
+        if folio.flags & PG_reserved or self._is_huge_zero(folio):
             return None
         if isinstance(folio, HugetlbFolio):
             # Mapped once by all entries of its run, and in no resident set.

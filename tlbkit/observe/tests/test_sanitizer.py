@@ -192,6 +192,22 @@ def test_a_mapping_that_is_not_counted_is_found(monkeypatch):
     assert reported(kernel, lambda: process.munmap(page, PAGE)) == "mapcount"
 
 
+@pytest.mark.parametrize("which", ["hugetlb_add_file_rmap", "hugetlb_remove_rmap"])
+def test_a_huge_page_that_is_counted_wrongly_is_found(monkeypatch, which):
+    """A page of hugetlbfs is mapped once by all entries of its run."""
+    kernel = Kernel(Machine(CPUS))
+    kernel.hugetlb.set_max_huge_pages(1)
+    process = kernel.spawn()
+    base = process.mmap(2 << 20, shared=True, hugetlb=True)
+    monkeypatch.setattr(Rmap, which, lambda *_: None)
+
+    def use():
+        process.read(base)
+        process.munmap(base, 2 << 20)
+
+    assert reported(kernel, use) == "mapcount"
+
+
 def test_a_mapping_without_a_reference_is_found():
     """Each entry holds its page."""
     kernel, process, page = started()
