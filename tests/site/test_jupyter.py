@@ -88,8 +88,9 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     """A chapter opens as a notebook; its slider moves by keyboard and agrees."""
     page = visit.page
     page.goto(f"{jupyter}/lab/tree/sample.md")
-    page.locator(".jp-CodeCell").first.click(timeout=60_000)
     page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
+    # Only now, as the notebook may take the focus elsewhere until its kernel is there.
+    page.locator(".jp-CodeCell").first.click(timeout=60_000)
     page.keyboard.press("Control+Enter")
     handle = page.locator(".widget-slider [role=slider]").first
     handle.wait_for(timeout=60_000)

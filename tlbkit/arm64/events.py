@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Container
+    from collections.abc import Callable, Collection, Container, Mapping
 
     Listener = Callable[["Event"], None]
 
@@ -132,9 +132,19 @@ class Stream:
         self._listeners.append((listener, wanted))
         self._sort_out()
 
-    def leave(self, listener: Listener) -> None:
-        """Remove a listener that was added; others are not disturbed."""
-        del self._listeners[[one for one, _ in self._listeners].index(listener)]
+    def listen_by_kind(self, listeners: Mapping[str, Listener]) -> None:
+        """Add a listener for each kind."""
+        self._listeners += [
+            (listener, frozenset((kind,))) for kind, listener in listeners.items()
+        ]
+        self._sort_out()
+
+    def leave(self, *listeners: Listener) -> None:
+        """Remove listeners that were added; others are not disturbed."""
+        left = self._listeners.copy()
+        for listener in listeners:
+            del left[[one for one, _ in left].index(listener)]
+        self._listeners[:] = left
         self._sort_out()
 
     def schedule(

@@ -151,6 +151,15 @@ class PhysicalMemory:
         frame = self._full.get(pfn)
         return not (any(frame) if frame else self.read(pfn << self.page_shift))
 
+    def zeros(self, pa: int) -> int:
+        """Return how many words are zero from *pa* on, within its frame."""
+        index = pa >> 3 & self._last
+        frame = self._full.get(pa >> self.page_shift)
+        if frame is None:
+            return 0 if self.read(pa) else self.words - index
+        rest = frame[index:].tobytes()
+        return len(rest) - len(rest.lstrip(b"\0")) >> 3
+
     def copy_frame(self, source: int, target: int) -> None:
         """Make frame *target* hold what frame *source* holds."""
         full = self._full.get(source)

@@ -59,9 +59,9 @@ class Notes:
     Attributes:
         touched: The accesses of the step that is being made.
         on: Whether they count; what only looks on from outside does not.
+        passing: Whether a part of a run goes by that is known from another run.
         rules: Whether rules are to be kept that ask at an access whether the tables
             still say what the TLB answers: then a hit reads the descriptor too.
-        naming: Whether objects only get their names, as a world is made.
         page_shift: log2 of the bytes of a frame.
         slots: The slots behind the properties that note who uses them.
         words: The numbers of a word and of its frame, by its address.
@@ -70,8 +70,8 @@ class Notes:
     def __init__(self) -> None:
         self.touched: dict[Resource, int] = {}
         self.on = False
+        self.passing = False
         self.rules = False
-        self.naming = False
         self.page_shift = 12
         self.slots: dict[property, MemberDescriptorType] = {}
         self.words: dict[int, tuple[Resource, Resource]] = {}
@@ -93,11 +93,9 @@ class Notes:
         self._kept.clear()
         self.words.clear()  # the next world may have frames of another size
         self._forget()
-        self.naming = True
 
     def keep(self) -> None:
         """Remember the names of the objects of a world that is made; see `again`."""
-        self.naming = False
         self._kept = dict(self._made)
 
     def again(self) -> None:
@@ -126,8 +124,13 @@ class Notes:
     def resume(self, flow: int) -> None:
         """Note from now on for *flow*."""
         self._actor = flow
-        self.naming = False
+        self.passing = False
         self.on = True
+
+    def pass_over(self, flow: int) -> None:
+        """Note nothing of what *flow* does from now on, but who makes what."""
+        self._actor = flow
+        self.passing = True
 
     def take(self) -> dict[Resource, int]:
         """Return what was touched since the last call, and stop to note."""
@@ -163,9 +166,10 @@ class Notes:
         return number
 
     def name(self, thing: object) -> tuple[int, int]:
-        """Return the name of an object: who touched it first, and as which.
+        """Return the name of an object: who made it, and as which of its own.
 
-        For what is made in a run, that depends on the history of its maker alone.
+        It gets one with its first field, whether or not that is noted. So the name
+        depends on the history of the maker alone.
         """
         key = id(thing)
         name = self._names.get(key)
@@ -189,6 +193,8 @@ class Notes:
 
     def hear(self, event: Event) -> None:
         """Note what an event tells of TLBs and frames; then others may look on."""
+        if self.passing:
+            return
         self.on = True
         self._hear(event)
         self.on = False
@@ -347,10 +353,9 @@ def _watched(
 
     def write(thing: object, value: Any) -> None:
         put(thing, value)
-        if notes.on:
-            if changes:
-                notes.touched[resource(thing)] = WRITE
-        elif notes.naming:
+        if notes.on and changes:
+            notes.touched[resource(thing)] = WRITE
+        else:
             notes.name(thing)
 
     return property(read, write)
@@ -382,7 +387,7 @@ def _watch_memory(notes: Notes, replace: Callable[[type, str, Any], None]) -> No
         plain["clear_frame"],
         plain["copy_frame"],
     )
-    is_clear_ = plain["is_clear"]
+    is_clear_, zeros_ = plain["is_clear"], plain["zeros"]
 
     def read(memory: PhysicalMemory, pa: int) -> int:
         word(memory, pa, READ)
@@ -416,7 +421,20 @@ def _watch_memory(notes: Notes, replace: Callable[[type, str, Any], None]) -> No
         notes.note(notes.number("frame", pfn), READ)
         return bool(is_clear_(memory, pfn))
 
-    for new in (read, swap, compare_exchange, frame, clear_frame, copy_frame, is_clear):
+    def zeros(memory: PhysicalMemory, pa: int) -> int:
+        notes.note(notes.number("frame", pa >> memory.page_shift), READ)
+        return int(zeros_(memory, pa))
+
+    for new in (
+        read,
+        swap,
+        compare_exchange,
+        frame,
+        clear_frame,
+        copy_frame,
+        is_clear,
+        zeros,
+    ):
         replace(PhysicalMemory, new.__name__, new)
 
 

@@ -217,7 +217,6 @@ class _Builder:
         notes = self._notes
         notes.begin()
         world = self._scenario()
-        notes.naming = False
         self._flows = world.flows
         history = History(len(world.flows))
         told: list[str] = []

@@ -141,6 +141,8 @@ class Run:
         orders: Is told in which orders locks are taken.
 
     Attributes:
+        ahead: Before that step, whoever runs goes on unless it waits or ends; nobody is
+            asked.
         current: Index of the flow that has just run; -1 at the start.
         steps: Index of the flow of each step so far.
         done: Indices of the flows that have ended.
@@ -160,6 +162,7 @@ class Run:
         "_running",
         "_threads",
         "_waits",
+        "ahead",
         "current",
         "done",
         "error",
@@ -177,6 +180,7 @@ class Run:
         orders: LockOrders | None = None,
     ) -> None:
         self.world = world
+        self.ahead = 0
         self.current = -1
         self.steps: list[int] = []
         self.done: set[int] = set()
@@ -258,6 +262,7 @@ class Run:
         self._held.clear()
         self._waits.clear()
         self._over = False
+        self.ahead = 0
         self.current = -1
         self.steps = []
         self.done = set()
@@ -324,6 +329,8 @@ class Run:
         if isinstance(failing, TlbkitError) and not isinstance(failing, _LEGAL):
             return  # what is done on the way out of a fault is no step
         self.steps.append(self.current)
+        if len(self.steps) < self.ahead:
+            return
         following = self._choose()
         if following != self.current:
             self._switch(following)

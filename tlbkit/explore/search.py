@@ -8,7 +8,8 @@ Two schedules in which steps that touch the same things come in the same order a
 schedule told twice: they lead to the same state. So each run keeps, for each flow, one
 number that stands for all that its last step depends on (its own steps before, and
 whatever they read or overwrote), and what was reached before is not looked at again. A
-flow is moreover only stopped before a step that another flow could disturb.
+flow is moreover only stopped before a step that another flow could disturb. Up to where
+a schedule leaves the one from which it grew, what its steps depend on is known.
 """
 
 from __future__ import annotations
@@ -396,11 +397,13 @@ class _Branch(NamedTuple):
         schedule: Its decisions.
         key: The state at the last of them, and who goes on there.
         cost: Its preemptions.
+        history: Of a run that goes the same way up to there.
     """
 
     schedule: Schedule
     key: tuple[int, int]
     cost: int
+    history: History
 
 
 class _Deferred(NamedTuple):
@@ -437,15 +440,16 @@ class _Reduced(_Plain):
         self._ever: defaultdict[int, dict[int, int]] = defaultdict(dict)
         self._deferred: defaultdict[int, list[_Deferred]] = defaultdict(list)
         self._pending: list[_Branch] = []
-        self._history = History(0)
+        self._history = self._known = History(0)
 
     def _root(self) -> _Branch:
-        return _Branch((), (0, -1), 0)
+        return _Branch((), (0, -1), 0, History(0))
 
     def _try(self, schedule: _Branch) -> None:
         if schedule.schedule and self._seen[schedule.key] < self._cost:
             return  # reached more cheaply in the meantime
         self._pending = []
+        self._known = schedule.history
         run = self._run(schedule.schedule)
         if not run.stopped:
             self._account(run.current, self._notes.take())
@@ -468,13 +472,27 @@ class _Reduced(_Plain):
         return world
 
     def _decide(self, run: Run) -> int:
+        step = len(run.steps)
+        if step < self._last:
+            return self._pass_over(run, step)
         touched = self._notes.take()
         flow = run.current
-        if flow >= 0:
+        if step == self._last:
+            self._history = self._known.until(step)
+        elif flow >= 0:
             self._history.add(flow, touched)
             self._account(flow, touched)
         chosen = super()._decide(run)
         self._notes.resume(chosen)
+        return chosen
+
+    def _pass_over(self, run: Run, step: int) -> int:
+        """Decide a step of which all is known, and leave the next ones to the run."""
+        chosen = self._choices.get(step)
+        if chosen is None:
+            chosen = run.enabled()[0]
+        self._notes.pass_over(chosen)
+        run.ahead = min(one.step for one in self._schedule if one.step > step)
         return chosen
 
     def _branch(self, step: int, able: list[int], *, stops: bool) -> None:
@@ -487,7 +505,12 @@ class _Reduced(_Plain):
         if cost > self._preemptions or len(able) == 1:
             return
         branches = [
-            _Branch((*self._schedule, Choice(step, other)), (state, other), cost)
+            _Branch(
+                (*self._schedule, Choice(step, other)),
+                (state, other),
+                cost,
+                self._history,
+            )
             for other in able[1:]
         ]
         if stops:
@@ -551,10 +574,12 @@ class History:
     or updates, which all commute with each other.
     """
 
-    __slots__ = ("_flows", "_things")
+    __slots__ = ("_flows", "_log", "_things")
 
     def __init__(self, flows: int) -> None:
         self._flows = [0] * flows
+        # Of each step, the flow, its new number and what has changed in the things.
+        self._log: list[tuple[int, int, dict[int, tuple[int, int, int]]]] = []
         # Kind of the accesses since the last change, that change, their sum.
         self._things: dict[int, tuple[int, int, int]] = {}
 
@@ -576,5 +601,18 @@ class History:
             after.append((resource, how, base, since))
             seen += hash((resource, how, base))
         me = self._flows[flow] = hash((flow, self._flows[flow], seen))
-        for resource, how, base, since in after:
-            things[resource] = how, base, since + hash((me, resource))
+        changed = {
+            resource: (how, base, since + hash((me, resource)))
+            for resource, how, base, since in after
+        }
+        things.update(changed)
+        self._log.append((flow, me, changed))
+
+    def until(self, step: int) -> History:
+        """Return what it was before the step of that number."""
+        earlier = History(len(self._flows))
+        earlier._log = self._log[:step]
+        for flow, me, changed in earlier._log:
+            earlier._flows[flow] = me
+            earlier._things.update(changed)
+        return earlier

@@ -50,10 +50,8 @@ def break_before_make(machine: Machine) -> Iterator[None]:
         holdings.drop(event)
 
     handlers = {"store": store, "fill": fill, "drop": drop}
-    for kind, handler in handlers.items():
-        machine.events.listen(handler, {kind})
+    machine.events.listen_by_kind(handlers)
     try:
         yield
     finally:
-        for handler in handlers.values():
-            machine.events.leave(handler)
+        machine.events.leave(*handlers.values())

@@ -161,10 +161,8 @@ def counting(machine: Machine) -> Iterator[Counts]:
     """
     counts = Counts()
     handlers = _handlers(counts)
-    for kind, handler in handlers.items():
-        machine.events.listen(handler, {kind})
+    machine.events.listen_by_kind(handlers)
     try:
         yield counts
     finally:
-        for handler in handlers.values():
-            machine.events.leave(handler)
+        machine.events.leave(*handlers.values())

@@ -104,8 +104,7 @@ class Sanitizer:
             "free": self._free,
             "call": self._call,
         }
-        for kind, handler in self._handlers.items():
-            self._kernel.machine.events.listen(handler, {kind})
+        machine.events.listen_by_kind(self._handlers)
 
     def __exit__(
         self,
@@ -120,8 +119,7 @@ class Sanitizer:
 
     def stop(self) -> None:
         """Stop listening."""
-        for handler in self._handlers.values():
-            self._kernel.machine.events.leave(handler)
+        self._kernel.machine.events.leave(*self._handlers.values())
 
     def check(self) -> None:
         """Look now for what is due, without waiting for the next step."""

@@ -246,10 +246,8 @@ def timing(machine: Machine, costs: Mapping[str, Cost] = COSTS) -> Iterator[Cloc
     """
     clocks = Clocks(machine, costs)
     handlers = clocks.handlers()
-    for kind, handler in handlers.items():
-        machine.events.listen(handler, {kind})
+    machine.events.listen_by_kind(handlers)
     try:
         yield clocks
     finally:
-        for handler in handlers.values():
-            machine.events.leave(handler)
+        machine.events.leave(*handlers.values())

@@ -79,9 +79,16 @@ def test_listeners_are_told_one_after_the_other():
 
 
 def test_one_who_never_listened_cannot_leave():
-    """To remove a listener that is not there is an error."""
+    """To remove a listener that is not there is an error, and all others stay."""
+    stream = Stream()
+    one, other, never = (list[Event]().append for _ in range(3))
+    stream.listen_by_kind({"dsb": one, "fill": other})
     with pytest.raises(ValueError, match="not in list"):
-        Stream().leave(print)
+        stream.leave(one, never)
+    assert "dsb" in stream.heard
+    stream.leave(one, other)
+    assert "dsb" not in stream.heard
+    assert "fill" not in stream.heard
 
 
 @given(kinds, kinds, kinds)

@@ -251,9 +251,9 @@ ALWAYS = [
     ("file", "truncate", "write"),
     ("file", "munmap", "fsync", "write"),
 ]
-# Pages are given up under a lock that lets faults go on, so one may make an entry anew
-# before the flush that is owed for the old one. The rule of break-before-make does not
-# know of that: not of every page, and not of everybody who may fault.
+# MADV_DONTNEED holds its area's lock only for reading, so a fault may make an entry
+# anew before the flush that is owed for the old one: break-before-make is really not
+# kept, and we know of no exception that allows it. book/proof/the-rules.md shows it.
 ANY = [name for name in DOES if name != "dontneed"]
 # fork returns to the first thread of a process, which is on CPU 0
 PAIRS = [

@@ -92,13 +92,6 @@ class SpinLock:
         if "lock" in machine.events.heard:
             machine.events.emit(cpu.number, "lock", self, new="acquired")
 
-    def try_acquire(self) -> bool:
-        """Take the lock if nobody has it; tell whether it was taken."""
-        if self.holder is not None:
-            return False
-        self.acquire()
-        return True
-
     def release(self) -> None:
         """Give the lock back."""
         cpu = self.machine.running
@@ -189,13 +182,6 @@ class RwSemaphore:
         if self.writer is not None or self.readers:
             machine.wait(lambda: self.writer is None and not self.readers, self.name)
         self._written_by(cpu)
-
-    def down_read_trylock(self) -> bool:
-        """Take it for reading if no writer has it; tell whether it was taken."""
-        if self.writer is not None:
-            return False
-        self.down_read()
-        return True
 
     def down_write_trylock(self) -> bool:
         """Take it for writing if nobody has it; tell whether it was taken."""

@@ -15,7 +15,8 @@ class HugeEntries:
     """Walks the entries of a range of an area: ``(address, ptep)`` each.
 
     What no table is there for is stepped over. Who takes a table away says so, and the
-    walk goes on behind all that it mapped.
+    walk goes on behind all that it mapped; so does who finds empty entries and has
+    nothing to do with them.
 
     Args:
         hugetlb: Knows the area.
@@ -23,10 +24,11 @@ class HugeEntries:
         start: The first address, whole huge pages.
         end: The one behind the last.
         skip: The address bits to set to get to the last page of a table.
+        empty: Returns how many pages have empty entries from a place on, in its table.
         jump: Where to go on, if empty entries above can be stepped over at once.
     """
 
-    __slots__ = ("_at", "_end", "_hugetlb", "_jump", "_size", "_skip", "_vma")
+    __slots__ = ("_at", "_empty", "_end", "_hugetlb", "_jump", "_size", "_skip", "_vma")
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class HugeEntries:
         start: int,
         end: int,
         skip: int,
+        empty: Callable[[int], int],
         jump: Callable[[MmStruct, int], int] | None,
     ) -> None:
         self._hugetlb = hugetlb
@@ -43,6 +46,7 @@ class HugeEntries:
         self._end = end
         self._size = hugetlb.hstate_vma(vma).size
         self._skip = skip
+        self._empty = empty
         self._jump = jump
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -63,3 +67,11 @@ class HugeEntries:
     def skip_table(self) -> None:
         """Go on behind the table of the last entry."""
         self._at = (self._at - self._size | self._skip) + self._size
+
+    def skip_empty(self, ptep: int) -> None:
+        """Go on behind the last entry, at *ptep*, and all empty ones that follow it.
+
+        It is what as many steps would come to, of which each would take the table's
+        lock and find nothing.
+        """
+        self._at += max(self._empty(ptep) - 1, 0) * self._size

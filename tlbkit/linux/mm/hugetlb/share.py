@@ -148,7 +148,13 @@ class HugetlbShare(HugetlbPool):
         skip = huge.hugetlb_mask_last_page(size)
         above_pmds = skip + size == self._pgtable.pud_size
         jump = huge.next_pud if above_pmds else None
-        return HugeEntries(self, vma, start, end, skip, jump)
+        width, _ = huge.num_contig_ptes(size)
+        zeros = self._machine.memory.zeros
+
+        def empty(ptep: int) -> int:
+            return zeros(ptep) // width
+
+        return HugeEntries(self, vma, start, end, skip, empty, jump)
 
     def folio(self, pte: int) -> HugetlbFolio:
         """Return the huge page that an entry maps."""

@@ -74,6 +74,7 @@ class HugetlbZap(HugetlbShare):
             drop_marker: Leave no marker where a userfaultfd had protected a page.
         """
         gather = self._kernel.gather
+        h = self.hstate_vma(vma)
         gather.tlb_start_vma(tlb, vma)
         entries = self.huge_entries(vma, start, end)
         for addr, ptep in entries:
@@ -82,8 +83,13 @@ class HugetlbZap(HugetlbShare):
             if self.huge_pmd_unshare(tlb, vma, addr, ptep):
                 ptl.release()
                 entries.skip_table()
+                continue
+            pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
+            if pte_none(pte):
+                entries.skip_empty(ptep)
+                ptl.release()
             elif self.zap_huge_pte(
-                tlb, vma, addr, ptep, ptl, folio, drop_marker=drop_marker
+                tlb, vma, addr, ptep, pte, ptl, folio, drop_marker=drop_marker
             ):
                 break
         gather.tlb_end_vma(tlb, vma)
@@ -95,22 +101,23 @@ class HugetlbZap(HugetlbShare):
         vma: VmArea,
         addr: int,
         ptep: int,
+        pte: int,
         ptl: SpinLock,
         wanted: HugetlbFolio | None,
         *,
         drop_marker: bool,
     ) -> bool:
-        """Clear one entry, and release its lock; tell whether it was the *wanted* one.
+        """Clear one entry, which is not empty, and release its lock.
 
         The page is kept until the flush.
+
+        Returns:
+            Whether it was the *wanted* one.
         """
         h = self.hstate_vma(vma)
-        pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
-        gone = None
-        if not pte_none(pte):
-            gone = self._clear_one(
-                tlb, vma, addr, ptep, pte, wanted, drop_marker=drop_marker
-            )
+        gone = self._clear_one(
+            tlb, vma, addr, ptep, pte, wanted, drop_marker=drop_marker
+        )
         ptl.release()
         if gone is None:
             return False
