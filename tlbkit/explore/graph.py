@@ -240,10 +240,16 @@ class _Builder:
             notes.resume(path[len(run.steps)])
             return path[len(run.steps)]
 
+        def go_on(_: Event) -> None:
+            # Everybody has looked, and not every event ends a step.
+            notes.on = True
+
         world.machine.events.listen(notes.hear)
         world.machine.events.listen(hear)
         run = Run(world, decide, self._kinds)
-        run.go()
+        run.prepare()
+        world.machine.events.listen(go_on)
+        run.play()
         notes.on = False
         if not shows:  # the run has ended by itself
             history.add(run.current, notes.take())

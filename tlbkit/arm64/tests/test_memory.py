@@ -93,6 +93,20 @@ def test_a_frame_is_the_memory_itself(shift, pfn, word):
     assert held[8] == word
 
 
+@given(st.sampled_from(SHIFTS), st.data())
+def test_zeros_are_counted_up_to_a_word_that_is_none(shift, data):
+    """As many words are zero as one finds by reading on, to the end of the frame."""
+    memory = PhysicalMemory(shift)
+    places = st.integers(0, memory.words - 1)
+    for index, word in data.draw(st.dictionaries(places, words, max_size=4)).items():
+        memory.write(8 * index, word)
+    start = data.draw(places)
+    count = 0
+    while start + count < memory.words and not memory.read(8 * (start + count)):
+        count += 1
+    assert memory.zeros(8 * start) == count
+
+
 @pytest.mark.parametrize("pa", [1, 4, -8, 0x1007])
 @pytest.mark.parametrize("whole", [False, True])
 def test_only_whole_aligned_words_are_accessed(pa, whole):

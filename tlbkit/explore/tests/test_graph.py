@@ -1,11 +1,13 @@
 """Laws of schedule graphs: they hold exactly what schedules can do."""
 
 import json
+from functools import partial
 
 import pytest
 
+from tlbkit.arm64.machine import Machine
 from tlbkit.explore import graph as graphs
-from tlbkit.explore.scheduler import Choice
+from tlbkit.explore.scheduler import Choice, Flow, World
 from tlbkit.explore.search import replay
 from tlbkit.explore.tests.support import process_world
 from tlbkit.observe.words import describe
@@ -71,6 +73,30 @@ def test_the_json_is_small_and_whole():
         assert shown == [node.shows[row] for row in told["rows"]]
         assert [edge[:2] for edge in one["next"]] == [list(e[:2]) for e in node.next]
     assert len(json.dumps(told)) < 20_000
+
+
+def test_what_follows_an_event_within_a_step_counts():
+    """Two orders that leave different words are two ends, whatever ends a step."""
+    word = 0x8000_0000
+
+    def scenario():
+        machine = Machine(cpus=2)
+
+        def write(number):
+            cpu = machine.cpu(number)
+            cpu.dsb("ish")  # told to everybody, and no end of a step
+            machine.memory.write(word, number + 1)
+            cpu.isb()
+
+        flows = [Flow(f"{n}", n, partial(write, n)) for n in range(2)]
+        return World(machine, tuple(flows))
+
+    def word_now(world):
+        return {"word": str(world.machine.memory.read(word))}
+
+    graph = graphs.graph(scenario, "a race", look=word_now, tell=tell, kinds={"isb"})
+    ends = [node.shows["word"] for node in graph.nodes if node.end]
+    assert sorted(ends) == ["1", "2"]
 
 
 def test_too_large_a_graph_is_refused(monkeypatch):

@@ -14,6 +14,7 @@ from tlbkit.linux.tests.huge_pages import GIB, HUGE, audit_hugetlb, end_all
 from tlbkit.linux.tests.support import boot, issued
 
 SPANS = st.tuples(st.integers(0, 30), st.integers(1, 8))
+COUNTS = st.integers(1, 40)
 CHANGES = st.lists(st.tuples(st.sampled_from(["add", "del"]), SPANS), max_size=12)
 
 
@@ -236,6 +237,31 @@ def test_each_size_is_mapped_by_its_own_entries(code, size, shared):
     process.write(base, 5, cpu=1)
     assert child.read(base) == (5 if shared else base)
     audit_hugetlb(kernel)
+    end_all(kernel)
+
+
+@pytest.mark.parametrize("version", ["v6.17", "fixed"])
+@pytest.mark.parametrize(
+    ("code", "size"), [(MAP_HUGE_64KB, 1 << 16), (0, HUGE), (MAP_HUGE_32MB, 1 << 25)]
+)
+@given(
+    touched=st.sets(st.integers(0, 39), max_size=6), first=st.integers(0, 39), n=COUNTS
+)
+def test_pages_are_found_between_empty_entries(version, code, size, touched, first, n):
+    """Of a range that is unmapped every page goes, however far apart, and no other."""
+    kernel = boot(version, cpus=2)
+    kernel.hugetlb.set_max_huge_pages(8, size)
+    process = kernel.spawn()
+    base = process.mmap(40 * size, hugetlb=True, noreserve=True, flags=code)
+    for page in touched:
+        process.write(base + page * size, page + 1)
+    last = min(first + n, 40)
+    process.munmap(base + first * size, (last - first) * size)
+    free = next(h for h in kernel.hugetlb.hstates if h.size == size).free_huge_pages
+    left = {page for page in touched if not first <= page < last}
+    assert free == 8 - len(left)
+    for page in left:
+        assert process.read(base + page * size) == page + 1
     end_all(kernel)
 
 
