@@ -89,9 +89,16 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     page = visit.page
     page.goto(f"{jupyter}/lab/tree/sample.md")
     page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
-    # Only now, as the notebook may take the focus elsewhere until its kernel is there.
-    page.locator(".jp-CodeCell").first.click(timeout=60_000)
-    page.keyboard.press("Control+Enter")
+    cell = page.locator(".jp-CodeCell").first
+    unasked = cell.locator(".jp-InputPrompt").get_by_text("[ ]:", exact=True)
+    # The notebook drops what it is asked while it connects to the kernel, and a reader
+    # asks again. A cell that waits or has run has another mark than this.
+    for _ in range(60):
+        if not unasked.count():
+            break
+        cell.locator(".jp-InputArea-editor").click()
+        page.keyboard.press("Control+Enter")
+        page.wait_for_timeout(1000)
     handle = page.locator(".widget-slider [role=slider]").first
     handle.wait_for(timeout=60_000)
     page.locator(".jp-OutputArea canvas").first.wait_for()
