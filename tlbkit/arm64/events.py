@@ -144,7 +144,7 @@ class Stream:
         left = self._listeners.copy()
         for listener in listeners:
             del left[[one for one, _ in left].index(listener)]
-        self._listeners[:] = left
+        self._listeners = left
         self._sort_out()
 
     def schedule(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_none
 from tlbkit.linux.include.linux.mm import VM_MAYSHARE
 from tlbkit.linux.include.linux.mm_types import (
     ptdesc_pmd_is_shared,
@@ -81,7 +80,6 @@ class HugetlbBefore(Hugetlb):
     ) -> None:
         """Clear the entries of a range; flush at the end if a table was unshared."""
         gather = self._kernel.gather
-        h = self.hstate_vma(vma)
         size = self._pgtable.pud_size
         done = MmuGather(vma.mm)
         gather.tlb_start_vma(tlb, vma)
@@ -93,13 +91,8 @@ class HugetlbBefore(Hugetlb):
                 ptl.release()
                 gather.tlb_flush_pmd_range(tlb, addr & -size, size)
                 entries.skip_table()
-                continue
-            pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
-            if pte_none(pte):
-                entries.skip_empty(ptep)
-                ptl.release()
             elif self.zap_huge_pte(
-                tlb, vma, addr, ptep, pte, ptl, folio, drop_marker=drop_marker
+                tlb, vma, entries, addr, ptep, ptl, folio, drop_marker=drop_marker
             ):
                 break
         gather.tlb_end_vma(tlb, vma)

@@ -1,5 +1,6 @@
 """The Jupyter rendering of players: ipywidgets that move through the same texts."""
 
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +128,10 @@ def turns_widget(player: "Turns") -> widgets.VBox:
 
     def show() -> None:
         node = here()
-        able = []
-        for choice in player.choices(node):
-            who, _, what = choice
-            able.append(_button(f"{who}: {what}", lambda c=choice: choose(c)))  # type: ignore[misc]
-        choices.children = able
+        choices.children = [
+            _button(f"{choice[0]}: {choice[2]}", partial(choose, choice))
+            for choice in player.choices(node)
+        ]
         waits = "".join(f"<p>{escape(text)}</p>" for text in player.waits(node))
         said = player.end(node) or (f"{taken[-1][0]}: {taken[-1][2]}." if taken else "")
         status.value = f'<p role="status">{escape(said or "The start.")}</p>{waits}'

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import Hstate, HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import VmArea
     from tlbkit.linux.kernel.locking import SpinLock
+    from tlbkit.linux.mm.hugetlb.entries import HugeEntries
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
@@ -74,7 +75,6 @@ class HugetlbZap(HugetlbShare):
             drop_marker: Leave no marker where a userfaultfd had protected a page.
         """
         gather = self._kernel.gather
-        h = self.hstate_vma(vma)
         gather.tlb_start_vma(tlb, vma)
         entries = self.huge_entries(vma, start, end)
         for addr, ptep in entries:
@@ -83,13 +83,8 @@ class HugetlbZap(HugetlbShare):
             if self.huge_pmd_unshare(tlb, vma, addr, ptep):
                 ptl.release()
                 entries.skip_table()
-                continue
-            pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
-            if pte_none(pte):
-                entries.skip_empty(ptep)
-                ptl.release()
             elif self.zap_huge_pte(
-                tlb, vma, addr, ptep, pte, ptl, folio, drop_marker=drop_marker
+                tlb, vma, entries, addr, ptep, ptl, folio, drop_marker=drop_marker
             ):
                 break
         gather.tlb_end_vma(tlb, vma)
@@ -99,25 +94,27 @@ class HugetlbZap(HugetlbShare):
         self,
         tlb: MmuGather,
         vma: VmArea,
+        entries: HugeEntries,
         addr: int,
         ptep: int,
-        pte: int,
         ptl: SpinLock,
         wanted: HugetlbFolio | None,
         *,
         drop_marker: bool,
     ) -> bool:
-        """Clear one entry, which is not empty, and release its lock.
+        """Clear one entry, and release its lock; tell whether it was the *wanted* one.
 
-        The page is kept until the flush.
-
-        Returns:
-            Whether it was the *wanted* one.
+        The page is kept until the flush. Of empty ones, all that follow are done too.
         """
         h = self.hstate_vma(vma)
-        gone = self._clear_one(
-            tlb, vma, addr, ptep, pte, wanted, drop_marker=drop_marker
-        )
+        pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size)
+        gone = None
+        if pte_none(pte):
+            entries.skip_empty(ptep)
+        else:
+            gone = self._clear_one(
+                tlb, vma, addr, ptep, pte, wanted, drop_marker=drop_marker
+            )
         ptl.release()
         if gone is None:
             return False
