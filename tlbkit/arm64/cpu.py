@@ -413,7 +413,9 @@ class Cpu:
         """
         old = self._memory.swap(pa, value)
         if old & VALID:
-            self._replaced(pa, old, value)
+            if (old ^ value) & self._fixed:
+                self._refuse_live(pa, old, value)
+            self._late.append(pa)
         if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
 
@@ -425,7 +427,9 @@ class Cpu:
         """
         old = self._memory.swap(pa, value)
         if old & VALID:
-            self._replaced(pa, old, value)
+            if (old ^ value) & self._fixed:
+                self._refuse_live(pa, old, value)
+            self._late.append(pa)
         if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
         return old
@@ -439,17 +443,18 @@ class Cpu:
         was = self._memory.compare_exchange(pa, old, new)
         if was == old:
             if old & VALID:
-                self._replaced(pa, old, new)
+                if (old ^ new) & self._fixed:
+                    self._refuse_live(pa, old, new)
+                self._late.append(pa)
             if "store" in self._events.heard:
                 self._events.emit(self.number, "store", pa, old, new, why)
         return was
 
-    def _replaced(self, pa: int, old: int, new: int) -> None:
-        """Take note that a live descriptor was replaced, unless that must not be."""
-        if (old ^ new) & self._fixed and new & VALID:
+    def _refuse_live(self, pa: int, old: int, new: int) -> None:
+        """Take back that a live descriptor became another one, with no step between."""
+        if new & VALID:
             self._memory.write(pa, old)
             raise BreakBeforeMakeError(pa, old, new, "with no step between them")
-        self._late.append(pa)
 
     # -- maintenance -----------------------------------------------------------------
 
@@ -507,7 +512,8 @@ class Cpu:
                 del self._late[:]
             self._seen_here = len(self._late)
         if invalidations and self._issued:
-            done, rest = self._issued[:], list[Invalidation]()
+            done = self._issued[:]
+            rest: list[Invalidation] = []
             before = len(done)
             if local:
                 rest = [one for one in done if one.operation.broadcast]

@@ -10,12 +10,12 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
-    pte_mkold,
     pte_none,
     pte_present,
     pte_wrprotect,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
+    PTE_AF,
     PTE_CONT,
     PTE_SWP_EXCLUSIVE,
     PTE_SWP_UFFD_WP,
@@ -217,23 +217,23 @@ class MemoryCopy(MemoryNormal):
             How many were copied. ``-EAGAIN`` asks for a page, to copy a pinned one to;
             once there is one, pages are copied one at a time.
         """
-        folio = self.vm_normal_folio(parent, addr, pte)
-        if folio is not None:
+        page = self.vm_normal_page(parent, addr, pte)
+        if page is not None:
+            folio = self._kernel.page_alloc.folio_of(page)
             if folio.order and prealloc is None:
                 return self._copy_large(
                     folio, child, parent, target, source, pte, addr, end
                 )
-            pfn = self._pgtable.pte_pfn(pte)
             folio.refcount += 1
             if isinstance(folio.mapping, AnonVma):
                 if not self._kernel.rmap.folio_try_dup_anon_rmap_pte(
-                    folio, pfn, child, parent
+                    folio, page, child, parent
                 ):
                     folio.refcount -= 1
                     return self.copy_present_page(child, target, pte, addr, prealloc)
                 child.mm.anonpages += 1
             else:
-                self._kernel.rmap.folio_dup_file_rmap_ptes(folio, pfn, 1, child)
+                self._kernel.rmap.folio_dup_file_rmap_ptes(folio, page, 1, child)
                 self._kernel.swap.inc_file_counter(child.mm, folio)
         self.copy_present_ptes_(child, parent, target, source, pte, addr, 1)
         return 1
@@ -312,10 +312,10 @@ class MemoryCopy(MemoryNormal):
                 pte = pte_wrprotect(pte)
             else:
                 # Read anew: a pin by GUP-fast may come between, __ptep_set_wrprotect().
-                pte = pgtable.ptep_set_wrprotect_(source, pgtable.read(source))
+                pte = pgtable.ptep_set_wrprotect_(source, self._memory.read(source))
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
-        pte = pte_mkold(pte)
+        pte &= ~PTE_AF  # pte_mkold()
         if pte & PTE_UFFD_WP:
             pte = pte_clear_uffd_wp(pte)
         if several:

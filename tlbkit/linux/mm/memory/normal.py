@@ -28,12 +28,22 @@ from tlbkit.linux.mm.memory.bad_page_map import BadPageMap
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, Page, VmArea
     from tlbkit.linux.include.linux.pgtable import PgtableLevel
+    from tlbkit.linux.kernel.kernel import Kernel
 
 
 class MemoryNormal(BadPageMap):
     """One decision for all levels, and what asks it."""
 
-    __slots__ = ()
+    __slots__ = ("_special_levels",)
+
+    def __init__(self, kernel: Kernel) -> None:
+        super().__init__(kernel)
+        # What a kernel knows when it is built is asked once.
+        self._special_levels = tuple(
+            level
+            for level in (PGTABLE_LEVEL_PTE, PGTABLE_LEVEL_PMD, PGTABLE_LEVEL_PUD)
+            if self.pgtable_level_has_pxx_special(level)
+        )
 
     def vm_normal_page_(
         self,
@@ -59,7 +69,7 @@ class MemoryNormal(BadPageMap):
             The page of *pfn*, also of a block, or ``None``. What must not be there is
             reported and treated as not normal.
         """
-        if self.pgtable_level_has_pxx_special(level):
+        if level in self._special_levels:
             if special:
                 if self._kernel.config.find_normal_page and isinstance(
                     vma.ops, NormalPageOperations

@@ -469,7 +469,10 @@ class RmapCounts(RmapAnon):
             False, and nothing has changed, if an exclusive page may be pinned.
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        maybe_pinned = self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
+        maybe_pinned = (
+            parent.mm.has_pinned
+            and self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
+        )
         if not isinstance(folio, LargeFolio) and level is PGTABLE_LEVEL_PTE:
             if maybe_pinned and folio.flags & PG_anon_exclusive:
                 return False
