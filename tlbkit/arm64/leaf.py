@@ -92,7 +92,8 @@ class Outcomes(dict[int, Leaf | Fault]):
 
     The key is the judged bits of the descriptor (`Half.judged`) ORed with the limits
     of the tables above it; the two never share a bit. A missing key is worked out, and
-    kept if it is a leaf's: of invalid descriptors there are as many as software likes.
+    kept if it is a leaf's, or that of an empty descriptor: of other invalid ones there
+    are as many as software likes.
     """
 
     __slots__ = (
@@ -137,12 +138,15 @@ class Outcomes(dict[int, Leaf | Fault]):
         self._sh = sh
 
     def __missing__(self, key: int) -> Leaf | Fault:
-        """Work out the answer for *key*, and keep it if it is a leaf."""
-        fault = self._refusal(key)
-        if fault is not None:
-            return Fault(fault, self._level)
-        leaf = self[key] = self._leaf(key)
-        return leaf
+        """Work out the answer for *key*, and keep it if it can come again."""
+        kind = self._refusal(key)
+        if kind is None:
+            leaf = self[key] = self._leaf(key)
+            return leaf
+        fault = Fault(kind, self._level)
+        if not key & ~d.TABLE_LIMITS:  # nothing stands there
+            self[key] = fault
+        return fault
 
     def _refusal(self, key: int) -> FaultKind | None:
         """Which fault *key* makes, if any; the first that applies."""

@@ -134,7 +134,11 @@ class Thread:
         kernel = self._kernel
         machine = kernel.machine
         core = machine.cpus[self.cpu] if cpu is None else machine.cpu(cpu)
-        kernel.sched.run_on(self._mm or self.mm, core)
+        mm = self._mm or self.mm
+        if kernel.sched.current[core.number] is mm:
+            machine.running = core
+        else:
+            kernel.sched.run_on(mm, core)
         return core
 
     def enter_kernel(self, name: str, *arguments: int | str) -> None:

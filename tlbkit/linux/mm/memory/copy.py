@@ -25,6 +25,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
+    VM_MAYWRITE,
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
@@ -52,6 +53,9 @@ from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
+
+
+_COW = VM_SHARED | VM_MAYWRITE  # is_cow_mapping()
 
 
 class MemoryCopy(MemoryNormal):
@@ -306,7 +310,7 @@ class MemoryCopy(MemoryNormal):
         """Write-protect the parent's entries if need be, and store the child's, old."""
         pgtable = self._pgtable
         several = nr > 1 or pte & PTE_CONT
-        if pte & PTE_WRITE and is_cow_mapping(parent.flags):
+        if pte & PTE_WRITE and parent.flags & _COW == VM_MAYWRITE:
             if several:
                 pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
                 pte = pte_wrprotect(pte)

@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 class MemoryNormal(BadPageMap):
     """One decision for all levels, and what asks it."""
 
-    __slots__ = ("_special_levels",)
+    __slots__ = ("_debug_vm", "_special_levels")
 
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
         # What a kernel knows when it is built is asked once.
+        self._debug_vm = kernel.config.debug_vm
         self._special_levels = tuple(
             level
             for level in (PGTABLE_LEVEL_PTE, PGTABLE_LEVEL_PMD, PGTABLE_LEVEL_PUD)
@@ -85,6 +86,8 @@ class MemoryNormal(BadPageMap):
             self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
         ):
             return None
+        if pfn <= self._kernel.page_alloc.highest_memmap_pfn and not self._debug_vm:
+            return pfn
         return self._page_unless_bad(vma, addr, pfn, entry, level)
 
     def pgtable_level_has_pxx_special(self, level: PgtableLevel) -> bool:
@@ -111,7 +114,7 @@ class MemoryNormal(BadPageMap):
         if pfn > self._kernel.page_alloc.highest_memmap_pfn:
             self.print_bad_page_map(vma, addr, entry, None, level)
             return None
-        if self._kernel.config.debug_vm and (
+        if self._debug_vm and (
             self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
         ):
             self._kernel.panic.warn_on_once(

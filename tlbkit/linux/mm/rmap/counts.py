@@ -468,7 +468,8 @@ class RmapCounts(RmapAnon):
         Returns:
             False, and nothing has changed, if an exclusive page may be pinned.
         """
-        self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
+        if level is not PGTABLE_LEVEL_PTE or self._kernel.config.debug_vm:
+            self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
         maybe_pinned = (
             parent.mm.has_pinned
             and self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
