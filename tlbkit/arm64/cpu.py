@@ -261,14 +261,22 @@ class Cpu:
         found = self._walk(va)
         if isinstance(found, Fault):
             return self._fault(va, found)
-        page, pa, leaf, _, _ = found
+        page, pa, leaf, descriptor, descriptor_pa = found
         if not leaf.young or leaf.permissions_dirty & ~leaf.permissions & need:
             found = self._marked(found, va, need)
             if isinstance(found, Fault):
                 return self._fault(va, found)
-            page, pa, leaf, _, _ = found
+            page, pa, leaf, descriptor, descriptor_pa = found
+        shift = leaf.shift
         if leaf.young:
-            self.tlb.fill(self.entry(found), va, micro)
+            if leaf.group_shift == shift:
+                asid = self._regime.asid if leaf.not_global else GLOBAL
+                entry = _new(
+                    Entry, (page, pa, shift, leaf, asid, descriptor_pa, descriptor)
+                )
+            else:
+                entry = self.entry(found)
+            self.tlb.fill(entry, va, micro)
         if leaf.permissions & need:
             return va - page + pa
         return self._fault(va, REFUSED[leaf.level])
