@@ -114,9 +114,7 @@ class MemoryNormal(BadPageMap):
         if pfn > self._kernel.page_alloc.highest_memmap_pfn:
             self.print_bad_page_map(vma, addr, entry, None, level)
             return None
-        if self._debug_vm and (
-            self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
-        ):
+        if self._debug_vm and (self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)):
             self._kernel.panic.warn_on_once(
                 "__vm_normal_page", "a page of zeros is taken for a normal one"
             )
