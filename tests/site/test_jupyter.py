@@ -91,8 +91,11 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
     cell = page.locator(".jp-CodeCell").first
     unasked = cell.locator(".jp-InputPrompt").get_by_text("[ ]:", exact=True)
-    # The notebook drops what it is asked while it connects to the kernel, and a reader
-    # asks again. A cell that waits or has run has another mark than this.
+    select = page.get_by_role("dialog").get_by_role("button", name="Select Kernel")
+    page.add_locator_handler(select, lambda button: button.click())
+    # While it connects to the kernel the notebook drops what it is asked, or asks back
+    # which kernel to take, with its own in front; a reader takes that and asks again.
+    # A cell that waits or has run has another mark than this.
     for _ in range(60):
         if not unasked.count():
             break
