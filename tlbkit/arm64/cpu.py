@@ -261,22 +261,14 @@ class Cpu:
         found = self._walk(va)
         if isinstance(found, Fault):
             return self._fault(va, found)
-        page, pa, leaf, descriptor, descriptor_pa = found
+        page, pa, leaf, _, _ = found
         if not leaf.young or leaf.permissions_dirty & ~leaf.permissions & need:
             found = self._marked(found, va, need)
             if isinstance(found, Fault):
                 return self._fault(va, found)
-            page, pa, leaf, descriptor, descriptor_pa = found
-        shift = leaf.shift
+            page, pa, leaf, _, _ = found
         if leaf.young:
-            if leaf.group_shift == shift:
-                asid = self._regime.asid if leaf.not_global else GLOBAL
-                entry = _new(
-                    Entry, (page, pa, shift, leaf, asid, descriptor_pa, descriptor)
-                )
-            else:
-                entry = self.entry(found)
-            self.tlb.fill(entry, va, micro)
+            self.tlb.fill(self.entry(found), va, micro)
         if leaf.permissions & need:
             return va - page + pa
         return self._fault(va, REFUSED[leaf.level])
@@ -421,9 +413,7 @@ class Cpu:
         """
         old = self._memory.swap(pa, value)
         if old & VALID:
-            if (old ^ value) & self._fixed:
-                self._refuse_live(pa, old, value)
-            self._late.append(pa)
+            self._replaced(pa, old, value)
         if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
 
@@ -435,9 +425,7 @@ class Cpu:
         """
         old = self._memory.swap(pa, value)
         if old & VALID:
-            if (old ^ value) & self._fixed:
-                self._refuse_live(pa, old, value)
-            self._late.append(pa)
+            self._replaced(pa, old, value)
         if "store" in self._events.heard:
             self._events.emit(self.number, "store", pa, old, value, why)
         return old
@@ -451,18 +439,17 @@ class Cpu:
         was = self._memory.compare_exchange(pa, old, new)
         if was == old:
             if old & VALID:
-                if (old ^ new) & self._fixed:
-                    self._refuse_live(pa, old, new)
-                self._late.append(pa)
+                self._replaced(pa, old, new)
             if "store" in self._events.heard:
                 self._events.emit(self.number, "store", pa, old, new, why)
         return was
 
-    def _refuse_live(self, pa: int, old: int, new: int) -> None:
-        """Take back that a live descriptor became another one, with no step between."""
-        if new & VALID:
+    def _replaced(self, pa: int, old: int, new: int) -> None:
+        """Take note that a live descriptor was replaced, unless that must not be."""
+        if (old ^ new) & self._fixed and new & VALID:
             self._memory.write(pa, old)
             raise BreakBeforeMakeError(pa, old, new, "with no step between them")
+        self._late.append(pa)
 
     # -- maintenance -----------------------------------------------------------------
 

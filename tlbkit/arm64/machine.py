@@ -79,13 +79,16 @@ class Machine:
 
     def complete(self, issuer: Cpu, done: Iterable[Invalidation]) -> None:
         """Take out of every TLB concerned what these operations name."""
-        lpa2, asid_bits = self.model.lpa2, issuer.asid_bits
+        asid_bits = issuer.asid_bits
         for operation, operand, spared in done:
-            target = decode(operation, operand, lpa2=lpa2, asid_bits=asid_bits)
-            if not operation.broadcast:
-                issuer.tlb.invalidate(operation, target, spared)
-                continue
-            for tlb in self.concerned(operation, target.asid):
+            target = decode(
+                operation, operand, lpa2=self.model.lpa2, asid_bits=asid_bits
+            )
+            if operation.broadcast:
+                tlbs = self.concerned(operation, target.asid)
+            else:
+                tlbs = (issuer.tlb,)
+            for tlb in tlbs:
                 tlb.invalidate(operation, target, spared)
 
     def concerned(self, operation: Operation, asid: int) -> tuple[Tlb, ...]:

@@ -217,12 +217,12 @@ class Tlb:
                 for shift, tag in probes:
                     key = first >> shift | tag
                     ways = array.sets[key & array.mask]
-                    if key not in ways:
-                        continue
-                    held = ways[key]
-                    if spared and held.descriptor_pa in spared:
-                        continue
-                    if hint is None or target.fits_leaf(held.leaf.shift):
+                    held = ways.get(key)
+                    if (
+                        held is not None
+                        and (not spared or held.descriptor_pa not in spared)
+                        and (hint is None or target.fits_leaf(held.leaf.shift))
+                    ):
                         del ways[key]
                         array.held -= 1
                         if told:

@@ -134,11 +134,7 @@ class Thread:
         kernel = self._kernel
         machine = kernel.machine
         core = machine.cpus[self.cpu] if cpu is None else machine.cpu(cpu)
-        mm = self._mm or self.mm
-        if kernel.sched.current[core.number] is mm:
-            machine.running = core
-        else:
-            kernel.sched.run_on(mm, core)
+        kernel.sched.run_on(self._mm or self.mm, core)
         return core
 
     def enter_kernel(self, name: str, *arguments: int | str) -> None:

@@ -6,9 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64 import descriptor as d
-from tlbkit.arm64.fault import Fault
-from tlbkit.arm64.granule import LAST_LEVEL
+from tlbkit.arm64.fault import Fault, FaultKind
+from tlbkit.arm64.granule import GRANULE_4K, LAST_LEVEL
 from tlbkit.arm64.image import Words
+from tlbkit.arm64.memory import PhysicalMemory
+from tlbkit.arm64.regime import Regime
+from tlbkit.arm64.registers import MAIR, TCR, TTBR
 from tlbkit.arm64.tests.random_tables import any_image
 from tlbkit.arm64.walk import Table, walk
 
@@ -57,6 +60,19 @@ def test_only_what_is_good_is_kept(image):
         if isinstance(outcome, Fault)
     ]
     assert not any(key & ~d.TABLE_LIMITS for key in faults)
+
+
+def test_what_nothing_makes_is_worked_out_once():
+    """Two walks that meet an empty descriptor end with the very same fault."""
+    regime = Regime.of(
+        tcr=TCR.of(GRANULE_4K, va_bits=39),
+        mair=MAIR.of(0xFF),
+        ttbr0=TTBR.at(0x1000),
+        ttbr1=TTBR.at(0x9000),
+    )
+    fault = walk(regime, PhysicalMemory(), 0x20_0000)
+    assert fault == Fault(FaultKind.TRANSLATION, 1)
+    assert walk(regime, PhysicalMemory(), 0x40_0000) is fault
 
 
 @settings(max_examples=40, deadline=None)

@@ -10,12 +10,12 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
+    pte_mkold,
     pte_none,
     pte_present,
     pte_wrprotect,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
-    PTE_AF,
     PTE_CONT,
     PTE_SWP_EXCLUSIVE,
     PTE_SWP_UFFD_WP,
@@ -25,7 +25,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
-    VM_MAYWRITE,
     VM_MIXEDMAP,
     VM_PFNMAP,
     VM_SHARED,
@@ -53,9 +52,6 @@ from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
-
-
-_COW = VM_SHARED | VM_MAYWRITE  # is_cow_mapping()
 
 
 class MemoryCopy(MemoryNormal):
@@ -310,16 +306,16 @@ class MemoryCopy(MemoryNormal):
         """Write-protect the parent's entries if need be, and store the child's, old."""
         pgtable = self._pgtable
         several = nr > 1 or pte & PTE_CONT
-        if pte & PTE_WRITE and parent.flags & _COW == VM_MAYWRITE:
+        if pte & PTE_WRITE and is_cow_mapping(parent.flags):
             if several:
                 pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
                 pte = pte_wrprotect(pte)
             else:
                 # Read anew: a pin by GUP-fast may come between, __ptep_set_wrprotect().
-                pte = pgtable.ptep_set_wrprotect_(source, self._memory.read(source))
+                pte = pgtable.ptep_set_wrprotect_(source, pgtable.read(source))
         if parent.flags & VM_SHARED:
             pte = pte_mkclean(pte)
-        pte &= ~PTE_AF  # pte_mkold()
+        pte = pte_mkold(pte)
         if pte & PTE_UFFD_WP:
             pte = pte_clear_uffd_wp(pte)
         if several:

@@ -28,23 +28,12 @@ from tlbkit.linux.mm.memory.bad_page_map import BadPageMap
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, Page, VmArea
     from tlbkit.linux.include.linux.pgtable import PgtableLevel
-    from tlbkit.linux.kernel.kernel import Kernel
 
 
 class MemoryNormal(BadPageMap):
     """One decision for all levels, and what asks it."""
 
-    __slots__ = ("_debug_vm", "_special_levels")
-
-    def __init__(self, kernel: Kernel) -> None:
-        super().__init__(kernel)
-        # What a kernel knows when it is built is asked once.
-        self._debug_vm = kernel.config.debug_vm
-        self._special_levels = tuple(
-            level
-            for level in (PGTABLE_LEVEL_PTE, PGTABLE_LEVEL_PMD, PGTABLE_LEVEL_PUD)
-            if self.pgtable_level_has_pxx_special(level)
-        )
+    __slots__ = ()
 
     def vm_normal_page_(
         self,
@@ -70,7 +59,7 @@ class MemoryNormal(BadPageMap):
             The page of *pfn*, also of a block, or ``None``. What must not be there is
             reported and treated as not normal.
         """
-        if level in self._special_levels:
+        if self.pgtable_level_has_pxx_special(level):
             if special:
                 if self._kernel.config.find_normal_page and isinstance(
                     vma.ops, NormalPageOperations
@@ -86,8 +75,6 @@ class MemoryNormal(BadPageMap):
             self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
         ):
             return None
-        if pfn <= self._kernel.page_alloc.highest_memmap_pfn and not self._debug_vm:
-            return pfn
         return self._page_unless_bad(vma, addr, pfn, entry, level)
 
     def pgtable_level_has_pxx_special(self, level: PgtableLevel) -> bool:
@@ -114,7 +101,9 @@ class MemoryNormal(BadPageMap):
         if pfn > self._kernel.page_alloc.highest_memmap_pfn:
             self.print_bad_page_map(vma, addr, entry, None, level)
             return None
-        if self._debug_vm and (self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)):
+        if self._kernel.config.debug_vm and (
+            self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
+        ):
             self._kernel.panic.warn_on_once(
                 "__vm_normal_page", "a page of zeros is taken for a normal one"
             )

@@ -468,12 +468,8 @@ class RmapCounts(RmapAnon):
         Returns:
             False, and nothing has changed, if an exclusive page may be pinned.
         """
-        if level is not PGTABLE_LEVEL_PTE or self._kernel.config.debug_vm:
-            self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
-        maybe_pinned = (
-            parent.mm.has_pinned
-            and self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
-        )
+        self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
+        maybe_pinned = self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
         if not isinstance(folio, LargeFolio) and level is PGTABLE_LEVEL_PTE:
             if maybe_pinned and folio.flags & PG_anon_exclusive:
                 return False

@@ -574,9 +574,7 @@ class Pgtable:
         """
         cpu = self._machine.running
         while True:
-            new = (pte & ~PTE_WRITE) | PTE_RDONLY  # pte_wrprotect()
-            if pte & (PTE_WRITE | PTE_RDONLY) == PTE_WRITE:
-                new |= PTE_DIRTY
+            new = pte_wrprotect(pte)
             was = cpu.compare_exchange(ptep, pte, new, "ptep_set_wrprotect")
             if was == pte:
                 return new
