@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import Page
 
 from tlbkit import lab
 
@@ -84,6 +85,19 @@ def jupyter(tmp_path_factory, request) -> Iterator[str]:
         server.terminate()
 
 
+def wait_for_kernel(page: Page, server: str) -> None:
+    """Wait until the server has a kernel, idle, and the browser a connection to it.
+
+    Who runs a cell before that is asked which kernel to take.
+    """
+    for _ in range(240):
+        kernels = page.request.get(f"{server}/api/kernels").json()
+        if any(k["execution_state"] == "idle" and k["connections"] for k in kernels):
+            return
+        page.wait_for_timeout(250)
+    pytest.fail("the notebook has no kernel")
+
+
 def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     """A chapter opens as a notebook; its slider moves by keyboard and agrees."""
     page = visit.page
@@ -91,10 +105,8 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
     cell = page.locator(".jp-CodeCell").first
     unasked = cell.locator(".jp-InputPrompt").get_by_text("[ ]:", exact=True)
-    select = page.get_by_role("dialog").get_by_role("button", name="Select Kernel")
-    page.add_locator_handler(select, lambda button: button.click())
-    # While it connects to the kernel the notebook drops what it is asked, or asks back
-    # which kernel to take, with its own in front; a reader takes that and asks again.
+    wait_for_kernel(page, jupyter)
+    # Until it knows so too the notebook drops what it is asked, and a reader asks again.
     # A cell that waits or has run has another mark than this.
     for _ in range(60):
         if not unasked.count():
