@@ -106,7 +106,7 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
     cell = page.locator(".jp-CodeCell").first
     unasked = cell.locator(".jp-InputPrompt").get_by_text("[ ]:", exact=True)
     wait_for_kernel(page, jupyter)
-    # Until it knows so too the notebook drops what it is asked, and a reader asks again.
+    # Until it knows so too, the notebook drops what it is asked; a reader asks again.
     # A cell that waits or has run has another mark than this.
     for _ in range(60):
         if not unasked.count():
