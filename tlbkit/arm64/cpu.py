@@ -10,7 +10,7 @@ from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import REFUSED, Fault
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tlb_array import GLOBAL, Entry
-from tlbkit.arm64.tlbi import OPERATIONS, find_operation
+from tlbkit.arm64.tlbi import OPERATIONS, Operation, find_operation
 from tlbkit.arm64.walk import hardware_update, walk
 from tlbkit.errors import InputError, TlbkitError
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from tlbkit.arm64.regime import Regime
     from tlbkit.arm64.tlb import Tlb
     from tlbkit.arm64.tlb_array import Probe, TlbArray
-    from tlbkit.arm64.tlbi import Operation
     from tlbkit.arm64.walk import Table, Translation
 
 
@@ -117,6 +116,7 @@ class Cpu:
     - ``irq``: ``"on"`` or ``"off"``.
     """
 
+    __deletable__ = ("_regime",)  # a compiler must know: a CPU can lose its registers
     __slots__ = (
         "_events",
         "_fixed",

@@ -10,14 +10,16 @@ from bisect import insort
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64.conflicts import TlbConflictError
+
+# Compiled, a named tuple looks for the types of its fields when it is made.
+from tlbkit.arm64.leaf import Leaf  # noqa: TC001
 from tlbkit.arm64.models import Replacement
+from tlbkit.arm64.walk import Table  # noqa: TC001
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.models import TlbGeometry
-    from tlbkit.arm64.walk import Table
 
 GLOBAL = 0x10000
 """The ASID of an entry that answers for every ASID (nG = 0)."""
