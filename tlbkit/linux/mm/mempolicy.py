@@ -61,6 +61,8 @@ class Mempolicy:
             at = vma.end
         if at < end:
             mm.mmap_lock.up_write()
+            for folio in folios:
+                self._kernel.swap.folio_put(folio)
             return -EFAULT
         moved = 0
         for folio in folios:

@@ -9,6 +9,7 @@ from tlbkit.errors import InputError
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.mm.hugetlb.resv_map import ResvMap
 from tlbkit.linux.mm.memfd import MFD_HUGE_64KB, MFD_HUGETLB
+from tlbkit.linux.mm.mempolicy import MPOL_MF_MOVE
 from tlbkit.linux.mm.mmap import MAP_HUGE_1GB, MAP_HUGE_32MB, MAP_HUGE_64KB
 from tlbkit.linux.tests.huge_pages import GIB, HUGE, audit_hugetlb, end_all
 from tlbkit.linux.tests.support import boot, issued
@@ -52,6 +53,18 @@ def numbers(kernel):
 
 
 # -- promises ------------------------------------------------------------------------
+
+
+def test_what_is_not_all_mapped_is_not_moved_and_not_held():
+    """mbind() of a range with a hole lets go of the huge pages it had collected."""
+    kernel, process = machine()
+    base = process.mmap(HUGE, hugetlb=True)
+    process.write(base, 1)
+    with pytest.raises(SystemCallError, match="EFAULT"):
+        process.mbind(base, 2 * HUGE, MPOL_MF_MOVE)
+    audit_hugetlb(kernel)
+    process.exit()
+    assert numbers(kernel) == (8, 8, 0)
 
 
 def test_a_promise_is_kept_once():

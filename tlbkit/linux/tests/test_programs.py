@@ -21,6 +21,8 @@ from hypothesis.stateful import (
 )
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_leaf, pte_present
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
+from tlbkit.linux.include.linux.mm import VM_SHARED
 from tlbkit.linux.process import Process
 from tlbkit.linux.tests.programs import Play
 from tlbkit.linux.userfaultfd_fd import UserfaultFd
@@ -322,10 +324,23 @@ class AnyProgram(RuleBasedStateMachine):
 
     @rule(which=number, where=number, offset=at, core=cpu)
     def write(self, which, where, offset, core):
-        """Store a word."""
-        process, address, _ = self.pick(which, where, offset)
+        """Store a word.
+
+        Of private huge pages no other CPU may keep a stale entry: nothing repairs it
+        after the local flush, as the gallery's chapter tells.
+        """
+        process, address, area = self.pick(which, where, offset)
+        if area is not None and self.is_private_huge(process, address):
+            self.do(f"kernel.tlbflush.flush_tlb_mm({process}.mm)")
         self.count += 1
         self.do(f"{process}.write({address}, {self.count}, cpu={core})")
+
+    def is_private_huge(self, process, address):
+        """Whether an address is of private memory of huge pages."""
+        names = self.plays[0].names
+        va = eval(address, names)  # noqa: S307 - our own lines
+        vma = self.plays[0].kernel.vma.vma_lookup(names[process].mm, va)
+        return vma is not None and is_vm_hugetlb_page(vma) and not vma.flags & VM_SHARED
 
     @rule(which=number, where=number, offset=at)
     def spread(self, which, where, offset):
