@@ -1,12 +1,15 @@
 """How fast the hot paths are, beside others that do the same, in one run.
 
     python tests/benchmark/run.py [--only {kernel,walks,traces,search,gallery}]
+                                  [--compiled]
 
-Needs the ``bench`` extra (pycachesim compiles C). A ratio from one run can be quoted;
-a rate depends on the machine, and on what else it does. Time is that of this process
-alone. What is compared takes turns, round by round, so that both meet the same weather,
-and the median round of each counts; but the million pages are gone through once, and
-the gallery, which takes all cores and a minute or more, is searched once.
+Needs the ``bench`` extra (pycachesim compiles C). ``--compiled`` times the package with
+its machine compiled, and leaves out what only the plain one can do. A ratio from one
+run can be quoted; a rate depends on the machine, and on what else it does. Time is that
+of this process alone. What is compared takes turns, round by round, so that both meet
+the same weather, and the median round of each counts; but the million pages are gone
+through once, and the gallery, which takes all cores and a minute or more, is searched
+once.
 
 What a walk is held against, on the same tables and addresses, each in its turn:
 
@@ -20,6 +23,7 @@ The second and third have no target; they are there so that the first is not mis
 for the speed of Unicorn's own walk.
 """
 
+import os
 import resource
 import sys
 from argparse import ArgumentParser
@@ -37,8 +41,14 @@ from cachesim import Cache, CacheSimulator, MainMemory
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests/conformance")]
+FOLDER = "TLBKIT_COMPILED_FOLDER"  # where a run finds the compiled package
+sys.path[:0] = [
+    os.environ.get(FOLDER, str(ROOT)),
+    str(ROOT / ".ci"),
+    str(ROOT / "tests/conformance"),
+]
 
+from compiled import compiled
 from unicorn_oracle import TABLES, UnicornMMU
 
 from tlbkit import Kernel, Machine
@@ -288,18 +298,29 @@ def gallery() -> Iterator[Row]:
 
 
 PARTS = {part.__name__: part for part in (kernel, walks, traces, search, gallery)}
+EXPLORING = ("search", "gallery")  # what a compiled package cannot do
 
 
 def main() -> None:
     """Print the table, or the part of it that is asked for."""
     parser = ArgumentParser(description="How fast the hot paths are, beside others.")
     parser.add_argument("--only", choices=PARTS, help="this part of the table")
-    only = parser.parse_args().only
+    parser.add_argument(
+        "--compiled", action="store_true", help="of the package with its machine in C"
+    )
+    asked = parser.parse_args()
+    if asked.compiled and FOLDER not in os.environ:
+        variables = os.environ | {FOLDER: str(compiled())}
+        os.execve(sys.executable, [sys.executable, *sys.argv], variables)  # noqa: S606
+    parts = [asked.only] if asked.only else list(PARTS)
+    if FOLDER in os.environ:
+        parts = [part for part in parts if part not in EXPLORING]
+    print("compiled\n" if FOLDER in os.environ else "plain\n")
     print(
         f"{'what':40} {'a second':>12}  {'peer':22} {'a second':>12} {'ratio':>7}  want"
     )
-    for part in [PARTS[only]] if only else PARTS.values():
-        for row in part():
+    for part in parts:
+        for row in PARTS[part]():
             ratio = f"{row.rate / row.peer_rate:7.2f}" if row.peer_rate else " " * 7
             peer = f"{row.peer_rate:12,.0f}" if row.peer_rate else " " * 12
             print(

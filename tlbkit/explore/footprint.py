@@ -25,6 +25,7 @@ from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.arm64.tlb import CachedTable
+from tlbkit.explore.compiled import check_plain
 from tlbkit.linux.kernel.locking import RwSemaphore
 from tlbkit.linux.mm.page_alloc import PageAlloc
 
@@ -233,7 +234,11 @@ def watching() -> Iterator[Notes]:
     """Note accesses until the end of the ``with`` block.
 
     A world that is to be watched must be made within the block.
+
+    Raises:
+        CompiledError: The machine is compiled.
     """
+    check_plain()
     notes = Notes()
     undo: list[tuple[type, str, Any]] = []
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.callers import caller
+from tlbkit.explore.compiled import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +38,11 @@ def watching_loads() -> Iterator[Loads]:
     """Tell of loads until the end of the ``with`` block.
 
     A world that is to be watched must be made within the block.
+
+    Raises:
+        CompiledError: The machine is compiled.
     """
+    check_plain()
     loads = Loads()
     plain = PhysicalMemory.read
 

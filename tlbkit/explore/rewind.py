@@ -28,6 +28,8 @@ from types import (
 )
 from typing import TYPE_CHECKING, Any, Final
 
+from tlbkit.explore.compiled import check_plain
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
@@ -70,6 +72,7 @@ class Snapshot:
 
     Errors:
         ValueError: It holds something that cannot be set back, a generator for example.
+        CompiledError: Its machine is compiled.
     """
 
     __slots__ = (
@@ -87,6 +90,7 @@ class Snapshot:
     def __init__(
         self, world: object, slots: Mapping[property, MemberDescriptorType]
     ) -> None:
+        check_plain()
         self._slots = slots
         self._members: dict[type, tuple[MemberDescriptorType, ...]] = {}
         self._lists: list[tuple[list[Any], list[Any]]] = []
