@@ -2,7 +2,7 @@
 
     python .ci/compiled.py
 
-prints the folder; a Python that has it first on PYTHONPATH runs the compiled package.
+prints the folder. A Python that has it first on PYTHONPATH runs the compiled package.
 It is made for the Python that runs this, and found again until the sources change. It
 needs a C compiler and, to fetch mypy, the network.
 """
@@ -12,6 +12,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -22,8 +23,9 @@ COMPILERS = ("cc", "gcc", "clang", "cl")
 
 
 def can_compile() -> bool:
-    """Tell whether there is a C compiler."""
-    return any(map(shutil.which, COMPILERS))
+    """Tell whether there is a C compiler, and what it needs to know of this Python."""
+    header = Path(sysconfig.get_path("include"), "Python.h")
+    return any(map(shutil.which, COMPILERS)) and header.exists()
 
 
 def compiled() -> Path:

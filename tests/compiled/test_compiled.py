@@ -9,7 +9,7 @@ import pytest
 from compiled import can_compile, compiled
 
 pytestmark = pytest.mark.skipif(
-    not can_compile(), reason="the package is compiled by a C compiler: none is here"
+    not can_compile(), reason="there is no C compiler, or no Python.h (python3-dev)"
 )
 
 ROOT = Path(__file__).resolve().parents[2]
