@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -31,6 +32,11 @@ PAGES: Final = Parameter(
     most=4096,
 )
 """How many pages, of the kernel's size, a flow is about."""
+
+FEWER_PAGES: Final = replace(
+    PAGES, choices=tuple(stop for stop in PAGES.choices if int(stop) <= 512)
+)
+"""The same where a page costs much, so that a slider's answer comes at once."""
 
 THREADS: Final = Parameter(
     "threads",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, written
+from tlbkit.lab.flow import FEWER_PAGES, THP, THREADS, Flow, written
 from tlbkit.lab.parameter import Parameter
 from tlbkit.lab.published import gain, quote, share_rows
 from tlbkit.lab.scenario import CPUS, Claim
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel
 
-# A page costs several faults here: fewer of them, so that an answer comes at once.
-SHARED_PAGES: Final = replace(
-    PAGES, choices=tuple(stop for stop in PAGES.choices if int(stop) <= 512)
-)
 CURVE: Final = (1, 8, 64)
 WRITERS: Final = Parameter(
     "writers", "Threads that write each page again", "threads", 1, (1, 2, 4, 8)
@@ -73,7 +69,7 @@ class ForkReuse(Flow):
     title = "The child has gone: who must hear that the parent may write again?"
     operation = "the parent writes its pages again"
     curve = CURVE
-    parameters = (SHARED_PAGES, CPUS, THREADS, WRITERS, THP)
+    parameters = (FEWER_PAGES, CPUS, THREADS, WRITERS, THP)
     claims = (SAME_END, NO_MORE)
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
@@ -115,7 +111,7 @@ class ForkCopy(Flow):
     title = "The child stays: what does copying a page cost the others?"
     operation = "the parent writes the pages that it shares"
     curve = CURVE
-    parameters = (SHARED_PAGES, CPUS, THREADS, BOTH, THP)
+    parameters = (FEWER_PAGES, CPUS, THREADS, BOTH, THP)
     claims = (SAME_END, NO_MORE)
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
@@ -154,7 +150,7 @@ class ForkStorm(Flow):
     operation = "rounds of fork, exec and rewriting"
     curve = CURVE
     parameters = (
-        replace(SHARED_PAGES, default=256),
+        replace(FEWER_PAGES, default=256),
         replace(CPUS, choices=(*CPUS.choices, 144, 192)),
         replace(THREADS, choices=(*THREADS.choices, 192)),
         ROUNDS,

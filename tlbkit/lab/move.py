@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.lab.flow import PAGES, THP, THREADS, Flow, cpus_of, mapped
+from tlbkit.lab.flow import FEWER_PAGES, THP, THREADS, Flow, cpus_of, mapped
 from tlbkit.lab.fork import NO_MORE, SAME_END
 from tlbkit.lab.parameter import Parameter
 from tlbkit.lab.published import quote, saving, share_rows
@@ -46,7 +46,7 @@ class Move(Flow):
     name = "move"
     title = "Compaction: moving live pages together"
     operation = "one UFFDIO_MOVE request"
-    parameters = (PAGES, CPUS, THREADS, RUN, OFFSET, THP)
+    parameters = (FEWER_PAGES, CPUS, THREADS, RUN, OFFSET, THP)
     claims = (SAME_END, NO_MORE)
 
     def prepare(self, kernel: Kernel, params: Mapping[str, Value]) -> Operation:
