@@ -25,7 +25,7 @@ WRITERS: Final = Parameter(
     "writers", "Threads that write each page again", "threads", 1, (1, 2, 4, 8)
 )
 BOTH: Final = Parameter("both", "The child writes too", "", "no", ("no", "yes"))
-ROUNDS: Final = Parameter("rounds", "Forks", "forks", 2, (1, 2, 3), most=8)
+ROUNDS: Final = Parameter("rounds", "Forks", "forks", 1, (1, 2, 3), most=8)
 
 
 SAME_END: Final = Claim(
@@ -150,7 +150,7 @@ class ForkStorm(Flow):
     operation = "rounds of fork, exec and rewriting"
     curve = CURVE
     parameters = (
-        replace(FEWER_PAGES, default=256),
+        replace(FEWER_PAGES, default=128),
         replace(CPUS, choices=(*CPUS.choices, 144, 192)),
         replace(THREADS, choices=(*THREADS.choices, 192)),
         ROUNDS,
