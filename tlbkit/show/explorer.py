@@ -22,8 +22,16 @@ SWITCH = ("off", "on")
 
 
 def setting(parameter: "Parameter", value: Value) -> str:
-    """Write a parameter's value with its unit."""
-    return f"{value} {parameter.unit}".rstrip()
+    """Write a parameter's value with its unit.
+
+    >>> from tlbkit.lab.scenario import CPUS
+    >>> setting(CPUS, 1), setting(CPUS, 2)
+    ('1 CPU', '2 CPUs')
+    """
+    unit = parameter.unit
+    if value == 1 and unit.endswith("s"):
+        unit = {"processes": "process"}.get(unit, unit[:-1])
+    return f"{value} {unit}".rstrip()
 
 
 class Explorer:
