@@ -38,18 +38,8 @@ def python(
 def test_the_machine_and_the_kernel_pass_their_own_tests(folder: Path):
     """The tests of machine, kernel and listeners hold of what is compiled."""
     parts = [str(folder / "tlbkit" / part) for part in ("arm64", "linux", "observe")]
-    run = python(
-        folder,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-n0",
-        *parts,
-        cwd=folder,
-    )
+    options = ("-q", "-x", "-n0", "-p", "no:cacheprovider")
+    run = python(folder, "-m", "pytest", *options, *parts, cwd=folder)
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
 
 
