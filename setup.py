@@ -12,8 +12,12 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HOT = (
-    *(f"tlbkit/arm64/{name}.py" for name in ("cpu", "memory", "tlb", "tlb_array")),
-    *(f"tlbkit/arm64/{name}.py" for name in ("tlbi", "walk")),
+    "tlbkit/arm64/cpu.py",
+    "tlbkit/arm64/memory.py",
+    "tlbkit/arm64/tlb.py",
+    "tlbkit/arm64/tlb_array.py",
+    "tlbkit/arm64/tlbi.py",
+    "tlbkit/arm64/walk.py",
     "tlbkit/linux/arch/arm64/include/asm/pgtable.py",
 )
 

@@ -33,6 +33,7 @@ if sys.platform != "win32":
 ROOT = Path(__file__).resolve().parent.parent
 CACHE = ROOT / ".cache"
 LOG = CACHE / "pip.log"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 UNREACHABLE = (
     "name resolution|getaddrinfo|NewConnectionError|ConnectTimeout|ReadTimeout"
@@ -116,6 +117,12 @@ def variables(python: Path) -> dict[str, str]:
     inherited = {k: v for k, v in os.environ.items() if k not in foreign}
     path = os.pathsep.join((str(python.parent), os.environ.get("PATH", "")))
     return inherited | {"PATH": path, "VIRTUAL_ENV": str(python.parent.parent)}
+
+
+def browser() -> str | None:
+    """Return the path of the Chromium that is named, or else of an installed one."""
+    named = os.environ.get("TLBKIT_CHROMIUM")
+    return named or next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextlib.contextmanager

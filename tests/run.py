@@ -8,8 +8,6 @@ time, a network. Several processes share the tests; with -n0 one runs them all.
 """
 
 import argparse
-import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,7 +19,6 @@ from environment import ROOT, say
 
 # The tests that open the site find the browser under this name.
 BROWSER = "TLBKIT_CHROMIUM"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 IN_A_BROWSER = "tests/site"
 # More processes than that would only wait for the longest group; see conftest.py.
 SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
@@ -63,10 +60,7 @@ def parse() -> tuple[argparse.Namespace, list[str]]:
 
 def browser(python: Path) -> str:
     """Return the path of a Chromium: the one named, an installed one, or a new one."""
-    if os.environ.get(BROWSER):
-        return os.environ[BROWSER]
-    installed = next(filter(None, map(shutil.which, BROWSERS)), None)
-    return installed or downloaded(python)
+    return environment.browser() or downloaded(python)
 
 
 def downloaded(python: Path) -> str:

@@ -9,8 +9,6 @@ answer, and the median of the rounds counts; each round is a page opened anew. W
 are 300 ms for each control. That all stand at their ends at once is told beside it.
 """
 
-import os
-import shutil
 import sys
 import threading
 from argparse import ArgumentParser
@@ -24,9 +22,9 @@ from playwright.sync_api import Browser, ElementHandle, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "book"), str(ROOT / ".ci")]
 
+import environment
 import serve
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ROUNDS = 3
 WANTED_MS = 300
 LIVE = """form => !form.hasAttribute("aria-busy")
@@ -100,14 +98,13 @@ def main() -> None:
         for path in sorted((site / "book").rglob("*.html"))
         if 'class="tlbkit-explorer' in path.read_text("utf-8")
     ]
-    chromium = os.environ.get("TLBKIT_CHROMIUM") or next(
-        filter(None, map(shutil.which, BROWSERS)), None
-    )
+    if not pages:
+        raise SystemExit("no page is built: python3 book/serve.py --build-only")
     server = serve.listen(0)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"{'page':48} {'explorer':24} {'control':20} {'ms':>6}  want")
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium)
+        browser = play.chromium.launch(executable_path=environment.browser())
         for name in pages:
             address = f"http://127.0.0.1:{server.server_port}/{name}"
             for (explorer, control), ms in measure(browser, address).items():

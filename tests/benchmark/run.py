@@ -311,7 +311,8 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.compiled and FOLDER not in os.environ:
         variables = os.environ | {FOLDER: str(compiled())}
-        os.execve(sys.executable, [sys.executable, *sys.argv], variables)  # noqa: S606
+        again = [sys.executable, *sys.argv]
+        os.execve(sys.executable, again, variables)  # noqa: S606 - this same script
     parts = [asked.only] if asked.only else list(PARTS)
     if FOLDER in os.environ:
         parts = [part for part in parts if part not in EXPLORING]

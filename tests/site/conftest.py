@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import environment
 import pytest
 import serve
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
@@ -20,7 +21,6 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(__file__).parent / "sample"
 PAGES = "format: jb-book\nroot: book/sample\nchapters:\n  - file: book/players\n"
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HERE = "127.0.0.1"
 
 
@@ -107,9 +107,7 @@ def serving(folder: Path) -> Iterator[Site]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Return Chromium; where there is none, the test is skipped."""
-    found = os.environ.get("TLBKIT_CHROMIUM") or next(
-        filter(None, map(shutil.which, BROWSERS)), None
-    )
+    found = environment.browser()
     if found is None:
         pytest.skip("no Chromium is installed (Debian: apt-get install chromium)")
     root = getattr(os, "geteuid", lambda: 1)() == 0

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 from tlbkit.arm64.conflicts import TlbConflictError
 
 # Compiled, a named tuple looks for the types of its fields when it is made.
-from tlbkit.arm64.leaf import Leaf  # noqa: TC001
+from tlbkit.arm64.leaf import Leaf  # noqa: TC001 - see above
 from tlbkit.arm64.models import Replacement
-from tlbkit.arm64.walk import Table  # noqa: TC001
+from tlbkit.arm64.walk import Table  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

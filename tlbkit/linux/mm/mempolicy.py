@@ -59,16 +59,15 @@ class Mempolicy:
             if is_vm_hugetlb_page(vma):
                 failed += self.queue_folios_hugetlb(vma, start, end, flags, folios)
             at = vma.end
-        if at < end:
-            mm.mmap_lock.up_write()
-            for folio in folios:
-                self._kernel.swap.folio_put(folio)
-            return -EFAULT
+        hole = at < end
         moved = 0
         for folio in folios:
-            moved += self._kernel.migrate.unmap_and_move_huge_page(folio)
+            if not hole:
+                moved += self._kernel.migrate.unmap_and_move_huge_page(folio)
             self._kernel.swap.folio_put(folio)
         mm.mmap_lock.up_write()
+        if hole:
+            return -EFAULT
         if failed and flags & MPOL_MF_STRICT:
             return -EIO
         return moved
