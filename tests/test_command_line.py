@@ -182,7 +182,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
         ("run mprotect --set pages=1 --set pages=2", "pages is given twice"),
         ("run mprotect --cpus 0", "a whole number from 1 to 128"),
         ("run mprotect --cpus 4 --set cpus=4", "cpus is given twice"),
-        ("run mprotect --kernel v5.4", "v6.17, pr350, v6.19, fixed"),
+        ("run mprotect --kernel v5.4", "v6.17, pr350, v6.18, v6.19, v7.0, fixed"),
         ("run mprotect --cpu pentium", "neoverse-v2, neoverse-n1"),
         ("run mprotect --without beef", "c320dbb7c80d"),
         ("run mprotect --fast", "--fast"),

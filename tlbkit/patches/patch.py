@@ -35,6 +35,12 @@ class Role(StrEnum):
     LATER_FIX = "later fix"
     """Repairs a commit of the registry, or an earlier repair of one."""
 
+    CONTEXT = "context"
+    """Changed a modelled function between two releases; of no series of the book.
+
+    It is here so that the name of a release tells the truth. It needs no chapter.
+    """
+
 
 @dataclass(frozen=True, slots=True)
 class Series:
@@ -124,7 +130,7 @@ class Patch:
         touches: Kernel file -> the functions, types or options that it changes there,
             by the names that they have afterwards.
         chapter: Path of its chapter in this repository; it need not exist before the
-            commit is complete.
+            commit is complete. Empty for a commit of role context.
         sources: Commits, mails and records that say all this.
         figures: Numbers that were published with it.
         needs: Hash -> why this commit cannot stand without that one: it changes what

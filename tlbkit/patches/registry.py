@@ -109,6 +109,11 @@ def _released(patch: Patch) -> tuple[int, int]:
     return int(major), int(minor)
 
 
+def _released_by(release: tuple[int, int]) -> frozenset[str]:
+    """Return the hashes of all commits that a mainline release holds."""
+    return frozenset(p.hash for p in PATCHES if _released(p) <= release)
+
+
 _KERNELS = (
     KernelVersion(
         "v6.17",
@@ -122,14 +127,25 @@ _KERNELS = (
         (pr350_hugetlb_record.VARIANT,),
     ),
     KernelVersion(
+        "v6.18",
+        "mainline v6.18: the normal-page series and MOVE; the rest came with v6.19",
+        _released_by((6, 18)),
+    ),
+    KernelVersion(
         "v6.19",
         "mainline v6.19: the eighteen, the two about write faults, no fix of v7.0 on",
-        frozenset(p.hash for p in PATCHES if _released(p) <= (6, 19)),
+        _released_by((6, 19)),
+    ),
+    KernelVersion(
+        "v7.0",
+        "mainline v7.0: v6.19 with the first later fixes, and what else changed",
+        _released_by((7, 0)),
     ),
     KernelVersion(
         "fixed",
         "v6.19 with every later fix to these commits",
-        frozenset(p.hash for p in PATCHES),
+        _released_by((6, 19))
+        | frozenset(p.hash for p in PATCHES if p.role is Role.LATER_FIX),
     ),
 )
 

@@ -45,3 +45,9 @@ LATER = Series(
     "repairs to these very commits, found after they were merged",
     "single patches, each with its own sources",
 )
+
+CONTEXT = Series(
+    "context",
+    "what else changed between two releases in a function that the model has",
+    "commits of no common series, each with its own sources",
+)

@@ -8,7 +8,7 @@ from tlbkit.linux.mm.mmap import MAP_SHARED_VALIDATE
 from tlbkit.linux.tests.audit import audit, audit_tlbs
 from tlbkit.linux.tests.support import PAGE, boot, issued, total
 
-KERNELS = ("v6.17", "pr350", "v6.19", "fixed")
+KERNELS = ("v6.17", "pr350", "v6.18", "v6.19", "v7.0", "fixed")
 UNKNOWN_FLAG = 1 << 31
 
 
