@@ -177,11 +177,17 @@ class Reach:
             frame = frame.f_back
         return False
 
-    def skips(self, check: str) -> bool:
+    def holds(self, check: str, condition: object) -> bool:
         """Note that a check has failed, and let it."""
-        if check in self.left:
+        if not condition and check in self.left:
             self.left[check].discard(caller().f_code.co_name)
-        return False
+        return bool(condition)
+
+    def sees(self, check: str, condition: object) -> bool:
+        """Note that a check has seen what it looks for, and let it."""
+        if condition and check in self.left:
+            self.left[check].discard(caller().f_code.co_name)
+        return bool(condition)
 
 
 class Mutation:
@@ -269,7 +275,8 @@ class Mutation:
         seen = Reach()
         patch = pytest.MonkeyPatch()
         patch.setattr(Machine, "omits", seen.omits)
-        patch.setattr(Machine, "skips", seen.skips)
+        patch.setattr(Machine, "holds", seen.holds)
+        patch.setattr(Machine, "sees", seen.sees)
         self.run(seen, NOTHING, tests)
         return seen.found
 

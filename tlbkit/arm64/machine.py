@@ -153,12 +153,21 @@ class Machine:
             frame = frame.f_back
         return False
 
-    def skips(self, check: str) -> bool:
-        """Tell whether *check* was taken out of the very function that now asks.
+    def holds(self, check: str, condition: object) -> bool:
+        """Return whether what is asked again still holds, as the kernel's test says.
 
-        To be asked where the check has failed, so that it costs nothing elsewhere.
-        `without` names it as it does operations: ``"pte_same in wp_page_copy"``.
+        `without` takes the test out of the very function that asks, as it names
+        operations: ``"pte_same in wp_page_copy"``. Then it passes, whatever is found.
         """
-        if not self.without:
-            return False
+        if condition or not self.without:
+            return bool(condition)
         return f"{check} in {caller().f_code.co_name}" in self.without
+
+    def sees(self, check: str, condition: object) -> bool:
+        """Return whether a test sees what it looks for, as the kernel's test says.
+
+        The other sense of `holds`: what is taken out sees nothing.
+        """
+        if not condition or not self.without:
+            return bool(condition)
+        return f"{check} in {caller().f_code.co_name}" not in self.without

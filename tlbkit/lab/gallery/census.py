@@ -45,6 +45,7 @@ _HELPERS: Final = (
     "tlbkit.linux.mm.mmu_notifier",
 )
 _KINDS: Final = frozenset({"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu"})
+_ASKING: Final = frozenset({Machine.holds.__name__, Machine.sees.__name__})
 _PREEMPTIONS: Final = 1
 
 
@@ -94,12 +95,12 @@ def _codes(member: object) -> Iterator[CodeType]:
 
 
 def _asked(code: CodeType) -> Iterator[str]:
-    """Yield the texts that some code gives to `Machine.skips`."""
-    if "skips" not in code.co_names:
+    """Yield the texts that some code gives to `Machine.holds` and `Machine.sees`."""
+    if _ASKING.isdisjoint(code.co_names):
         return
     asking = False
     for one in dis.get_instructions(code):
-        if one.argval == "skips":
+        if one.argval in _ASKING:
             asking = True
         elif asking and isinstance(one.argval, str) and one.opname == "LOAD_CONST":
             yield one.argval
@@ -113,9 +114,15 @@ def points_of(meeting: Meeting) -> frozenset[str]:
     class Asked(Machine):
         """A machine that notes which checks have failed."""
 
-        def skips(self, check: str) -> bool:
-            points.add(f"{check} in {caller().f_code.co_name}")
-            return False
+        def holds(self, check: str, condition: object) -> bool:
+            if not condition:
+                points.add(f"{check} in {caller().f_code.co_name}")
+            return bool(condition)
+
+        def sees(self, check: str, condition: object) -> bool:
+            if condition:
+                points.add(f"{check} in {caller().f_code.co_name}")
+            return bool(condition)
 
     def hear(event: Event) -> None:
         points.update(_named(event, caller()))

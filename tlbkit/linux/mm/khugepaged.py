@@ -230,7 +230,7 @@ class Khugepaged:
             result = self._check_ptes(vma, addr, pmd)
         kernel.rmap.anon_vma_unlock_write(vma.anon_vma)
         failed = result is not ScanResult.SUCCEED
-        if failed and not self._machine.skips("collapse_huge_page_isolate"):
+        if self._machine.sees("collapse_huge_page_isolate", failed):
             with pmd_ptl:
                 pgtable.populate(pmdp, table.pfn)
             return result

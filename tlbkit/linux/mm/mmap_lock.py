@@ -42,7 +42,7 @@ class MmapLock:
         changing = (
             mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence
         )
-        if changing and not self._machine.skips("vm_lock_seq"):
+        if self._machine.sees("vm_lock_seq", changing):
             return False
         self._down_read(vma)
         return True
@@ -80,5 +80,5 @@ class MmapLock:
             return
         vma.vm_lock_seq = mmap_lock.sequence
         lock = vma.vm_lock
-        if lock is not None and lock.readers and not self._machine.skips("readers"):
+        if lock is not None and self._machine.sees("readers", lock.readers):
             self._machine.wait(lambda: not lock.readers, lock.name)

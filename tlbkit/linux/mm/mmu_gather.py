@@ -86,7 +86,7 @@ class Gather(GenericTlb):
             )
         mm = tlb.mm
         nested = mm.tlb_flush_pending > 1  # mm_tlb_flush_nested()
-        if nested and not self._kernel.machine.skips("mm_tlb_flush_nested"):
+        if self._kernel.machine.sees("mm_tlb_flush_nested", nested):
             tlb.fullmm = True
             self._reset_range(tlb)
             tlb.freed_tables = True

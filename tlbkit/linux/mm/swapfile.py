@@ -183,7 +183,7 @@ class Swapfile:
         if device is None or not device.swap_map.get(entry.offset):
             return -ENOENT
         cached = entry.offset in device.cached
-        if cached and not self._kernel.machine.skips("SWAP_HAS_CACHE"):
+        if self._kernel.machine.sees("SWAP_HAS_CACHE", cached):
             return -EEXIST
         device.cached.add(entry.offset)
         return 0

@@ -158,8 +158,7 @@ class Vmscan:
 
     def _remove_mapping(self, folio: Folio) -> bool:
         """Take a folio out of its file or the swap cache if nobody else holds it."""
-        used = folio.refcount != 1 + folio.nr_pages
-        if used and not self._machine.skips("folio_ref_freeze"):
+        if self._machine.sees("folio_ref_freeze", folio.refcount != 1 + folio.nr_pages):
             return False
         if folio.flags & PG_dirty:
             return False

@@ -94,8 +94,7 @@ class GupFast(GupSlow):
         meanwhile might be shared by now. So nothing is pinned across one.
         """
         seq = mm.write_protect_seq
-        forking = flags & FOLL_PIN and seq & 1
-        if forking and not self._machine.skips("raw_seqcount_try_begin"):
+        if self._machine.sees("raw_seqcount_try_begin", flags & FOLL_PIN and seq & 1):
             return []
         pages: list[Page] = []
         cpu = self._machine.running
@@ -105,7 +104,7 @@ class GupFast(GupSlow):
             cpu.irq_enable()  # local_irq_restore()
         self._kernel.rcu.quiesce()
         forked = flags & FOLL_PIN and mm.write_protect_seq != seq
-        if forked and not self._machine.skips("write_protect_seq"):
+        if self._machine.sees("write_protect_seq", forked):
             self.unpin_user_pages(pages)  # gup_fast_unpin_user_pages()
             return []
         return pages
@@ -205,8 +204,7 @@ class GupFast(GupSlow):
         folio = self.try_grab_folio_fast(first, refs, flags)
         if folio is None:
             return False
-        changed = self._entry(PGTABLE_LEVEL_PUD, pudp) != pud
-        if changed and not self._machine.skips("pud_val"):
+        if self._machine.sees("pud_val", self._entry(PGTABLE_LEVEL_PUD, pudp) != pud):
             self.gup_put_folio(folio, refs, flags)
             return False
         return self._keep(folio, first, refs, pud, flags, pages)
@@ -230,8 +228,7 @@ class GupFast(GupSlow):
         folio = self.try_grab_folio_fast(first, refs, flags)
         if folio is None:
             return False
-        changed = self._entry(PGTABLE_LEVEL_PMD, pmdp) != pmd
-        if changed and not self._machine.skips("pmd_val"):
+        if self._machine.sees("pmd_val", self._entry(PGTABLE_LEVEL_PMD, pmdp) != pmd):
             self.gup_put_folio(folio, refs, flags)
             return False
         return self._keep(folio, first, refs, pmd, flags, pages)
@@ -258,11 +255,11 @@ class GupFast(GupSlow):
             if folio is None:
                 return False
             changed = self._entry(PGTABLE_LEVEL_PMD, pmdp) != pmd
-            if changed and not self._machine.skips("pmd_val"):
+            if self._machine.sees("pmd_val", changed):
                 self.gup_put_folio(folio, 1, flags)
                 return False
             changed = self._entry(PGTABLE_LEVEL_PTE, ptep) != pte
-            if changed and not self._machine.skips("pte_val"):
+            if self._machine.sees("pte_val", changed):
                 self.gup_put_folio(folio, 1, flags)
                 return False
             if not self._keep(folio, page, 1, pte, flags, pages):

@@ -97,7 +97,7 @@ class HugeChange(HugeSplit):
         target_ptl.acquire()
         ptl.acquire()
         pmd = pgtable.read(source)
-        if not pmd_trans_huge(pmd) and not self._machine.skips("pmd_trans_huge"):
+        if not self._machine.holds("pmd_trans_huge", pmd_trans_huge(pmd)):
             ptl.release()
             target_ptl.release()
             self._kernel.page_alloc.free(table)
@@ -151,7 +151,7 @@ class HugeChange(HugeSplit):
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
         huge = pmd_trans_huge(pgtable.read(pmdp))
-        if not huge and not self._machine.skips("pmd_trans_huge"):
+        if not self._machine.holds("pmd_trans_huge", huge):
             ptl.release()
             return False
         pmd = pgtable.ptep_get_and_clear_(pmdp)
@@ -195,7 +195,7 @@ class HugeChange(HugeSplit):
         ptl = self._kernel.memory.pmd_lockptr(pmdp)
         ptl.acquire()
         pmd = pgtable.read(pmdp)
-        if not pmd_trans_huge(pmd) and not self._machine.skips("pmd_trans_huge"):
+        if not self._machine.holds("pmd_trans_huge", pmd_trans_huge(pmd)):
             ptl.release()
             return 0
         if how & MM_CP_PROT_NUMA and (self.is_huge_zero_pmd(pmd) or pte_protnone(pmd)):
@@ -249,7 +249,7 @@ class HugeChange(HugeSplit):
         new_ptl = memory.pmd_lockptr(new_pmdp)
         old_ptl.acquire()
         huge = pmd_trans_huge(pgtable.read(old_pmdp))
-        if not huge and not self._machine.skips("pmd_trans_huge"):
+        if not self._machine.holds("pmd_trans_huge", huge):
             old_ptl.release()
             return False
         if new_ptl is not old_ptl:
@@ -364,7 +364,7 @@ class HugeChange(HugeSplit):
         double_pt_lock(src_ptl, dst_ptl)
         error = 0
         same = pgtable.read(src_pmd) == src_pmdval and pte_none(pgtable.read(dst_pmd))
-        if not same and not self._machine.skips("pmd_same"):
+        if not self._machine.holds("pmd_same", same):
             error = -EAGAIN
         elif self.is_huge_zero_pmd(src_pmdval):
             pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(

@@ -70,8 +70,7 @@ class HugeFault(HugeSplit):
             return VM_FAULT_FALLBACK
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
-        empty = pte_none(self._pgtable.read(vmf.pmd))
-        if empty or self._machine.skips("pmd_none"):
+        if self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
             if not userfaultfd_missing(vma):
                 self.set_huge_zero_folio(table, vma, vmf.pmd, zero)
                 ptl.release()
@@ -107,8 +106,7 @@ class HugeFault(HugeSplit):
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
         result = 0
-        empty = pte_none(self._pgtable.read(vmf.pmd))
-        if empty or self._machine.skips("pmd_none"):
+        if self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
             if not userfaultfd_missing(vma):
                 self._deposit(vma.mm, vmf.pmd, table)
                 self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
@@ -163,7 +161,7 @@ class HugeFault(HugeSplit):
         The lock is held. It is no news either if somebody has changed the entry.
         """
         same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-        if not same and not self._machine.skips("pmd_same"):
+        if not self._machine.holds("pmd_same", same):
             return False
         write = bool(vmf.flags & FAULT_FLAG_WRITE)
         return self.touch_pmd(vmf.vma, vmf.address, vmf.pmd, write=write)
@@ -201,7 +199,7 @@ class HugeFault(HugeSplit):
             ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
             ptl.acquire()
             same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-            same = same or self._machine.skips("pmd_same")
+            same = self._machine.holds("pmd_same", same)
             if same:
                 self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, vmf.pmd)
                 self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
@@ -225,7 +223,7 @@ class HugeFault(HugeSplit):
         ptl = vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
         same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-        if not same and not self._machine.skips("pmd_same"):
+        if not self._machine.holds("pmd_same", same):
             ptl.release()
             return 0
         folio = self.folio_of(vmf.orig_pmd)
@@ -237,7 +235,7 @@ class HugeFault(HugeSplit):
             folio_lock(self._machine, folio)
             ptl.acquire()
             same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-            if not same and not self._machine.skips("pmd_same"):
+            if not self._machine.holds("pmd_same", same):
                 ptl.release()
                 folio_unlock(self._machine, folio)
                 self._kernel.swap.folio_put(folio)
@@ -246,8 +244,7 @@ class HugeFault(HugeSplit):
         if folio.page_exclusive(folio.pfn):
             folio_unlock(self._machine, folio)
             return self._reuse_pmd(vmf)
-        alone = folio.refcount == 1
-        if alone or self._machine.skips("folio_ref_count"):
+        if self._machine.holds("folio_ref_count", folio.refcount == 1):
             self._kernel.rmap.folio_move_anon_rmap(folio, vma)
             self._kernel.rmap.set_page_anon_exclusive(folio, folio.pfn)
             folio_unlock(self._machine, folio)
@@ -279,8 +276,7 @@ class HugeFault(HugeSplit):
         vma = vmf.vma
         ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
         ptl.acquire()
-        same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-        if same or self._machine.skips("pmd_same"):
+        if self._machine.holds("pmd_same", self._pgtable.read(vmf.pmd) == vmf.orig_pmd):
             pmd = pte_mkyoung(pte_modify(vmf.orig_pmd, vma.page_prot))
             if not pte_write(pmd) and self._wants_write(vma, vmf.address, pmd):
                 pmd = self._pgtable.pte_mkwrite(pmd)

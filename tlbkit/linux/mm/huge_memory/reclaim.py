@@ -87,7 +87,7 @@ class HugeReclaim(HugeSplit):
             folio.flags |= PG_swapbacked
             return False
         pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, addr, pmdp)
-        if pte_dirty(pmd) and not self._machine.skips("pmd_dirty"):
+        if self._machine.sees("pmd_dirty", pte_dirty(pmd)):
             folio.flags |= PG_dirty | PG_swapbacked
             self._pgtable.set_pte(pmdp, pmd)
             return False

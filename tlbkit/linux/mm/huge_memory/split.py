@@ -110,7 +110,7 @@ class HugeSplit(HugeZero):
                 the block entry held. Pages that may be pinned are mapped all the same.
         """
         huge = pmd_trans_huge(self._pgtable.read(pmdp))
-        if not huge and not self._machine.skips("pmd_trans_huge"):
+        if not self._machine.holds("pmd_trans_huge", huge):
             return
         if not vma.anonymous:
             self._split_huge_file_pmd(vma, haddr, pmdp)

@@ -266,7 +266,7 @@ class HugetlbCopy(HugetlbChange):
             self.huge_pte_lockptr(parent, source),
         ):
             same = huge.huge_ptep_get(source, h.size) == pte
-            if not same and not self._machine.skips("pte_same"):
+            if not self._machine.holds("pte_same", same):
                 self.restore_reserve_on_error(h, child, addr, new)
                 self._kernel.swap.folio_put(new)
                 return 1

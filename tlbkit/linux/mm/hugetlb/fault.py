@@ -92,7 +92,7 @@ class HugetlbFault(HugetlbZap):
         vmf.ptl.acquire()
         locked: Folio | None = None
         result = 0
-        if self._pte_same(vmf) or self._machine.skips("pte_same"):
+        if self._machine.holds("pte_same", self._pte_same(vmf)):
             if self._write_protected(vmf):
                 vmf.ptl.release()
                 self._unlock(vmf, mutex, 0)
@@ -221,7 +221,7 @@ class HugetlbFault(HugetlbZap):
             folio = self._new_page(vmf, anon=anon)
             if folio is None:
                 stable = self.hugetlb_pte_stable(vmf)
-                stable = stable or self._machine.skips("hugetlb_pte_stable")
+                stable = self._machine.holds("hugetlb_pte_stable", stable)
                 return self._unlock(vmf, mutex, VM_FAULT_SIGBUS if stable else 0)
         elif userfaultfd_minor(vma):
             folio_unlock(self._machine, folio)
@@ -230,7 +230,7 @@ class HugetlbFault(HugetlbZap):
         assert vmf.pte is not None
         vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
         vmf.ptl.acquire()
-        if self._pte_same(vmf) or self._machine.skips("pte_same"):
+        if self._machine.holds("pte_same", self._pte_same(vmf)):
             return self._unlock(vmf, mutex, self._map(vmf, folio, anon=anon))
         vmf.ptl.release()  # somebody was faster
         if anon:
@@ -243,7 +243,7 @@ class HugetlbFault(HugetlbZap):
         """Ask who watches the area: hugetlb_handle_userfault()."""
         stable = self.hugetlb_pte_stable(vmf)
         self._unlock(vmf, mutex, 0)
-        if not stable and not self._machine.skips("hugetlb_pte_stable"):
+        if not self._machine.holds("hugetlb_pte_stable", stable):
             return 0
         return self._kernel.fs_userfaultfd.handle_userfault(vmf, reason)
 
@@ -407,9 +407,8 @@ class HugetlbFault(HugetlbZap):
         assert vmf.ptl is not None
         vmf.ptl.acquire()
         vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-        return vmf.pte is not None and (
-            self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size) == pte
-            or self._machine.skips("pte_same")
+        return vmf.pte is not None and self._machine.holds(
+            "pte_same", self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size) == pte
         )
 
     def _wp_copy(
@@ -438,9 +437,8 @@ class HugetlbFault(HugetlbZap):
             vmf.ptl,
         ):
             vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-            if vmf.pte is not None and (
-                huge.huge_ptep_get(vmf.pte, h.size) == pte
-                or self._machine.skips("pte_same")
+            if vmf.pte is not None and self._machine.holds(
+                "pte_same", huge.huge_ptep_get(vmf.pte, h.size) == pte
             ):
                 copied = True
                 entry = self.make_huge_pte(vma, new, try_mkwrite=not unshare)

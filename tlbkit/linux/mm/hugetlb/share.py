@@ -258,8 +258,7 @@ class HugetlbShare(HugetlbPool):
         if table is not None:
             ptdesc_pmd_pts_inc(table)
             with mm.page_table_lock:
-                empty = pte_none(self._pgtable.read(pudp))
-                if empty or self._machine.skips("pud_none"):
+                if self._machine.holds("pud_none", pte_none(self._pgtable.read(pudp))):
                     self._pgtable.populate(pudp, table.pfn)
                     mm.pgtables[2] += 1
                 else:

@@ -174,7 +174,7 @@ class MemoryFault(MemorySwapin):
             return self.do_pte_missing(vmf)
         vmf.ptl = ptl = self.pte_lockptr(pmd)
         ptl.acquire()
-        if pgtable.ptep_get(ptep) != entry and not self._machine.skips("pte_same"):
+        if not self._machine.holds("pte_same", pgtable.ptep_get(ptep) == entry):
             ptl.release()  # somebody else was faster; the access is simply repeated
             return 0
         flags = vmf.flags
@@ -196,8 +196,7 @@ class MemoryFault(MemorySwapin):
 
         A retried fault is left alone: it comes again if it must, and is fixed then.
         """
-        tried = vmf.flags & FAULT_FLAG_TRIED
-        if tried and not self._machine.skips("FAULT_FLAG_TRIED"):
+        if self._machine.sees("FAULT_FLAG_TRIED", vmf.flags & FAULT_FLAG_TRIED):
             return
         if vmf.flags & FAULT_FLAG_WRITE:
             if "spurious" in self._machine.events.heard:
@@ -220,7 +219,7 @@ class MemoryFault(MemorySwapin):
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
             same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
-            if not same and not self._machine.skips("pte_same"):
+            if not self._machine.holds("pte_same", same):
                 return 0
             folio = self.vm_normal_folio(vma, vmf.address, vmf.orig_pte)
             if folio is None or not folio.order:
@@ -311,8 +310,7 @@ class MemoryFault(MemorySwapin):
             changed = self._memory.read(ptep) != vmf.orig_pte
         else:
             changed = not self.pte_range_none(ptep, nr)
-        if changed and self._machine.skips("pte_none"):
-            changed = False
+        changed = self._machine.sees("pte_none", changed)
         if changed or userfaultfd_missing(vma):
             ptl.release()
             if folio is not None:
@@ -379,7 +377,6 @@ class MemoryFault(MemorySwapin):
         pgtable = self._pgtable
         assert vmf.pte is not None
         with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            same = pgtable.read(vmf.pte) == vmf.orig_pte
-            if same or self._machine.skips("pte_same"):
+            if self._machine.holds("pte_same", pgtable.read(vmf.pte) == vmf.orig_pte):
                 pgtable.set_pte(vmf.pte, 0)
         return 0

@@ -120,14 +120,14 @@ class MemorySwapin(MemoryFile):
         page = folio.pfn
         if cached:
             found = state.folios.get(entry) is folio
-            if not found and not self._machine.skips("folio_matches_swap_entry"):
+            if not self._machine.holds("folio_matches_swap_entry", found):
                 return False
             page += entry.offset - state.page_swap_entry(folio, page).offset
             if vmf.flags & FAULT_FLAG_WRITE and not folio.flags & PG_lru:
                 self._kernel.swap.lru_add_drain()
         vmf.ptl = ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
         ptl.acquire()
-        if self._somebody_was_faster(vmf) and not self._machine.skips("pte_same"):
+        if self._machine.sees("pte_same", self._somebody_was_faster(vmf)):
             ptl.release()
             return False
         exclusive = not cached or pte_swp_exclusive(vmf.orig_pte)

@@ -63,8 +63,7 @@ class MemoryTables:
         if table is None:
             return False
         with mm.page_table_lock:
-            empty = pte_none(self._pgtable.read(entryp))
-            if empty or self._machine.skips("pud_present"):
+            if self._machine.holds("pud_present", pte_none(self._pgtable.read(entryp))):
                 self._pgtable.populate(entryp, table.pfn)
                 mm.pgtables[level] += 1
                 return True
@@ -104,8 +103,7 @@ class MemoryTables:
     def pmd_install(self, mm: MmStruct, pmdp: int, table: Folio) -> bool:
         """Point *pmdp* to a table that was set aside; false if it has one already."""
         with self.pmd_lockptr(pmdp):
-            empty = pte_none(self._pgtable.read(pmdp))
-            if not empty and not self._machine.skips("pmd_none"):
+            if not self._machine.holds("pmd_none", pte_none(self._pgtable.read(pmdp))):
                 return False
             self._pgtable.populate(pmdp, table.pfn)
             mm.pgtables[3] += 1

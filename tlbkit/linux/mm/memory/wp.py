@@ -112,7 +112,7 @@ class MemoryWrite(MemoryNormal):
             self._kernel.swap.lru_add_drain()
         cached = bool(folio.flags & PG_swapcache)
         used = folio.refcount > 1 + cached or folio.flags & PG_locked
-        if used and not self._machine.skips("folio_ref_count"):
+        if self._machine.sees("folio_ref_count", used):
             return False
         if cached and not self._leave_swap_cache(folio):
             return False
@@ -259,7 +259,7 @@ class MemoryWrite(MemoryNormal):
             ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
             ptl.acquire()
             same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
-            if same or self._machine.skips("pte_same"):
+            if self._machine.holds("pte_same", same):
                 copied = True
                 if old is None:
                     vma.mm.anonpages += 1

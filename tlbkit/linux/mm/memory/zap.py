@@ -330,7 +330,7 @@ class MemoryZap(MemoryNormal):
             self._kernel.filemap.folio_mark_accessed(folio)
         if pte_dirty(pte):
             self._kernel.page_writeback.folio_mark_dirty(folio)
-            if not self._machine.skips("tlb_delay_rmap"):
+            if self._machine.sees("tlb_delay_rmap", condition=True):
                 tlb.delayed_rmaps.append((folio, pfn, nr))
                 return
         self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)

@@ -208,8 +208,7 @@ class RmapUnmap(RmapFile):
         Not if it was written since; then it is kept from now on. Not if somebody else
         holds it, who might have written to it without an entry.
         """
-        dirty = folio.flags & PG_dirty
-        if dirty and not self._kernel.machine.skips("folio_test_dirty"):
+        if self._kernel.machine.sees("folio_test_dirty", folio.flags & PG_dirty):
             folio.flags |= PG_swapbacked
             return False
         return folio.refcount == 1 + folio.mapcount

@@ -114,7 +114,7 @@ class UffdFill(UffdAreas):
 
     def _mfill_locked(self, ctx: UserfaultfdCtx, vma: VmArea, fill: Fill) -> int:
         """Fill what can be filled without dropping the lock; 0 or an error number."""
-        if ctx.mmap_changing and not self._machine.skips("mmap_changing"):
+        if self._machine.sees("mmap_changing", ctx.mmap_changing):
             return -EAGAIN
         if fill.wp and not vma.flags & VM_UFFD_WP:
             return -EINVAL
@@ -241,7 +241,7 @@ class UffdFill(UffdAreas):
         ptep = pgtable.pte_offset(dst_pmd, dst)
         with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
             empty = pte_none_mostly(pgtable.read(ptep))
-            if not empty and not self._machine.skips("pte_none_mostly"):
+            if not self._machine.holds("pte_none_mostly", empty):
                 return -EEXIST
             if cached:
                 self._kernel.rmap.folio_add_file_rmap_pte(folio, pfn, vma)
@@ -259,8 +259,7 @@ class UffdFill(UffdAreas):
         entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
         ptep = pgtable.pte_offset(dst_pmd, dst)
         with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
-            empty = pte_none(pgtable.read(ptep))
-            if not empty and not self._machine.skips("pte_none"):
+            if not self._machine.holds("pte_none", pte_none(pgtable.read(ptep))):
                 return -EEXIST
             pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
         return 0

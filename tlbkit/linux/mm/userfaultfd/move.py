@@ -86,7 +86,7 @@ class UffdMove(UffdRun):
         dst_vma, src_vma = locked
         ctx.map_changing_lock.down_read()
         try:
-            if ctx.mmap_changing and not self._machine.skips("mmap_changing"):
+            if self._machine.sees("mmap_changing", ctx.mmap_changing):
                 return -EAGAIN
             if src_vma.flags & VM_SHARED or src_start + length > src_vma.end:
                 return -EINVAL

@@ -72,7 +72,7 @@ class UffdRun(UffdAreas):
                     if pte_none(pair.orig_src_pte):
                         return self._pgtable.page_size if move.holes else -ENOENT
                     moved = held.folio is not None and held.pte != pair.orig_src_pte
-                    if moved and not self._machine.skips("pte_same"):
+                    if self._machine.sees("pte_same", moved):
                         return -EAGAIN
                     if not pte_present(pair.orig_src_pte):
                         result = self.move_nonpresent_pte(move, pair, held)
@@ -166,7 +166,7 @@ class UffdRun(UffdAreas):
         """Hold and lock the page that the source entry maps; as `hold_folio`."""
         pair.src_ptl.acquire()
         same = self._pgtable.ptep_get(pair.src_pte) == pair.orig_src_pte
-        if not same and not self._machine.skips("pte_same"):
+        if not self._machine.holds("pte_same", same):
             pair.src_ptl.release()
             return -EAGAIN
         folio = self._kernel.memory.vm_normal_folio(
@@ -222,8 +222,7 @@ class UffdRun(UffdAreas):
         held.drop_reference()
         while True:
             pte = pgtable.ptep_get_and_clear(move.mm, src_addr, src_pte)
-            pinned = folio.maybe_dma_pinned()
-            if pinned and not self._machine.skips("folio_maybe_dma_pinned"):
+            if self._machine.sees("folio_maybe_dma_pinned", folio.maybe_dma_pinned()):
                 # Somebody was faster, without a lock: put it back and stop.
                 pgtable.set_pte(src_pte, pte)
                 error = -EBUSY
@@ -259,12 +258,12 @@ class UffdRun(UffdAreas):
     def check_present_pte(self, pair: PtePair, folio: Folio) -> int:
         """Return why a run cannot begin with *folio*, or 0; both locks are held."""
         stable = self.is_pte_pages_stable(pair)
-        if not stable and not self._machine.skips("is_pte_pages_stable"):
+        if not self._machine.holds("is_pte_pages_stable", stable):
             return -EAGAIN
         if folio.order or folio.maybe_dma_pinned():
             return -EBUSY
         exclusive = folio.page_exclusive(folio.pfn)
-        if not exclusive and not self._machine.skips("PageAnonExclusive"):
+        if not self._machine.holds("PageAnonExclusive", exclusive):
             return -EBUSY
         return 0
 
@@ -281,8 +280,7 @@ class UffdRun(UffdAreas):
         No reference is taken: its table is locked until it has been moved.
         """
         pgtable = self._pgtable
-        empty = pte_none(pgtable.ptep_get(dst_pte))
-        if not empty and not self._machine.skips("pte_none"):
+        if not self._machine.holds("pte_none", pte_none(pgtable.ptep_get(dst_pte))):
             return None
         pte = pgtable.ptep_get(src_pte)
         if pte_none(pte) or not pte_present(pte) or self.is_zero_pfn(pte):
@@ -316,7 +314,7 @@ class UffdRun(UffdAreas):
         pgtable = self._pgtable
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
-        stable = stable or self._machine.skips("is_pte_pages_stable")
+        stable = self._machine.holds("is_pte_pages_stable", stable)
         if stable:
             zero = pgtable.pfn_pte(self._kernel.zero_pfn, move.dst_vma.page_prot)
             self._kernel.pgtable_generic.ptep_clear_flush(
@@ -376,13 +374,13 @@ class UffdRun(UffdAreas):
         pgtable = self._pgtable
         cached = self._kernel.swap_state.folios.get(entry)
         moved = folio is not None and cached is not folio
-        if moved and not self._machine.skips("folio_matches_swap_entry"):
+        if self._machine.sees("folio_matches_swap_entry", moved):
             return -EAGAIN
         double_pt_lock(pair.dst_ptl, pair.src_ptl)
         stable = self.is_pte_pages_stable(pair)
-        stable = stable or self._machine.skips("is_pte_pages_stable")
+        stable = self._machine.holds("is_pte_pages_stable", stable)
         read_in = stable and folio is None and self._kernel.swapfile.has_cache(entry)
-        if read_in and not self._machine.skips("SWAP_HAS_CACHE"):
+        if self._machine.sees("SWAP_HAS_CACHE", read_in):
             stable = False
         if stable:
             if folio is not None:
