@@ -107,6 +107,17 @@ def test_patches_are_the_registry(capsys):
     assert len(lines(capsys, "patches")) == 2 + len(registry.PATCHES)
 
 
+def test_where_leads_from_a_kernel_function_to_what_there_is_of_it(capsys):
+    """The file and line, the tests, the chapter, and the C by version."""
+    printed = answer(capsys, "where", "pte_needs_flush")
+    today, before = printed
+    assert today["path"] == "tlbkit/linux/arch/arm64/include/asm/tlbflush.py"
+    assert before["before"] == "c320dbb7c80d"
+    assert "book/commits/mprotect.md" in today["chapters"]
+    text = lines(capsys, "where", "pte_needs_flush")
+    assert any(f"{today['path']}:{today['line']}" in line for line in text)
+
+
 @pytest.fixture
 def image(tmp_path):
     """A table image with nothing in it, and one probe."""
@@ -168,7 +179,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "list, patches, run, at, litmus, gallery, mutate or random"),
+        ("", "list, patches, where, run, at, litmus, gallery, mutate or random"),
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),

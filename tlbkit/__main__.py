@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tlbkit import lab
+from tlbkit import lab, sources
 from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
 from tlbkit.errors import InputError, TlbkitError
@@ -59,6 +59,14 @@ def parser() -> Parser:
     command("list", "Name scenarios and explorers, kernels and CPU models.", _list)
 
     one = command("patches", "Name the commits, and how far each is built.", _patches)
+    _add_json(one)
+
+    one = command(
+        "where",
+        "Lead from a kernel function to its Python, tests, chapter and C.",
+        _where,
+    )
+    one.add_argument("symbol", metavar="SYMBOL", help="such as move_pages_ptes")
     _add_json(one)
 
     one = command("run", "Run a scenario on one kernel and count.", _run)
@@ -166,7 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
-        "give a command: list, patches, run, at, litmus, gallery, mutate or random"
+        "give a command: "
+        "list, patches, where, run, at, litmus, gallery, mutate or random"
     )
 
 
@@ -230,6 +239,33 @@ def _patches(asked: argparse.Namespace) -> None:
         for one in registry.PATCHES
     ]
     print(table(["commit", "state", "kind", "since", "what it does"], rows))
+
+
+# -- where ---------------------------------------------------------------------------
+
+
+def _where(asked: argparse.Namespace) -> None:
+    places = sources.where(asked.symbol)
+    if asked.json:
+        _print_json([one.to_json() for one in places])
+        return
+    for one in places:
+        stand = one.stand
+        body = f"before {stand.before}" if stand.before else "the model"
+        rows = [[body, f"{stand.path}:{stand.line}"], ["", stand.python]]
+        if stand.deviates:
+            rows.append(["deviates", stand.deviates])
+        for title, found in (("tests", one.tests), ("book", one.chapters)):
+            rows += [[title if not i else "", path] for i, path in enumerate(found)]
+        rows += [[f"C, {version}", address] for version, address in one.c.items()]
+        names = ", ".join(f"{name}()" for name in stand.symbols or (stand.name,))
+        print(table([names, _kernel_file(stand)], rows), end="\n\n")
+
+
+def _kernel_file(stand: sources.Stand) -> str:
+    if stand.file == sources.OURS:
+        return "the model's own; no kernel file"
+    return stand.file or "does not say which kernel file"
 
 
 # -- run -----------------------------------------------------------------------------

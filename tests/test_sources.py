@@ -1,0 +1,82 @@
+"""Which kernel function is which: read from the docstrings, told whole."""
+
+import re
+
+import pytest
+from kernel_functions import label, lines
+
+from tlbkit import sources
+from tlbkit.errors import InputError
+from tlbkit.patches import registry
+
+SILENT = 1048
+"""How many public functions do not say what they stand for. It may only fall."""
+
+
+def test_the_number_of_functions_without_a_source_only_falls():
+    """A public function of the kernel says what it stands for, or that it is ours."""
+    silent = [stand.python for stand in sources.silent()]
+    assert len(silent) <= SILENT, silent
+
+
+def test_every_difference_stands_on_the_page():
+    """No function that stands for one of the kernel, and no deviation, is left out."""
+    page = "\n".join(lines(sources.files()))
+    for stand in sources.stands():
+        if stand.says and stand.file != sources.OURS and not stand.before:
+            assert stand.deviates in page
+            assert all(f"`{name}() <" in page for name in stand.symbols)
+
+
+def test_a_deviation_says_what_it_deviates_from():
+    """Only a function that names its kernel function can differ from it."""
+    for stand in sources.stands():
+        assert not stand.deviates or stand.symbols, stand.python
+
+
+def test_a_deviation_is_a_sentence():
+    """What differs is told in words that end."""
+    for stand in sources.stands():
+        assert not stand.deviates or stand.deviates.endswith("."), stand.python
+
+
+def test_each_part_of_the_page_can_be_linked():
+    """Each kernel file has a label of its own."""
+    labels = [label(one.file) for one in sources.files()]
+    assert len(set(labels)) == len(labels)
+
+
+def test_a_kernel_file_looks_like_one():
+    """What a docstring names as a file is a path below the kernel's top folder."""
+    for one in sources.files():
+        assert re.fullmatch(
+            r"(arch|block|drivers|fs|include|kernel|lib|mm|security)/[\w./-]+", one.file
+        ), one.file
+
+
+def test_old_bodies_belong_to_a_commit_of_the_registry():
+    """Whatever stands there as an older body names a commit that there is."""
+    known = {patch.hash for patch in registry.PATCHES}
+    assert {stand.before for stand in sources.stands()} - {""} <= known
+
+
+def test_today_comes_before_the_past():
+    """Of several bodies of one function, the one that runs by default is first."""
+    found = sources.find("move_pages_ptes")
+    assert not found[0].before
+    assert found[0].path.startswith("tlbkit/linux/mm/userfaultfd")
+
+
+def test_where_leads_to_tests_and_chapter():
+    """A function that a chapter quotes and a test calls is found in both."""
+    place = sources.where("move_pages_ptes()")[0]
+    assert "book/commits/userfaultfd-move.md" in place.chapters
+    assert "tests/test_sources.py" in place.tests
+    text = (sources.PACKAGE.parent / place.stand.path).read_text("utf-8")
+    assert "def move_pages_ptes(" in text.splitlines()[place.stand.line - 1]
+
+
+def test_an_unknown_symbol_is_told_what_is_near():
+    """A slip of the pen is answered with the names that look like it."""
+    with pytest.raises(InputError, match=r"did you mean.*move_pages_ptes"):
+        sources.where("move_page_ptes")
