@@ -421,9 +421,9 @@ class Thread:
         self.enter_kernel(call, address, length)
         size = self._kernel.pgtable.page_size
         nr = (address + length - 1) // size - address // size + 1
-        pages = self._kernel.gup.gup_fast_fallback(self.mm, address, nr, flags)
-        if isinstance(pages, int):
-            raise SystemCallError(call, -pages)
+        pages: list[Page] = []
+        gup = self._kernel.gup
+        self._result(call, gup.gup_fast_fallback(self.mm, address, nr, flags, pages))
         return pages
 
     def unpin(self, pages: Iterable[Page]) -> None:

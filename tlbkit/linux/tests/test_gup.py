@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
+from tlbkit.linux.drivers.dax.device import DevDax
 from tlbkit.linux.include.linux.mm_types import GUP_PIN_COUNTING_BIAS
 from tlbkit.linux.include.linux.pgtable import (
     PGTABLE_LEVEL_PGD,
@@ -214,6 +215,70 @@ def test_what_is_taken_comes_back(layout, write, pin):
     audit(kernel)
 
 
+SIZES = ("page", "contpte", "pmd", "hugetlb")
+
+
+def mapped_by(kernel, size):
+    """A process with 2 MiB of private memory, written, in mappings of one size."""
+    huge = kernel.huge_memory
+    if size == "contpte":
+        huge.set_hugepages_enabled(64, "always")
+    huge.enabled = "always" if size == "pmd" else "never"
+    kernel.hugetlb.set_max_huge_pages(4)
+    process = kernel.spawn()
+    base = process.mmap(BLOCK, hugetlb=size == "hugetlb")
+    for page in range(512 if size == "page" else 64):
+        process.write(base + page * PAGE, page)
+    return process, base
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    size=st.sampled_from(SIZES),
+    page=st.integers(0, 44),
+    length=st.integers(1, 20),
+    write=st.booleans(),
+    pin=st.booleans(),
+    forked=st.sampled_from(["never", "alive", "gone"]),
+)
+def test_every_page_of_every_mapping_can_be_pinned(
+    size, page, length, write, pin, forked
+):
+    """Wherever a page lies in its mapping, and whoever maps it besides."""
+    kernel = boot(cpus=1)
+    process, base = mapped_by(kernel, size)
+    child = process.fork() if forked != "never" else None
+    if child is not None and forked == "gone":
+        child.exit()
+    take = process.pin if pin else process.get_pages
+    pages = take(base + page * PAGE, length * PAGE, write=write)
+    values = [kernel.machine.memory.read(got * PAGE) for got in pages]
+    assert values == list(range(page, page + length))
+    folios = {kernel.page_alloc.folio_of(got) for got in pages}
+    assert all(folio.maybe_dma_pinned() for folio in folios) == pin
+    if pin or write:
+        process.write(base + page * PAGE, 99)
+        assert kernel.machine.memory.read(pages[0] * PAGE) == 99
+        if child is not None and forked == "alive":
+            assert child.read(base + page * PAGE) == page
+    (process.unpin if pin else process.put_pages)(pages)
+    assert not any(folio.maybe_dma_pinned() for folio in folios)
+    if size != "hugetlb":
+        audit(kernel)
+
+
+@pytest.mark.parametrize("page", [0, 5, 511])
+def test_the_exclusive_mark_of_a_huge_page_is_its_first_pages(page):
+    """One unsharing fault is enough, and afterwards the fast walk succeeds as well."""
+    kernel = boot(cpus=1)
+    process, base = block(kernel)
+    process.fork().exit()
+    assert fast(process, base + page * PAGE, PAGE) == 0
+    pages = process.pin(base + page * PAGE, PAGE)
+    assert fast(process, base + page * PAGE, PAGE) == 1
+    process.unpin(pages)
+
+
 # -- what it leaves to the slow way ----------------------------------------------------
 
 
@@ -334,6 +399,40 @@ def test_long_pins_for_writing_are_not_for_files_that_track_writes(kind):
     if kind == "file":
         with pytest.raises(SystemCallError, match="EFAULT"):
             process.pin(base, PAGE, write=True, longterm=True)
+
+
+@pytest.mark.parametrize("write", [False, True])
+def test_long_pins_are_not_for_files_in_persistent_memory(write):
+    """A truncate would wait for ever: EOPNOTSUPP, which is said before any fault."""
+    kernel = boot()
+    kernel.pmem.create("data", BLOCK)
+    process = kernel.spawn()
+    base = process.mmap(BLOCK, fd=process.open("data"), shared=True)
+    process.write(base, 1)
+    assert fast(process, base, PAGE, write=write) == 1
+    assert fast(process, base, PAGE, write=write, longterm=True) == 0
+    with pytest.raises(SystemCallError, match="EOPNOTSUPP"):
+        process.pin(base, PAGE, write=write, longterm=True)
+
+
+def test_a_device_of_memory_may_be_pinned_for_long():
+    """Device DAX is no file system: nothing is truncated under the pin."""
+    kernel = boot()
+    device = DevDax(kernel, PAGE)
+    process = kernel.spawn()
+    base = process.mmap(PAGE, fd=process.open_device(device.open()), shared=True)
+    process.read(base)
+    assert len(process.pin(base, PAGE, longterm=True)) == 1
+
+
+def test_a_killed_process_takes_no_more_pages():
+    """A fatal signal ends the slow way between two pages: EINTR if there is none."""
+    kernel = boot()
+    process, base = touched(kernel, 1)
+    process.madvise(base, PAGE, "dontneed")
+    process.kill()
+    with pytest.raises(SystemCallError, match="EINTR"):
+        process.pin(base, PAGE)
 
 
 # -- what may happen meanwhile ---------------------------------------------------------

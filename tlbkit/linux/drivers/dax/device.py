@@ -62,6 +62,7 @@ class DevDax(FileOperations):
     """
 
     __slots__ = ("_kernel", "_ops", "_order", "_pgtable", "align", "folios")
+    is_chrdev = True
 
     def __init__(self, kernel: Kernel, align: int, nr: int = 1) -> None:
         pgtable = self._pgtable = kernel.pgtable

@@ -159,9 +159,13 @@ class FileOperations:
     """What a file system does for an open file: struct file_operations.
 
     Each method here is what a file gets whose owner does not have it.
+
+    Attributes:
+        is_chrdev: Its inodes are character devices: S_ISCHR().
     """
 
     __slots__ = ()
+    is_chrdev: bool = False
 
     def mmap(self, file: File, vma: VmArea) -> int:
         """Make a new area map the file: give it its ``ops``; 0 or an error number."""
@@ -180,3 +184,11 @@ class FileOperations:
 
     def evict(self, inode: Inode) -> None:
         """Give up all that the file had: it has no name and no user any more."""
+
+
+def vma_is_fsdax(vma: VmArea) -> bool:
+    """Tell whether a VMA maps a file of a file system on persistent memory.
+
+    Source: include/linux/fs.h, vma_is_fsdax()
+    """
+    return vma.file is not None and vma.dax and not vma.file.inode.fops.is_chrdev

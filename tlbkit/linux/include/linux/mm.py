@@ -66,9 +66,14 @@ FAULT_FLAG_ORIG_PTE_VALID: Final = 1 << 11
 FOLL_WRITE: Final = 1 << 0
 FOLL_GET: Final = 1 << 1
 FOLL_DUMP: Final = 1 << 2
+FOLL_FORCE: Final = 1 << 3
 FOLL_LONGTERM: Final = 1 << 8
+FOLL_TOUCH: Final = 1 << 16
+FOLL_TRIED: Final = 1 << 17
 FOLL_PIN: Final = 1 << 19
 FOLL_FAST_ONLY: Final = 1 << 20
+FOLL_UNLOCKABLE: Final = 1 << 21
+FOLL_MADV_POPULATE: Final = 1 << 22
 
 VM_FAULT_OOM: Final = 0x1
 VM_FAULT_SIGBUS: Final = 0x2

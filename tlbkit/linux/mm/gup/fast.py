@@ -26,6 +26,8 @@ from tlbkit.linux.include.linux.mm import (
     FOLL_FAST_ONLY,
     FOLL_LONGTERM,
     FOLL_PIN,
+    FOLL_TOUCH,
+    FOLL_UNLOCKABLE,
     FOLL_WRITE,
 )
 from tlbkit.linux.include.linux.mm_types import PG_referenced
@@ -35,7 +37,7 @@ from tlbkit.linux.include.linux.pgtable import (
     PGTABLE_LEVEL_PTE,
     PGTABLE_LEVEL_PUD,
 )
-from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT
+from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT, EOVERFLOW
 from tlbkit.linux.mm.gup.slow import GupSlow
 
 if TYPE_CHECKING:
@@ -56,59 +58,6 @@ class GupFast(GupSlow):
 
     __slots__ = ()
 
-    def gup_fast_fallback(
-        self, mm: MmStruct, start: int, nr: int, flags: int
-    ) -> list[Page] | int:
-        """Take *nr* pages from *start* on: the fast way, and what is left the slow way.
-
-        Args:
-            mm: The address space that runs here; there is no fast way to another.
-            start: Of any byte of the first page.
-            nr: How many pages.
-            flags: ``FOLL_`` bits; FOLL_GET or FOLL_PIN is among them.
-
-        Returns:
-            The pages, perhaps fewer than asked; or a negative error number if there is
-            none to give.
-        """
-        pgtable = self._pgtable
-        start &= pgtable.page_mask
-        end = start + nr * pgtable.page_size
-        if flags & FOLL_PIN:
-            mm.has_pinned = True  # mm_set_has_pinned_flag()
-        if start < 0 or end > pgtable.task_size:
-            return -EFAULT
-        pages = self.gup_fast(mm, start, end, flags)
-        if len(pages) == nr or flags & FOLL_FAST_ONLY:
-            return pages
-        start += len(pages) * pgtable.page_size
-        rest = self.get_user_pages_unlocked(mm, start, nr - len(pages), flags)
-        if isinstance(rest, int):
-            return pages or rest
-        return pages + rest
-
-    def gup_fast(self, mm: MmStruct, start: int, end: int, flags: int) -> list[Page]:
-        """Take the pages of a range as far as it goes without a lock.
-
-        A fork makes private pages read-only in the parent; a page that was pinned
-        meanwhile might be shared by now. So nothing is pinned across one.
-        """
-        seq = mm.write_protect_seq
-        if self._machine.sees("raw_seqcount_try_begin", flags & FOLL_PIN and seq & 1):
-            return []
-        pages: list[Page] = []
-        cpu = self._machine.running
-        off = cpu.irq_disable()  # local_irq_save()
-        self.gup_fast_pgd_range(mm, start, end, flags, pages)
-        if off:
-            cpu.irq_enable()  # local_irq_restore()
-        self._kernel.rcu.quiesce()
-        forked = flags & FOLL_PIN and mm.write_protect_seq != seq
-        if self._machine.sees("write_protect_seq", forked):
-            self.unpin_user_pages(pages)  # gup_fast_unpin_user_pages()
-            return []
-        return pages
-
     def _entry(self, level: PgtableLevel, entryp: int) -> int:
         """Read an entry once. What is done next goes by the value, whatever follows."""
         # Of a contiguous block all entries are read, here in one step: ptep_get() and
@@ -120,125 +69,36 @@ class GupFast(GupSlow):
             events.emit(cpu, "gup read", (level, entryp), new=entry)
         return entry
 
-    # -- levels ----------------------------------------------------------------------
-
-    def gup_fast_pgd_range(
-        self, mm: MmStruct, addr: int, end: int, flags: int, pages: list[Page]
-    ) -> None:
-        """Walk from the top."""
-        pgtable = self._pgtable
-        if pgtable.folded_pud:
-            self.gup_fast_pud_range(
-                pgtable.pgd_offset(mm, addr), addr, end, flags, pages
-            )
-            return
-        while addr < end:
-            following = pgtable.addr_end(addr, end, pgtable.pgdir_shift)
-            pgd = self._entry(PGTABLE_LEVEL_PGD, pgtable.pgd_offset(mm, addr))
-            if pte_none(pgd):
-                return
-            pudp = pgtable.pud_offset_lockless(pgd, addr)
-            if not self.gup_fast_pud_range(pudp, addr, following, flags, pages):
-                return
-            addr = following
-
-    def gup_fast_pud_range(
-        self, pudp: int, addr: int, end: int, flags: int, pages: list[Page]
-    ) -> bool:
-        """Walk the PUD entries of one table, from the one at *pudp* on."""
-        pgtable = self._pgtable
-        while addr < end:
-            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
-            pud = self._entry(PGTABLE_LEVEL_PUD, pudp)
-            if not pte_present(pud):
-                return False
-            if pmd_leaf(pud):
-                if not self.gup_fast_pud_leaf(pud, pudp, addr, following, flags, pages):
-                    return False
-            else:
-                pmdp = pgtable.pmd_offset_lockless(pud, addr)
-                if not self.gup_fast_pmd_range(pmdp, addr, following, flags, pages):
-                    return False
-            pudp += 8
-            addr = following
-        return True
-
-    def gup_fast_pmd_range(
-        self, pmdp: int, addr: int, end: int, flags: int, pages: list[Page]
-    ) -> bool:
-        """Walk the PMD entries of one table.
-
-        The PUD entry above is not looked at again: a walker that has come here goes on,
-        also if the way here was cut behind it.
-        """
-        pgtable = self._pgtable
-        while addr < end:
-            following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
-            pmd = self._entry(PGTABLE_LEVEL_PMD, pmdp)
-            if not pte_present(pmd) or pte_protnone(pmd):
-                return False
-            if pmd_leaf(pmd):
-                if not self.gup_fast_pmd_leaf(pmd, pmdp, addr, following, flags, pages):
-                    return False
-            elif not self.gup_fast_pte_range(pmd, pmdp, addr, following, flags, pages):
-                return False
-            pmdp += 8
-            addr = following
-        return True
-
     # -- leaves ----------------------------------------------------------------------
 
-    def gup_fast_pud_leaf(
-        self, pud: int, pudp: int, addr: int, end: int, flags: int, pages: list[Page]
-    ) -> bool:
-        """Take pages of a block that a PUD entry maps, and look at that entry again."""
-        pgtable = self._pgtable
-        if not pte_access_permitted(pud, write=bool(flags & FOLL_WRITE)):
-            return False
-        if pgtable.pud_special(pud):
-            return False
-        first = pgtable.pud_pfn(pud) + (
-            (addr & (pgtable.pud_size - 1)) >> pgtable.page_shift
-        )
-        refs = (end - addr) >> pgtable.page_shift
-        folio = self.try_grab_folio_fast(first, refs, flags)
-        if folio is None:
-            return False
-        if self._machine.sees("pud_val", self._entry(PGTABLE_LEVEL_PUD, pudp) != pud):
-            self.gup_put_folio(folio, refs, flags)
-            return False
-        return self._keep(folio, first, refs, pud, flags, pages)
+    @staticmethod
+    def gup_fast_folio_allowed(folio: Folio, flags: int) -> bool:
+        """Tell whether a folio may be had without knowing the VMA.
 
-    def gup_fast_pmd_leaf(
-        self, pmd: int, pmdp: int, addr: int, end: int, flags: int, pages: list[Page]
-    ) -> bool:
-        """Take pages of a block that a PMD entry maps, and look at that entry again.
+        Long pins for writing are not for files that track what is written: the pin
+        would write after they had looked. Whether a file does is known of the VMA, so
+        here none is trusted but shared memory and hugetlb.
 
-        Nothing is known of the PUD entry above it any more.
+        Source: mm/gup.c, gup_fast_folio_allowed()
+        Deviates: no folio is secret memory.
         """
-        pgtable = self._pgtable
-        if not pte_access_permitted(pmd, write=bool(flags & FOLL_WRITE)):
+        if flags & _LONG_WRITES != _LONG_WRITES or isinstance(folio, HugetlbFolio):
+            return True
+        mapping = folio.mapping
+        if mapping is None:
             return False
-        if pgtable.pmd_special(pmd):
-            return False
-        first = pgtable.pmd_pfn(pmd) + (
-            (addr & (pgtable.pmd_size - 1)) >> pgtable.page_shift
+        return folio.anon or (
+            isinstance(mapping, AddressSpace) and mapping.ops.swap_backed
         )
-        refs = (end - addr) >> pgtable.page_shift
-        folio = self.try_grab_folio_fast(first, refs, flags)
-        if folio is None:
-            return False
-        if self._machine.sees("pmd_val", self._entry(PGTABLE_LEVEL_PMD, pmdp) != pmd):
-            self.gup_put_folio(folio, refs, flags)
-            return False
-        return self._keep(folio, first, refs, pmd, flags, pages)
 
     def gup_fast_pte_range(
         self, pmd: int, pmdp: int, addr: int, end: int, flags: int, pages: list[Page]
     ) -> bool:
-        """Take pages of one table; each entry is looked at again, and the one above.
+        """Take pages of one table; each PTE is looked at again, and the PMD above.
 
         Collapse takes a whole table away while its entries still stand.
+
+        Source: mm/gup.c, gup_fast_pte_range()
         """
         pgtable = self._pgtable
         ptep = pgtable.pte_offset_lockless(pmd, addr)
@@ -254,50 +114,247 @@ class GupFast(GupSlow):
             folio = self.try_grab_folio_fast(page, 1, flags)
             if folio is None:
                 return False
-            changed = self._entry(PGTABLE_LEVEL_PMD, pmdp) != pmd
-            if self._machine.sees("pmd_val", changed):
+            same = self._entry(PGTABLE_LEVEL_PMD, pmdp) == pmd
+            if not self._machine.holds("pmd_val", same):
                 self.gup_put_folio(folio, 1, flags)
                 return False
-            changed = self._entry(PGTABLE_LEVEL_PTE, ptep) != pte
-            if self._machine.sees("pte_val", changed):
+            same = self._entry(PGTABLE_LEVEL_PTE, ptep) == pte
+            if not self._machine.holds("pte_val", same):
                 self.gup_put_folio(folio, 1, flags)
                 return False
-            if not self._keep(folio, page, 1, pte, flags, pages):
+            if not self.gup_fast_folio_allowed(folio, flags):
+                self.gup_put_folio(folio, 1, flags)
                 return False
+            if not pte_write(pte) and self.gup_must_unshare(None, flags, folio, page):
+                self.gup_put_folio(folio, 1, flags)
+                return False
+            folio.flags |= PG_referenced
+            pages.append(page)
             ptep += 8
             addr += pgtable.page_size
         return True
 
-    def _keep(
-        self,
-        folio: Folio,
-        first: Page,
-        refs: int,
-        entry: int,
-        flags: int,
-        pages: list[Page],
+    def gup_fast_pmd_leaf(
+        self, orig: int, pmdp: int, addr: int, end: int, flags: int, pages: list[Page]
     ) -> bool:
-        """Keep pages whose entry still stands, if they may be had without the area."""
-        shared = not pte_write(entry) and self.gup_must_unshare(
-            None, flags, folio, first
-        )
-        if shared or not self.gup_fast_folio_allowed(folio, flags):
+        """Take pages of a huge page that a PMD maps, and look at that PMD again.
+
+        Nothing is known of the PUD above it any more. PageAnonExclusive is that of the
+        folio's first page.
+
+        Source: mm/gup.c, gup_fast_pmd_leaf()
+        """
+        pgtable = self._pgtable
+        if not pte_access_permitted(orig, write=bool(flags & FOLL_WRITE)):
+            return False
+        if pgtable.pmd_special(orig):
+            return False
+        refs = (end - addr) >> pgtable.page_shift
+        page = pgtable.pmd_pfn(orig)
+        page += (addr & (pgtable.pmd_size - 1)) >> pgtable.page_shift
+        folio = self.try_grab_folio_fast(page, refs, flags)
+        if folio is None:
+            return False
+        same = self._entry(PGTABLE_LEVEL_PMD, pmdp) == orig
+        if not self._machine.holds("pmd_val", same):
             self.gup_put_folio(folio, refs, flags)
             return False
+        if not self.gup_fast_folio_allowed(folio, flags):
+            self.gup_put_folio(folio, refs, flags)
+            return False
+        if not pte_write(orig) and self.gup_must_unshare(None, flags, folio, folio.pfn):
+            self.gup_put_folio(folio, refs, flags)
+            return False
+        pages += range(page, page + refs)
         folio.flags |= PG_referenced
-        pages += range(first, first + refs)
         return True
 
-    @staticmethod
-    def gup_fast_folio_allowed(folio: Folio, flags: int) -> bool:
-        """Tell whether a folio may be had without knowing the area.
+    def gup_fast_pud_leaf(
+        self, orig: int, pudp: int, addr: int, end: int, flags: int, pages: list[Page]
+    ) -> bool:
+        """Take pages of a huge page that a PUD maps, and look at that PUD again.
 
-        Long pins for writing are not for files that track what is written: the pin
-        would write after they had looked. Whether a file does is known of the area.
+        Source: mm/gup.c, gup_fast_pud_leaf()
         """
-        if flags & _LONG_WRITES != _LONG_WRITES or folio.anon:
-            return True
-        if isinstance(folio, HugetlbFolio):
-            return True
-        mapping = folio.mapping
-        return isinstance(mapping, AddressSpace) and mapping.ops.swap_backed
+        pgtable = self._pgtable
+        if not pte_access_permitted(orig, write=bool(flags & FOLL_WRITE)):
+            return False
+        if pgtable.pud_special(orig):
+            return False
+        refs = (end - addr) >> pgtable.page_shift
+        page = pgtable.pud_pfn(orig)
+        page += (addr & (pgtable.pud_size - 1)) >> pgtable.page_shift
+        folio = self.try_grab_folio_fast(page, refs, flags)
+        if folio is None:
+            return False
+        same = self._entry(PGTABLE_LEVEL_PUD, pudp) == orig
+        if not self._machine.holds("pud_val", same):
+            self.gup_put_folio(folio, refs, flags)
+            return False
+        if not self.gup_fast_folio_allowed(folio, flags):
+            self.gup_put_folio(folio, refs, flags)
+            return False
+        if not pte_write(orig) and self.gup_must_unshare(None, flags, folio, folio.pfn):
+            self.gup_put_folio(folio, refs, flags)
+            return False
+        pages += range(page, page + refs)
+        folio.flags |= PG_referenced
+        return True
+
+    # -- levels ----------------------------------------------------------------------
+
+    def gup_fast_pmd_range(
+        self, pmdp: int, addr: int, end: int, flags: int, pages: list[Page]
+    ) -> bool:
+        """Walk the PMDs of one table.
+
+        The PUD above is not looked at again: a walker that has come here goes on, also
+        if the way here was cut behind it.
+
+        Source: mm/gup.c, gup_fast_pmd_range()
+        """
+        pgtable = self._pgtable
+        while addr < end:
+            pmd = self._entry(PGTABLE_LEVEL_PMD, pmdp)
+            following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
+            if not pte_present(pmd):
+                return False
+            if pmd_leaf(pmd):
+                if pte_protnone(pmd):
+                    return False
+                if not self.gup_fast_pmd_leaf(pmd, pmdp, addr, following, flags, pages):
+                    return False
+            elif not self.gup_fast_pte_range(pmd, pmdp, addr, following, flags, pages):
+                return False
+            pmdp += 8
+            addr = following
+        return True
+
+    def gup_fast_pud_range(
+        self, pudp: int, addr: int, end: int, flags: int, pages: list[Page]
+    ) -> bool:
+        """Walk the PUDs of one table, from the one at *pudp* on.
+
+        Source: mm/gup.c, gup_fast_pud_range()
+        """
+        pgtable = self._pgtable
+        while addr < end:
+            pud = self._entry(PGTABLE_LEVEL_PUD, pudp)
+            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
+            if not pte_present(pud):
+                return False
+            if pmd_leaf(pud):
+                if not self.gup_fast_pud_leaf(pud, pudp, addr, following, flags, pages):
+                    return False
+            else:
+                pmdp = pgtable.pmd_offset_lockless(pud, addr)
+                if not self.gup_fast_pmd_range(pmdp, addr, following, flags, pages):
+                    return False
+            pudp += 8
+            addr = following
+        return True
+
+    def gup_fast_pgd_range(
+        self, mm: MmStruct, addr: int, end: int, flags: int, pages: list[Page]
+    ) -> None:
+        """Walk from the top.
+
+        Source: mm/gup.c, gup_fast_pgd_range()
+        Deviates: the level of the P4D is folded, so gup_fast_p4d_range() is left out;
+        where that of the PUD is folded too, it is not read at all.
+        """
+        pgtable = self._pgtable
+        if pgtable.folded_pud:
+            self.gup_fast_pud_range(
+                pgtable.pgd_offset(mm, addr), addr, end, flags, pages
+            )
+            return
+        while addr < end:
+            pgd = self._entry(PGTABLE_LEVEL_PGD, pgtable.pgd_offset(mm, addr))
+            following = pgtable.addr_end(addr, end, pgtable.pgdir_shift)
+            if pte_none(pgd):
+                return
+            pudp = pgtable.pud_offset_lockless(pgd, addr)
+            if not self.gup_fast_pud_range(pudp, addr, following, flags, pages):
+                return
+            addr = following
+
+    # -- the whole -------------------------------------------------------------------
+
+    def gup_fast(
+        self, mm: MmStruct, start: int, end: int, gup_flags: int, pages: list[Page]
+    ) -> int:
+        """Take the pages of a range as far as it goes without a lock; say how many.
+
+        A fork makes private pages read-only in the parent; a page that was pinned
+        meanwhile might be shared by now. So nothing is pinned across one.
+
+        Source: mm/gup.c, gup_fast()
+        """
+        seq = mm.write_protect_seq
+        pin = gup_flags & FOLL_PIN
+        if pin and not self._machine.holds("raw_seqcount_try_begin", not seq & 1):
+            return 0
+        found: list[Page] = []
+        cpu = self._machine.running
+        off = cpu.irq_disable()  # local_irq_save()
+        self.gup_fast_pgd_range(mm, start, end, gup_flags, found)
+        if off:
+            cpu.irq_enable()  # local_irq_restore()
+        self._kernel.rcu.quiesce()
+        forked = mm.write_protect_seq != seq  # read_seqcount_retry()
+        if pin and self._machine.sees("write_protect_seq", forked):
+            self.unpin_user_pages(found)  # gup_fast_unpin_user_pages()
+            return 0
+        pages += found
+        return len(found)
+
+    def gup_fast_fallback(
+        self,
+        mm: MmStruct,
+        start: int,
+        nr_pages: int,
+        gup_flags: int,
+        pages: list[Page],
+    ) -> int:
+        """Take pages from *start* on: the fast way, and what is left the slow way.
+
+        Args:
+            mm: The address space that runs here; there is no fast way to another.
+            start: Of any byte of the first page.
+            nr_pages: How many pages.
+            gup_flags: ``FOLL_`` bits; FOLL_GET or FOLL_PIN is among them.
+            pages: Gets the pages.
+
+        Returns:
+            How many were taken, perhaps fewer than asked; or a negative error number if
+            none was.
+
+        Source: mm/gup.c, gup_fast_fallback()
+        Deviates: no page has to be moved away first for a long pin, so
+        __gup_longterm_locked() is left out.
+        """
+        pgtable = self._pgtable
+        if gup_flags & FOLL_PIN:
+            self.mm_set_has_pinned_flag(mm)
+        start &= pgtable.page_mask
+        end = start + (nr_pages << pgtable.page_shift)
+        if end >> 64:
+            return -EOVERFLOW
+        if end > pgtable.task_size:
+            return -EFAULT
+        nr_pinned = self.gup_fast(mm, start, end, gup_flags, pages)
+        if nr_pinned == nr_pages or gup_flags & FOLL_FAST_ONLY:
+            return nr_pinned
+        start += nr_pinned << pgtable.page_shift
+        ret, _ = self.get_user_pages_locked_(
+            mm,
+            start,
+            nr_pages - nr_pinned,
+            pages,
+            gup_flags | FOLL_TOUCH | FOLL_UNLOCKABLE,
+            locked=False,
+        )
+        if ret < 0:
+            return nr_pinned or ret
+        return ret + nr_pinned

@@ -202,15 +202,29 @@ class MadviseCall(MadviseAge):
 
     def _populate_read(self, part: Part) -> int:
         """Fault in the pages of a range for reading: MADV_POPULATE_READ."""
-        return self._kernel.gup.faultin_page_range(
-            part.vma.mm, part.start, part.end, write=False
-        )
+        return self.madvise_populate(part, write=False)
 
     def _populate_write(self, part: Part) -> int:
         """Fault in the pages of a range for writing: MADV_POPULATE_WRITE."""
-        return self._kernel.gup.faultin_page_range(
-            part.vma.mm, part.start, part.end, write=True
-        )
+        return self.madvise_populate(part, write=True)
+
+    def madvise_populate(self, part: Part, *, write: bool) -> int:
+        """Fault in the pages of a range, bit by bit; 0 or a negative error number.
+
+        Source: mm/madvise.c, madvise_populate()
+        """
+        mm = part.vma.mm
+        start = part.start
+        while start < part.end:
+            pages, locked = self._kernel.gup.faultin_page_range(
+                mm, start, part.end, write=write
+            )
+            if not locked:
+                mm.mmap_lock.down_read()
+            if pages < 0:
+                return pages
+            start += pages << self._pgtable.page_shift
+        return 0
 
     def _collapse(self, part: Part) -> int:
         """Make blocks of the pages of a range now: MADV_COLLAPSE."""

@@ -29,6 +29,7 @@ ENODEV: Final = 19
 EINVAL: Final = 22
 EFBIG: Final = 27
 ENOSPC: Final = 28
+EMLINK: Final = 31
 EOVERFLOW: Final = 75
 EOPNOTSUPP: Final = 95
 
