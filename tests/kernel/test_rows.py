@@ -1,0 +1,105 @@
+"""The model does, number for number, what real kernels were measured to do."""
+
+from typing import Any
+
+import pytest
+from kernel_rows import EXCUSES, Measured, compare, files
+from kernel_scenarios import SCENARIOS, Scenario
+
+from tlbkit.patches.registry import KERNELS
+
+FILES = files()
+NEWEST = "6.19.14-range"
+QUICK = 64
+
+BREAKS = {
+    "50944692052b": {"uffd_move", "uffd_move_dst_off5", "uffd_move_holes2"},
+    "c320dbb7c80d": {
+        "mprotect_mixed_none_ro_to_rw",
+        "mprotect_none_to_ro",
+        "mprotect_none_to_rw",
+        "mprotect_none_to_rw_half",
+        "mprotect_none_to_rw_shared",
+        "mprotect_ro_to_rw_shared",
+        "mprotect_rw_to_ro_shared",
+        "mthp64k_mprotect_none_to_rw",
+        "shmem_mprotect_none_to_rw",
+        "thp_mprotect_none_to_rw",
+        "threads4_mprotect_none_to_rw",
+        "uffd_wp_set_shared",
+        "uffd_wp_unset_shared",
+    },
+    "cb1fa2e99955": {
+        "hugetlb_private_wp_reuse",
+        "mt_thp_wp_reuse_cpu0",
+        "mt_wp_reuse_cpu0",
+        "mthp64k_wp_reuse",
+        "thp_wp_reuse_after_child_exit",
+        "wp_reuse_after_child_exit",
+        "wp_reuse_after_mprotect",
+    },
+    "8ce720d5bd91": {
+        "hugetlb_child_dontneed_sharers2",
+        "hugetlb_child_mprotect_ro_sharers2",
+        "hugetlb_child_mprotect_ro_sharers3",
+        "hugetlb_child_mprotect_ro_sharers4",
+        "hugetlb_child_munmap_sharers2",
+        "hugetlb_child_munmap_sharers3",
+        "hugetlb_child_munmap_sharers4",
+        "hugetlb_private_none_to_rw",
+        "hugetlb_private_rw_to_none",
+    },
+}
+"""Commits of v6.19, and the rows that each changes, up to `QUICK` pages."""
+
+
+def broken(measured: Measured, kernel: str, **how: Any) -> set[str]:
+    """Which rows differ."""
+    comparison = compare(measured, kernel, largest=QUICK, **how)
+    return {difference.key.row for difference in comparison.differences}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("name", FILES)
+def test_the_model_does_what_the_kernel_did(name: str, scenario: Scenario) -> None:
+    """Every row is the measured one, or what the emulator cannot show is all of it."""
+    measured = FILES[name]
+    comparison = compare(measured, measured.kernel, scenarios=[scenario])
+    assert not comparison.differences, "\n".join(map(str, comparison.differences))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_row_is_played(name: str) -> None:
+    """No stored row is left over, so none can be forgotten."""
+    rows = {
+        (row, size)
+        for scenario in SCENARIOS
+        for size in scenario.sizes
+        for row in scenario.lines(size)[1].values()
+    }
+    assert FILES[name].rows.keys() <= rows
+
+
+def test_every_excuse_is_needed() -> None:
+    """What excuses nothing is struck out."""
+    scenarios = [one for one in SCENARIOS if one.name.startswith("stale")]
+    comparison = compare(FILES[NEWEST], "v6.19", scenarios=scenarios, largest=QUICK)
+    assert set(comparison.excused) == {excuse.name for excuse in EXCUSES}
+
+
+@pytest.mark.parametrize("commit", BREAKS)
+def test_a_commit_left_out_breaks_its_rows(commit: str) -> None:
+    """The comparison sees each commit that changes what is issued, and where."""
+    assert broken(FILES[NEWEST], "v6.19", without={commit}) == BREAKS[commit]
+
+
+def test_a_kernel_taken_for_another_differs() -> None:
+    """No kernel passes as the one before or after it."""
+    for measured in (FILES["6.17.13-range"], FILES[NEWEST]):
+        for other in KERNELS.keys() & {"v6.17", "pr350", "v6.19"} - {measured.kernel}:
+            assert broken(measured, other), (measured.kernel, other)
+
+
+def test_a_cpu_taken_for_another_differs() -> None:
+    """A CPU with range operations is told from one without."""
+    assert broken(FILES[NEWEST], "v6.19", cpu="norange")
