@@ -44,6 +44,16 @@ _HELPERS: Final = (
     "tlbkit.linux.kernel.smp",
     "tlbkit.linux.mm.mmu_notifier",
 )
+_LOCKERS: Final = frozenset(
+    {
+        "pte_offset_map_lock",
+        "pmd_trans_huge_lock",
+        "pmd_trans_huge_lock_",
+        "get_locked_pte",
+    }
+)
+"""Functions that take a lock for whoever calls them, and are not named themselves."""
+
 _KINDS: Final = frozenset({"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu"})
 _ASKING: Final = frozenset({Machine.holds.__name__, Machine.sees.__name__})
 _PREEMPTIONS: Final = 1
@@ -177,6 +187,7 @@ def _places(frame: FrameType | None) -> Iterator[tuple[str, str]]:
         if (
             module.startswith(KERNEL)
             and module not in _HELPERS
+            and name not in _LOCKERS
             and not name.startswith(("_", "<"))
         ):
             yield module, name

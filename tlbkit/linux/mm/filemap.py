@@ -220,13 +220,17 @@ class Filemap:
         mapping: AddressSpace = vma.file.mapping
         last = min(last, self.pages_in_file(mapping.host) - 1)
         done = 0
-        ptl = self._kernel.memory.pte_lockptr(pgtable.read(vmf.pmd))
-        ptl.acquire()
+        addr = vmf.address + (first - vmf.pgoff) * pgtable.page_size
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, vmf.pmd, addr)
+        if found is None:
+            return 0
+        start_pte, ptl = found
         for folio in mapping.folios(first, last):
             if not folio.flags & PG_uptodate or not folio_trylock(folio):
                 continue
             begin = max(first, folio.index)
             count = min(last, folio.index + folio.nr_pages - 1) + 1 - begin
+            vmf.pte = start_pte + (begin - first) * 8
             done |= self._map_folio_range(vmf, folio, begin, count)
             folio_unlock(self._machine, folio)
         ptl.release()
@@ -240,7 +244,8 @@ class Filemap:
         pgtable = self._pgtable
         page_size = pgtable.page_size
         start = vmf.address + (index - vmf.pgoff) * page_size
-        ptep = pgtable.pte_offset(vmf.pmd, start)
+        ptep = vmf.pte
+        assert ptep is not None
         done = run = 0
         for page in range(nr + 1):
             if page < nr and not pgtable.read(ptep + page * 8):
@@ -250,6 +255,7 @@ class Filemap:
                 at = page - run
                 addr = start + at * page_size
                 pfn = folio.pfn + index + at - folio.index
+                vmf.pte = ptep + at * 8
                 self._kernel.memory.set_pte_range(vmf, folio, pfn, run, addr)
                 self._kernel.swap.inc_file_counter(vmf.vma.mm, folio, run)
                 folio.refcount += run

@@ -146,20 +146,23 @@ class Khugepaged:
         pmdp = self._find_pmd(vma.mm, addr)
         if isinstance(pmdp, ScanResult):
             return pmdp
-        pmd = self._pgtable.read(pmdp)
-        with self._kernel.memory.pte_lockptr(pmd):
-            return self._check_ptes(vma, addr, pmd)
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if found is None:
+            return ScanResult.PMD_NULL
+        ptep, ptl = found
+        result = self._check_ptes(vma, addr, ptep)
+        ptl.release()
+        return result
 
-    def _check_ptes(self, vma: VmArea, addr: int, pmd: int) -> ScanResult:
-        """Tell what stands against it; the table that *pmd* points to is locked.
+    def _check_ptes(self, vma: VmArea, addr: int, ptep: int) -> ScanResult:
+        """Tell what stands against it; the table that begins at *ptep* is locked.
 
         Places without a page, and the zero page, are welcome. A page that somebody
         holds besides the tables is not: it would be left behind.
         """
         pgtable = self._pgtable
-        table = pgtable.pte_pfn(pmd) << pgtable.page_shift
         for place in range(pgtable.hpage_pmd_nr):
-            pte = pgtable.read(table + place * 8)
+            pte = pgtable.read(ptep + place * 8)
             if pte_none(pte) or self._is_zero(pte):
                 if userfaultfd_armed(vma):
                     return ScanResult.EXCEED_NONE_PTE
@@ -227,7 +230,8 @@ class Khugepaged:
         table = kernel.page_alloc.folio_of(pgtable.pte_pfn(pmd))
         pte_ptl = kernel.memory.pte_lockptr(pmd)
         with pte_ptl:
-            result = self._check_ptes(vma, addr, pmd)
+            start_pte = table.pfn << pgtable.page_shift
+            result = self._check_ptes(vma, addr, start_pte)
         kernel.rmap.anon_vma_unlock_write(vma.anon_vma)
         failed = result is not ScanResult.SUCCEED
         if self._machine.sees("collapse_huge_page_isolate", failed):

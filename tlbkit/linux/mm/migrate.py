@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pte_mkdirty,
     pte_mkold,
     pte_mkuffd_wp,
@@ -81,20 +80,22 @@ class Migrate:
         memory = self._kernel.memory
         for vma, start, end in self._kernel.rmap.rmap_walk_anon(anon_vma, index, nr):
             for pmdp, addr, until in memory.pmd_entries(vma.mm, start, end):
-                pmd = pgtable.read(pmdp)
-                if not pmd_table(pmd):
+                found = self._kernel.pgtable_generic.pte_offset_map_lock(
+                    vma.mm, pmdp, addr
+                )
+                if found is None:
                     continue
-                ptep = pgtable.pte_offset(pmdp, addr)
-                with memory.pte_lockptr(pmd):
-                    for at in range(addr, until, pgtable.page_size):
-                        self._remove_migration_pte(
-                            vma,
-                            at,
-                            ptep,
-                            range(first, first + nr),
-                            zeropage=unused_to_zeropage,
-                        )
-                        ptep += 8
+                ptep, ptl = found
+                for at in range(addr, until, pgtable.page_size):
+                    self._remove_migration_pte(
+                        vma,
+                        at,
+                        ptep,
+                        range(first, first + nr),
+                        zeropage=unused_to_zeropage,
+                    )
+                    ptep += 8
+                ptl.release()
 
     def _remove_migration_pte(
         self, vma: VmArea, addr: int, ptep: int, frames: range, *, zeropage: bool

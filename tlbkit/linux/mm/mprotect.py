@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     PAGE_NONE,
-    pmd_table,
     pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_dirty,
@@ -269,16 +268,14 @@ class Mprotect:
             How many were changed; ``-EAGAIN`` if there is no table any more.
         """
         pgtable = self._pgtable
-        pmd = pgtable.read(pmdp)
-        if not pmd_table(pmd):
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if found is None:
             return -EAGAIN
+        ptep, ptl = found
         memory = self._kernel.memory
         needs_flush = self._kernel.tlbflush.pte_needs_flush
         record = self._kernel.gather.tlb_flush_pte_range
         changed = 0
-        ptep = pgtable.pte_offset(pmdp, addr)
-        ptl = memory.pte_lockptr(pmd)
-        ptl.acquire()
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end:

@@ -124,9 +124,11 @@ class Pagewalk:
         """Go on at a page entry."""
         pgtable = self._pgtable
         memory = self._kernel.memory
-        ptl = memory.pte_lockptr(pgtable.read(pmdp))
-        ptl.acquire()
-        pte = pgtable.ptep_get(pgtable.pte_offset(pmdp, addr))
+        located = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if located is None:
+            return None
+        ptep, ptl = located
+        pte = pgtable.ptep_get(ptep)
         if pte_present(pte):
             page = memory.vm_normal_page(vma, addr, pte)
             if page is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
     pte_mkinvalid,
     pte_present,
     pte_valid,
@@ -15,6 +16,7 @@ from tlbkit.linux.mm.page_alloc import BadPageError
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
     from tlbkit.linux.kernel.kernel import Kernel
+    from tlbkit.linux.kernel.locking import SpinLock
 
 
 class PgtableGeneric:
@@ -121,6 +123,76 @@ class PgtableGeneric:
     def _flush_pmd(self, vma: VmArea, address: int) -> None:
         end = address + self._pgtable.pmd_size
         self._kernel.tlbflush.flush_pmd_tlb_range(vma, address, end)
+
+    # -- a table that may have gone --------------------------------------------------
+
+    def pte_offset_map(self, pmd: int, addr: int) -> int | None:
+        """Return where the PTE for *addr* stands, or ``None`` if there is no table.
+
+        The entry at *pmd* may be empty, huge, or not present by now. Nothing is locked,
+        so what the PTE says may change at any time.
+
+        Source: mm/pgtable-generic.c, ___pte_offset_map()
+        Deviates: There is no RCU read section to leave: no CPU frees a table between
+            the read of *pmd* and the end of the look, because the model has no step
+            there. An entry that is neither empty, huge nor a table does not exist here,
+            so there is no pmd_clear_bad().
+        """
+        pmdval = self._pgtable.read(pmd)
+        if not pmd_table(pmdval):
+            return None
+        return self._pgtable.pte_offset_lockless(pmdval, addr)
+
+    def pte_offset_map_ro_nolock(
+        self, mm: MmStruct, pmd: int, addr: int
+    ) -> tuple[int, SpinLock] | None:
+        """Return the same with the PTL of the table, which is not taken.
+
+        Even under that lock the table may be one that was unhooked meanwhile: for
+        readers only.
+
+        Source: mm/pgtable-generic.c, pte_offset_map_ro_nolock()
+        """
+        found = self.pte_offset_map_rw_nolock(mm, pmd, addr)
+        return None if found is None else (found[0], found[2])
+
+    def pte_offset_map_rw_nolock(
+        self, mm: MmStruct, pmd: int, addr: int
+    ) -> tuple[int, int, SpinLock] | None:
+        """Return the PTE's place, what *pmd* said, and the PTL, which is not taken.
+
+        Who writes must find under the lock that *pmd*, or the PTE, still says the same.
+
+        Source: mm/pgtable-generic.c, pte_offset_map_rw_nolock()
+        """
+        del mm
+        pmdval = self._pgtable.read(pmd)
+        if not pmd_table(pmdval):
+            return None
+        ptep = self._pgtable.pte_offset_lockless(pmdval, addr)
+        return ptep, pmdval, self._kernel.memory.pte_lockptr(pmdval)
+
+    def pte_offset_map_lock(
+        self, mm: MmStruct, pmd: int, addr: int
+    ) -> tuple[int, SpinLock] | None:
+        """Return the PTE's place and the PTL, taken; ``None`` if there is no table.
+
+        Under the lock the entry at *pmd* is read again: if it changed, all is repeated.
+        So a table can be unhooked or replaced by whoever holds its lock.
+
+        Source: mm/pgtable-generic.c, __pte_offset_map_lock()
+        """
+        del mm
+        read = self._pgtable.read
+        while True:
+            pmdval = read(pmd)
+            if not pmd_table(pmdval):
+                return None
+            ptl = self._kernel.memory.pte_lockptr(pmdval)
+            ptl.acquire()
+            if read(pmd) == pmdval:
+                return self._pgtable.pte_offset_lockless(pmdval, addr), ptl
+            ptl.release()
 
     # -- tables in store -------------------------------------------------------------
 

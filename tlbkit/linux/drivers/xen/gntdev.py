@@ -116,13 +116,13 @@ class Gntdev(FileOperations):
         pgtable = self._kernel.pgtable
         for number, frame in enumerate(grants.frames):
             addr = vma.start + number * pgtable.page_size
-            found = self._kernel.memory.walk_to_pte(vma, addr)
+            found = self._kernel.memory.get_locked_pte(vma.mm, addr)
             if found is None:
                 return -ENOMEM
             ptep, ptl = found
-            with ptl:
-                entry = pgtable.pfn_pte(frame, vma.page_prot)
-                pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
+            entry = pgtable.pfn_pte(frame, vma.page_prot)
+            pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
+            ptl.release()
         return 0
 
     def invalidate(self, mm: MmStruct, start: int, end: int) -> None:
@@ -134,11 +134,11 @@ class Gntdev(FileOperations):
             for addr in range(
                 max(vma.start, start), min(vma.end, end), kernel.pgtable.page_size
             ):
-                found = kernel.memory.walk_to_pte(vma, addr)
+                found = kernel.memory.get_locked_pte(vma.mm, addr)
                 assert found is not None
                 ptep, ptl = found
-                with ptl:
-                    kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
+                kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
+                ptl.release()
 
     def evict(self, inode: Inode) -> None:
         """Give up the pages, as the device is closed and nothing maps it any more."""

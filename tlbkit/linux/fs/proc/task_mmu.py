@@ -307,11 +307,16 @@ class TaskMmu:
         for pmdp, addr, until in memory.pmd_entries(mm, start, end):
             pmd = pgtable.read(pmdp)
             if pmd_table(pmd):
-                with memory.pte_lockptr(pmd):
-                    ptep = pgtable.pte_offset(pmdp, addr)
+                found = self._kernel.pgtable_generic.pte_offset_map_lock(mm, pmdp, addr)
+                if found is None:
+                    continue
+                ptep, ptl = found
+                try:
                     for at in range(addr, until, pgtable.page_size):
                         yield pgtable.ptep_get(ptep), at, pgtable.page_size
                         ptep += 8
+                finally:
+                    ptl.release()
             elif pmd_leaf(pmd):
                 with memory.pmd_lockptr(pmdp):
                     yield pmd, addr, pgtable.pmd_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
+    pmd_trans_huge,
     pte_none,
     pte_present,
     pte_write,
@@ -118,13 +118,17 @@ class UffdMessages:
         pmdp = pgtable.find_pmd(vmf.vma.mm, vmf.address)
         if pmdp is None:
             return True
-        pmd = pgtable.read(pmdp)
-        if pte_none(pmd):
-            return True
-        if not pmd_table(pmd):
-            blocked = pte_present(pmd) and not pte_write(pmd)
-            return blocked and reason == VM_UFFD_WP
-        pte = pgtable.read(pgtable.pte_offset(pmdp, vmf.address))
+        ptep = None
+        while ptep is None:
+            pmd = pgtable.read(pmdp)
+            if pte_none(pmd):
+                return True
+            if not pte_present(pmd):
+                return False
+            if pmd_trans_huge(pmd):
+                return not pte_write(pmd) and reason == VM_UFFD_WP
+            ptep = self._kernel.pgtable_generic.pte_offset_map(pmdp, vmf.address)
+        pte = pgtable.ptep_get(ptep)
         if pte_none_mostly(pte):
             return True
         return pte_present(pte) and not pte_write(pte) and reason == VM_UFFD_WP

@@ -148,13 +148,13 @@ class GupSlow(GupPins):
         """
         pgtable = self._pgtable
         memory = self._kernel.memory
-        pmd = pgtable.read(pmdp)
-        if not pmd_table(pmd):
+        maps = self._kernel.pgtable_generic
+        found = maps.pte_offset_map_lock(vma.mm, pmdp, address)
+        if found is None:
             return self.no_page_table(vma, flags, address)
-        with memory.pte_lockptr(pmd):
-            if pgtable.read(pmdp) != pmd:
-                return self.no_page_table(vma, flags, address)
-            pte = pgtable.ptep_get(pgtable.pte_offset_lockless(pmd, address))
+        ptep, ptl = found
+        try:
+            pte = pgtable.ptep_get(ptep)
             if not pte_present(pte):
                 if pte_none(pte):
                     return self.no_page_table(vma, flags, address)
@@ -177,6 +177,8 @@ class GupSlow(GupPins):
                 if flags & FOLL_WRITE and not dirty:
                     self._kernel.page_writeback.folio_mark_dirty(folio)
                 self._kernel.filemap.folio_mark_accessed(folio)
+        finally:
+            ptl.release()
         return page
 
     def follow_pmd_mask(

@@ -50,6 +50,7 @@ from tlbkit.linux.mm.userfaultfd import double_pt_lock, double_pt_unlock
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.kernel.locking import SpinLock
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
@@ -345,6 +346,30 @@ class HugeChange(HugeSplit):
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
         return error
+
+    # -- the lock of a huge entry ----------------------------------------------------
+
+    def pmd_trans_huge_lock(self, pmdp: int, vma: VmArea) -> SpinLock | None:
+        """Return the PTL of a huge PMD entry, taken; ``None`` if it is not huge.
+
+        Source: include/linux/huge_mm.h, pmd_trans_huge_lock()
+        """
+        if not pmd_trans_huge(self._pgtable.read(pmdp)):
+            return None
+        return self.pmd_trans_huge_lock_(pmdp, vma)
+
+    def pmd_trans_huge_lock_(self, pmdp: int, vma: VmArea) -> SpinLock | None:
+        """Do so without a look before the lock is taken.
+
+        Source: mm/huge_memory.c, __pmd_trans_huge_lock()
+        """
+        del vma
+        ptl = self._kernel.memory.pmd_lockptr(pmdp)
+        ptl.acquire()
+        if pmd_trans_huge(self._pgtable.read(pmdp)):
+            return ptl
+        ptl.release()
+        return None
 
     def _move_block(
         self,

@@ -96,8 +96,9 @@ class MadviseAge(MadviseDiscard):
         """
         pgtable = self._pgtable
         huge = self._kernel.huge_memory
-        ptl = self._kernel.memory.pmd_lockptr(pmdp)
-        ptl.acquire()
+        ptl = huge.pmd_trans_huge_lock(pmdp, vma)
+        if ptl is None:
+            return True
         pmd = pgtable.read(pmdp)
         folio = huge.block_of_one(pmd)
         if folio is None:

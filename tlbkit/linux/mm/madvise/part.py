@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pte_none,
     pte_present,
 )
@@ -92,15 +91,17 @@ class MadviseWalk:
         """
         pgtable = self._pgtable
         while addr < end:
-            pmd = pgtable.read(pmdp)
-            if not pmd_table(pmd):
+            found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+            if found is None:
                 return
+            start_pte, ptl = found
+            start = addr
             partial: Mapped | None = None
-            with self._kernel.memory.pte_lockptr(pmd):
+            try:
                 if vma.mm.tlb_flush_batched:
                     self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
                 while addr < end:
-                    ptep = pgtable.pte_offset(pmdp, addr)
+                    ptep = start_pte + (addr - start) // pgtable.page_size * 8
                     pte = pgtable.ptep_get(ptep)
                     if not pte_present(pte):
                         if nonpresent is not None and not pte_none(pte):
@@ -117,6 +118,8 @@ class MadviseWalk:
                         partial = mapped
                         break
                     addr += mapped.nr * pgtable.page_size
+            finally:
+                ptl.release()
             if partial is not None and not self.split_held(partial.folio):
                 addr += partial.nr * pgtable.page_size
 

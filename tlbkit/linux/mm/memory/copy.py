@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_mkclean,
@@ -135,16 +134,18 @@ class MemoryCopy(MemoryNormal):
         pgtable = self._pgtable
         size = pgtable.page_size
         last = pgtable.ptrs_per_pte - 1
-        read = self._memory.read
-        if not pmd_table(read(pmdp)):
-            return 0  # it was a block, and somebody has taken it away
+        maps = self._kernel.pgtable_generic
         prealloc: Folio | None = None
         while addr < end:
-            source = pgtable.pte_offset(pmdp, addr)
-            target = pgtable.pte_offset(child_pmdp, addr)
-            child_ptl = self.pte_lockptr(read(child_pmdp))
-            ptl = self.pte_lockptr(read(pmdp))
-            child_ptl.acquire()
+            child_found = maps.pte_offset_map_lock(child.mm, child_pmdp, addr)
+            if child_found is None:
+                return -ENOMEM
+            target, child_ptl = child_found
+            found = maps.pte_offset_map_rw_nolock(parent.mm, pmdp, addr)
+            if found is None:
+                child_ptl.release()
+                break  # it was huge, and another CPU has taken it away
+            source, _, ptl = found
             ptl.acquire()
             table = self._memory.frame(source >> pgtable.page_shift)
             error = 0

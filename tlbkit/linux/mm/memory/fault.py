@@ -54,6 +54,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_missing,
     userfaultfd_wp,
 )
+from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN
 from tlbkit.linux.mm.memory.swapin import MemorySwapin
 
 if TYPE_CHECKING:
@@ -159,20 +160,25 @@ class MemoryFault(MemorySwapin):
         """Handle a fault at page level."""
         pgtable = self._pgtable
         vmf.pte = None
-        pmd = self._memory.read(vmf.pmd)
-        if pmd_table(pmd):
-            ptep = pgtable.pte_offset_lockless(pmd, vmf.address)
+        if self._memory.read(vmf.pmd):
+            found = self._kernel.pgtable_generic.pte_offset_map_rw_nolock(
+                vmf.vma.mm, vmf.pmd, vmf.address
+            )
+            if found is None:
+                return 0
+            ptep, _, vmf.ptl = found
             vmf.orig_pte = entry = pgtable.ptep_get(ptep)
             if not pte_none(entry):
                 vmf.pte = ptep
-                if not entry & PTE_VALID:
-                    if not pte_present(entry):
-                        return self.do_swap_page(vmf)
-                    if vmf.vma.flags & VM_ACCESS_FLAGS:
-                        return self.do_numa_page(vmf)  # pte_protnone()
         if vmf.pte is None:
             return self.do_pte_missing(vmf)
-        vmf.ptl = ptl = self.pte_lockptr(pmd)
+        if not entry & PTE_VALID:
+            if not pte_present(entry):
+                return self.do_swap_page(vmf)
+            if vmf.vma.flags & VM_ACCESS_FLAGS:
+                return self.do_numa_page(vmf)  # pte_protnone()
+        ptl = vmf.ptl
+        assert ptl is not None
         ptl.acquire()
         if not self._machine.holds("pte_same", pgtable.ptep_get(ptep) == entry):
             ptl.release()  # somebody else was faster; the access is simply repeated
@@ -217,7 +223,8 @@ class MemoryFault(MemorySwapin):
         vma = vmf.vma
         pgtable = self._pgtable
         assert vmf.pte is not None
-        with self.pte_lockptr(pgtable.read(vmf.pmd)):
+        assert vmf.ptl is not None
+        with vmf.ptl:
             same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
             if not self._machine.holds("pte_same", same):
                 return 0
@@ -291,7 +298,10 @@ class MemoryFault(MemorySwapin):
         else:
             self._kernel.rmap.anon_vma_prepare(vma)
             if self._kernel.huge_memory.mthp_orders:
-                folio = self.alloc_anon_folio(vmf)
+                allocated = self.alloc_anon_folio(vmf)
+                if isinstance(allocated, int):
+                    return 0
+                folio = allocated
             else:
                 folio = self._kernel.page_alloc.alloc_zeroed()
             if folio is None:
@@ -302,10 +312,12 @@ class MemoryFault(MemorySwapin):
             entry = pgtable.pfn_pte(folio.pfn, vma.page_prot)
             if vma.flags & VM_WRITE:
                 entry = pgtable.pte_mkwrite(pte_mkdirty(entry))
-        pmd = self._memory.read(vmf.pmd)
-        ptep = pgtable.pte_offset_lockless(pmd, addr)
-        ptl = self.pte_lockptr(pmd)
-        ptl.acquire()
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, vmf.pmd, addr)
+        if found is None:
+            if folio is not None:
+                self._kernel.swap.folio_put(folio)
+            return 0
+        ptep, ptl = found
         if nr == 1:
             changed = self._memory.read(ptep) != vmf.orig_pte
         else:
@@ -332,11 +344,12 @@ class MemoryFault(MemorySwapin):
         ptl.release()
         return 0
 
-    def alloc_anon_folio(self, vmf: VmFault) -> Folio | None:
+    def alloc_anon_folio(self, vmf: VmFault) -> Folio | int | None:
         """Return a folio of zeros, as large as settings, area and tables allow.
 
         Around the address there must be room for all of it. A watched area gets single
-        pages, because its owner wants to hear of each.
+        pages, because its owner wants to hear of each. ``None`` without memory,
+        ``-EAGAIN`` if there is no page table any more.
         """
         huge = self._kernel.huge_memory
         pgtable = self._pgtable
@@ -344,13 +357,21 @@ class MemoryFault(MemorySwapin):
         orders = 0
         if not userfaultfd_armed(vma):
             orders = huge.thp_vma_allowable_orders(vma, huge.mthp_orders)
+        table = vmf.address & -pgtable.pmd_size
+        ptep = None
+        if orders:
+            ptep = self._kernel.pgtable_generic.pte_offset_map(vmf.pmd, table)
+            if ptep is None:
+                return -EAGAIN
         for order in range(orders.bit_length() - 1, 0, -1):
             if not orders & 1 << order or not huge.thp_vma_suitable_order(
                 vma, vmf.address, order
             ):
                 continue
             addr = vmf.address & -(pgtable.page_size << order)
-            if not self.pte_range_none(pgtable.pte_offset(vmf.pmd, addr), 1 << order):
+            assert ptep is not None
+            at = ptep + (addr - table) // pgtable.page_size * 8
+            if not self.pte_range_none(at, 1 << order):
                 continue
             folio = self._kernel.page_alloc.alloc_zeroed(order)
             if folio is not None:
@@ -375,8 +396,13 @@ class MemoryFault(MemorySwapin):
         if userfaultfd_wp(vmf.vma):
             return self.do_pte_missing(vmf)
         pgtable = self._pgtable
-        assert vmf.pte is not None
-        with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            if self._machine.holds("pte_same", pgtable.read(vmf.pte) == vmf.orig_pte):
-                pgtable.set_pte(vmf.pte, 0)
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(
+            vmf.vma.mm, vmf.pmd, vmf.address
+        )
+        if found is None:
+            return 0
+        ptep, ptl = found
+        if self._machine.holds("pte_same", pgtable.read(ptep) == vmf.orig_pte):
+            pgtable.set_pte(ptep, 0)
+        ptl.release()
         return 0

@@ -188,20 +188,27 @@ class MemoryFile(MemoryWrite):
             nr, addr = self._whole_folio(vmf, folio)
         if nr > 1:
             pfn = folio.pfn
-        ptep = pgtable.pte_offset(vmf.pmd, vmf.address)
-        with self.pte_lockptr(pgtable.read(vmf.pmd)):
-            if pgtable.read(ptep) != vmf.orig_pte:
+        while True:
+            found = self._kernel.pgtable_generic.pte_offset_map_lock(
+                vma.mm, vmf.pmd, addr
+            )
+            if found is None:
                 return VM_FAULT_NOPAGE
-            if nr > 1 and not self.pte_range_none(
-                pgtable.pte_offset(vmf.pmd, addr), nr
-            ):
-                nr, addr, pfn = 1, vmf.address, folio.pfn + vmf.pgoff - folio.index
-            folio.refcount += nr - 1
-            if cow:
-                vma.mm.anonpages += nr
-            else:
-                self._kernel.swap.inc_file_counter(vma.mm, folio, nr)
-            self.set_pte_range(vmf, folio, pfn, nr, addr)
+            vmf.pte, vmf.ptl = found
+            if nr == 1 or self.pte_range_none(vmf.pte, nr):
+                break
+            vmf.ptl.release()
+            nr, addr, pfn = 1, vmf.address, folio.pfn + vmf.pgoff - folio.index
+        if nr == 1 and pgtable.read(vmf.pte) != vmf.orig_pte:
+            vmf.ptl.release()
+            return VM_FAULT_NOPAGE
+        folio.refcount += nr - 1
+        self.set_pte_range(vmf, folio, pfn, nr, addr)
+        if cow:
+            vma.mm.anonpages += nr
+        else:
+            self._kernel.swap.inc_file_counter(vma.mm, folio, nr)
+        vmf.ptl.release()
         return 0
 
     def _install_table(self, vmf: VmFault) -> bool:
@@ -258,8 +265,8 @@ class MemoryFile(MemoryWrite):
             self._kernel.swap.folio_add_lru(folio)
         else:
             self._kernel.rmap.folio_add_file_rmap_ptes(folio, pfn, nr, vma)
-        ptep = pgtable.pte_offset(vmf.pmd, addr)
-        pgtable.set_ptes(vma.mm, addr, ptep, entry, nr)
+        assert vmf.pte is not None
+        pgtable.set_ptes(vma.mm, addr, vmf.pte, entry, nr)
 
     def pte_range_none(self, ptep: int, nr: int) -> bool:
         """Tell whether *nr* entries are all empty."""

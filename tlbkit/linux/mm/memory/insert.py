@@ -57,11 +57,13 @@ class MemoryInsert(MemoryNormal):
         pmdp = self.pmd_alloc(vma.mm, addr)
         if pmdp is None or not self.pte_alloc(vma.mm, pmdp):
             return -ENOMEM
-        ptep = self._pgtable.pte_offset(pmdp, addr)
-        with self.pte_lockptr(self._pgtable.read(pmdp)):
-            return self.insert_page_into_pte_locked(
-                vma, ptep, addr, page, mkwrite=mkwrite
-            )
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if found is None:
+            return -ENOMEM
+        ptep, ptl = found
+        error = self.insert_page_into_pte_locked(vma, ptep, addr, page, mkwrite=mkwrite)
+        ptl.release()
+        return error
 
     def validate_page_before_insert(self, vma: VmArea, page: Page) -> int:
         """Return 0 if a page may be mapped into *vma*, or ``-EINVAL``.

@@ -28,7 +28,7 @@ from tlbkit.linux.kernel.panic import BugError
 from tlbkit.linux.mm.memory.insert import MemoryInsert
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import Page, VmArea
+    from tlbkit.linux.include.linux.mm_types import MmStruct, Page, VmArea
     from tlbkit.linux.kernel.locking import SpinLock
 
 
@@ -58,14 +58,16 @@ class MemoryPfn(MemoryInsert):
             vma.pgoff = pfn
         vma.flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND
         for at in range(addr, end, pgtable.page_size):
-            found = self.walk_to_pte(vma, at)
+            found = self.get_locked_pte(vma.mm, at)
             if found is None:
                 return -ENOMEM
             ptep, ptl = found
-            with ptl:
+            try:
                 if not pte_none(pgtable.read(ptep)):
                     raise BugError(f"remap_pfn_range() of {at:#x}, where something is")
                 pgtable.set_pte(ptep, pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, prot)))
+            finally:
+                ptl.release()
             pfn += 1
         return 0
 
@@ -106,24 +108,22 @@ class MemoryPfn(MemoryInsert):
         Source: insert_pfn().
         """
         pgtable = self._pgtable
-        found = self.walk_to_pte(vma, addr)
+        found = self.get_locked_pte(vma.mm, addr)
         if found is None:
             return VM_FAULT_OOM
         ptep, ptl = found
-        with ptl:
-            old = pgtable.ptep_get(ptep)
-            if pte_none(old):
-                entry = pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, vma.page_prot))
-                if mkwrite:
-                    entry = self._mkwrite(entry, vma)
-                pgtable.set_pte(ptep, entry)
-            elif mkwrite and pgtable.pte_pfn(old) == pfn:
-                entry = self._mkwrite(old, vma)
-                self._kernel.fault.ptep_set_access_flags(
-                    vma, addr, ptep, entry, dirty=True
-                )
-            elif mkwrite and not self.is_zero_pfn(pgtable.pte_pfn(old)):
-                self._kernel.panic.warn_on_once("insert_pfn", "another frame is there")
+        old = pgtable.ptep_get(ptep)
+        if pte_none(old):
+            entry = pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, vma.page_prot))
+            if mkwrite:
+                entry = self._mkwrite(entry, vma)
+            pgtable.set_pte(ptep, entry)
+        elif mkwrite and pgtable.pte_pfn(old) == pfn:
+            entry = self._mkwrite(old, vma)
+            self._kernel.fault.ptep_set_access_flags(vma, addr, ptep, entry, dirty=True)
+        elif mkwrite and not self.is_zero_pfn(pgtable.pte_pfn(old)):
+            self._kernel.panic.warn_on_once("insert_pfn", "another frame is there")
+        ptl.release()
         return VM_FAULT_NOPAGE
 
     @staticmethod
@@ -146,16 +146,17 @@ class MemoryPfn(MemoryInsert):
 
     # --------------------------------------------------------------------------------
 
-    def walk_to_pte(self, vma: VmArea, addr: int) -> tuple[int, SpinLock] | None:
-        """Return where a page entry stands and its lock, making tables if need be.
+    def get_locked_pte(self, mm: MmStruct, addr: int) -> tuple[int, SpinLock] | None:
+        """Return where a page entry stands and the PTL, taken; tables are made.
 
-        ``None`` without memory. Source: get_locked_pte(), which takes the lock as well.
+        ``None`` without memory, or if there is no table any more.
+
+        Source: mm/memory.c, __get_locked_pte()
         """
-        pmdp = self.pmd_alloc(vma.mm, addr)
-        if pmdp is None or not self.pte_alloc(vma.mm, pmdp):
+        pmdp = self.pmd_alloc(mm, addr)
+        if pmdp is None or not self.pte_alloc(mm, pmdp):
             return None
-        ptl = self.pte_lockptr(self._pgtable.read(pmdp))
-        return self._pgtable.pte_offset(pmdp, addr), ptl
+        return self._kernel.pgtable_generic.pte_offset_map_lock(mm, pmdp, addr)
 
     def _mkwrite(self, entry: int, vma: VmArea) -> int:
         """Make an entry young, dirty, and writable if its area is."""

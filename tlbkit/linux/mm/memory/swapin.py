@@ -44,7 +44,6 @@ class MemorySwapin(MemoryFile):
         is read past the swap cache, and is the process's own.
         """
         entry = pte_to_swp_entry(vmf.orig_pte)
-        pgtable = self._pgtable
         device = self._kernel.swapfile.get_swap_device(entry)
         if device is None:
             return 0
@@ -61,8 +60,14 @@ class MemorySwapin(MemoryFile):
         if isinstance(found, int):
             if found == -EEXIST:
                 return 0
-            with self.pte_lockptr(pgtable.read(vmf.pmd)):
-                faster = self._somebody_was_faster(vmf)
+            located = self._kernel.pgtable_generic.pte_offset_map_lock(
+                vmf.vma.mm, vmf.pmd, vmf.address
+            )
+            if located is None:
+                return 0
+            vmf.pte, vmf.ptl = located
+            faster = self._somebody_was_faster(vmf)
+            vmf.ptl.release()
             return VM_FAULT_OOM if found == -ENOMEM and not faster else 0
         folio = found
         if cached:
@@ -125,8 +130,13 @@ class MemorySwapin(MemoryFile):
             page += entry.offset - state.page_swap_entry(folio, page).offset
             if vmf.flags & FAULT_FLAG_WRITE and not folio.flags & PG_lru:
                 self._kernel.swap.lru_add_drain()
-        vmf.ptl = ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
-        ptl.acquire()
+        located = self._kernel.pgtable_generic.pte_offset_map_lock(
+            vma.mm, vmf.pmd, vmf.address
+        )
+        if located is None:
+            return False
+        vmf.pte, vmf.ptl = located
+        ptl = vmf.ptl
         if self._machine.sees("pte_same", self._somebody_was_faster(vmf)):
             ptl.release()
             return False

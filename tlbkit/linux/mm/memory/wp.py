@@ -197,11 +197,14 @@ class MemoryWrite(MemoryNormal):
 
     def finish_mkwrite_fault(self, vmf: VmFault) -> bool:
         """Make the entry writable, now that the owner knows; false if it changed."""
-        assert vmf.pte is not None
-        vmf.ptl = ptl = self.pte_lockptr(self._pgtable.read(vmf.pmd))
-        ptl.acquire()
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(
+            vmf.vma.mm, vmf.pmd, vmf.address
+        )
+        if found is None:
+            return False
+        vmf.pte, vmf.ptl = found
         if self._pgtable.ptep_get(vmf.pte) != vmf.orig_pte:
-            ptl.release()
+            vmf.ptl.release()
             return False
         self.wp_page_reuse(vmf)
         return True
@@ -244,7 +247,6 @@ class MemoryWrite(MemoryNormal):
         vma = vmf.vma
         pgtable = self._pgtable
         old = vmf.page
-        assert vmf.pte is not None
         self._kernel.rmap.anon_vma_prepare(vma)
         new = self._kernel.page_alloc.alloc()
         if new is None:
@@ -256,30 +258,35 @@ class MemoryWrite(MemoryNormal):
         with self._kernel.mmu_notifier.invalidate_range(
             vma.mm, "CLEAR", vmf.address, vmf.address + pgtable.page_size
         ):
-            ptl = self.pte_lockptr(pgtable.read(vmf.pmd))
-            ptl.acquire()
-            same = pgtable.ptep_get(vmf.pte) == vmf.orig_pte
-            if self._machine.holds("pte_same", same):
-                copied = True
-                if old is None:
-                    vma.mm.anonpages += 1
-                elif not old.anon:
-                    self._kernel.swap.dec_file_counter(vma.mm, old)
-                    vma.mm.anonpages += 1
-                entry = pte_mkyoung(pgtable.pfn_pte(new.pfn, vma.page_prot))
-                if not vmf.flags & FAULT_FLAG_UNSHARE:
-                    entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
-                elif pte_uffd_wp(vmf.orig_pte):
-                    entry = pte_mkuffd_wp(entry)
-                self._kernel.pgtable_generic.ptep_clear_flush(vma, vmf.address, vmf.pte)
-                self._kernel.rmap.folio_add_new_anon_rmap(new, vma, vmf.address)
-                self._kernel.swap.folio_add_lru(new)
-                pgtable.set_pte(vmf.pte, entry)
-                if old is not None:
-                    # Only now: until the flush, others could still use the old page.
-                    pfn = pgtable.pte_pfn(vmf.orig_pte)
-                    self._kernel.rmap.folio_remove_rmap_pte(old, pfn, vma)
-            ptl.release()
+            found = self._kernel.pgtable_generic.pte_offset_map_lock(
+                vma.mm, vmf.pmd, vmf.address
+            )
+            if found is not None:
+                vmf.pte, vmf.ptl = ptep, ptl = found
+                same = pgtable.ptep_get(ptep) == vmf.orig_pte
+                if self._machine.holds("pte_same", same):
+                    copied = True
+                    if old is None:
+                        vma.mm.anonpages += 1
+                    elif not old.anon:
+                        self._kernel.swap.dec_file_counter(vma.mm, old)
+                        vma.mm.anonpages += 1
+                    entry = pte_mkyoung(pgtable.pfn_pte(new.pfn, vma.page_prot))
+                    if not vmf.flags & FAULT_FLAG_UNSHARE:
+                        entry = self.maybe_mkwrite(pte_mkdirty(entry), vma)
+                    elif pte_uffd_wp(vmf.orig_pte):
+                        entry = pte_mkuffd_wp(entry)
+                    self._kernel.pgtable_generic.ptep_clear_flush(
+                        vma, vmf.address, ptep
+                    )
+                    self._kernel.rmap.folio_add_new_anon_rmap(new, vma, vmf.address)
+                    self._kernel.swap.folio_add_lru(new)
+                    pgtable.set_pte(ptep, entry)
+                    if old is not None:
+                        # Only now: until the flush others could use the old page.
+                        pfn = pgtable.pte_pfn(vmf.orig_pte)
+                        self._kernel.rmap.folio_remove_rmap_pte(old, pfn, vma)
+                ptl.release()
         if not copied:
             self._kernel.swap.folio_put(new)
         elif old is not None:

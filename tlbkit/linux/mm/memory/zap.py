@@ -225,9 +225,10 @@ class MemoryZap(MemoryNormal):
         gather = self._kernel.gather
         full = False
         marks = self._keeps_marks(vma, details)
-        ptep = pgtable.pte_offset(pmdp, addr)
-        ptl = self.pte_lockptr(pgtable.read(pmdp))
-        ptl.acquire()
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if found is None:
+            return addr
+        ptep, ptl = found
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
         while addr < end and not full:

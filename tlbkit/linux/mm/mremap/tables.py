@@ -236,22 +236,24 @@ class MremapTables:
         free it.
         """
         pgtable = self._pgtable
-        memory = self._kernel.memory
+        maps = self._kernel.pgtable_generic
         mm = move.old.mm
         self.take_rmap_locks(move.old, needed=move.need_rmap_locks)
-        old_pmdval, new_pmdval = pgtable.read(old_pmd), pgtable.read(new_pmd)
-        if not pmd_table(old_pmdval) or not pmd_table(new_pmdval):
+        old_found = maps.pte_offset_map_lock(mm, old_pmd, move.old_addr)
+        if old_found is None:
             self.drop_rmap_locks(move.old, needed=move.need_rmap_locks)
             return -EAGAIN
-        old_ptl = memory.pte_lockptr(old_pmdval)
-        new_ptl = memory.pte_lockptr(new_pmdval)
-        old_ptl.acquire()
+        old_ptep, old_ptl = old_found
+        new_found = maps.pte_offset_map_rw_nolock(mm, new_pmd, move.new_addr)
+        if new_found is None:
+            old_ptl.release()
+            self.drop_rmap_locks(move.old, needed=move.need_rmap_locks)
+            return -EAGAIN
+        new_ptep, _, new_ptl = new_found
         if new_ptl is not old_ptl:
             new_ptl.acquire()
         if mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(mm)
-        old_ptep = pgtable.pte_offset(old_pmd, move.old_addr)
-        new_ptep = pgtable.pte_offset(new_pmd, move.new_addr)
         force_flush = False
         done = 0
         while done < extent:

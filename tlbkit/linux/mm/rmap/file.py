@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pte_dirty,
     pte_mkclean,
     pte_present,
@@ -78,21 +77,22 @@ class RmapFile(RmapWalk):
             vma.mm, "PROTECTION_PAGE", start, end
         ):
             for pmdp, first, until in kernel.memory.pmd_entries(vma.mm, start, end):
-                pmd = pgtable.read(pmdp)
-                if not pmd_table(pmd):
+                found = kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, first)
+                if found is None:
                     continue
-                with kernel.memory.pte_lockptr(pmd):
-                    for addr in range(first, until, pgtable.page_size):
-                        ptep = pgtable.pte_offset(pmdp, addr)
-                        pte = pgtable.ptep_get(ptep)
-                        if (
-                            not pte_present(pte)
-                            or pgtable.pte_pfn(pte) not in frames
-                            or not (pte_dirty(pte) or pte_write(pte))
-                        ):
-                            continue
-                        pte = kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
-                        pte = pte_mkclean(pte_wrprotect(pte))
-                        pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
-                        cleaned += 1
+                start_pte, ptl = found
+                for addr in range(first, until, pgtable.page_size):
+                    ptep = start_pte + (addr - first) // pgtable.page_size * 8
+                    pte = pgtable.ptep_get(ptep)
+                    if (
+                        not pte_present(pte)
+                        or pgtable.pte_pfn(pte) not in frames
+                        or not (pte_dirty(pte) or pte_write(pte))
+                    ):
+                        continue
+                    pte = kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
+                    pte = pte_mkclean(pte_wrprotect(pte))
+                    pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
+                    cleaned += 1
+                ptl.release()
         return cleaned

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pmd_trans_huge,
     pte_dirty,
     pte_present,
@@ -99,10 +98,15 @@ class RmapUnmap(RmapFile):
                         ):
                             return False
                     pmd = pgtable.read(pmdp)
-                if pmd_table(pmd):
-                    with self._kernel.memory.pte_lockptr(pmd):
-                        if not self._unmap_ptes(folio, vma, pmdp, addr, until, flags):
-                            return False
+                found = self._kernel.pgtable_generic.pte_offset_map_lock(
+                    vma.mm, pmdp, addr
+                )
+                if found is not None:
+                    ptep, ptl = found
+                    unmapped = self._unmap_ptes(folio, vma, ptep, addr, until, flags)
+                    ptl.release()
+                    if not unmapped:
+                        return False
         return True
 
     def _unmap_block(
@@ -119,14 +123,13 @@ class RmapUnmap(RmapFile):
         return False
 
     def _unmap_ptes(
-        self, folio: Folio, vma: VmArea, pmdp: int, start: int, end: int, flags: int
+        self, folio: Folio, vma: VmArea, ptep: int, start: int, end: int, flags: int
     ) -> bool:
         """Unmap the pages of a folio that one locked table maps; false if one stays."""
         pgtable = self._kernel.pgtable
         pages = range(folio.pfn, folio.pfn + folio.nr_pages)
         addr = start
         while addr < end:
-            ptep = pgtable.pte_offset(pmdp, addr)
             pte = pgtable.ptep_get(ptep)
             nr = 1
             if (
@@ -139,6 +142,7 @@ class RmapUnmap(RmapFile):
                 nr = self.folio_unmap_pte_batch(folio, ptep, pte, addr, end)
                 if not self._unmap_run(folio, vma, addr, ptep, nr, flags):
                     return False
+            ptep += nr * 8
             addr += nr * pgtable.page_size
         return True
 

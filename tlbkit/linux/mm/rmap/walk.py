@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pmd_trans_huge,
     pte_dirty,
     pte_present,
@@ -65,17 +64,21 @@ class RmapWalk(RmapCounts):
                         self._kernel.huge_memory.split_huge_pmd_locked(
                             vma, addr, pmdp, freeze=True
                         )
-                elif pmd_table(pmd):
-                    with self._kernel.memory.pte_lockptr(pmd):
-                        self._try_to_migrate_ptes(folio, vma, pmdp, addr, until)
+                    continue
+                found = self._kernel.pgtable_generic.pte_offset_map_lock(
+                    vma.mm, pmdp, addr
+                )
+                if found is not None:
+                    ptep, ptl = found
+                    self._try_to_migrate_ptes(folio, vma, ptep, addr, until)
+                    ptl.release()
 
     def _try_to_migrate_ptes(
-        self, folio: Folio, vma: VmArea, pmdp: int, start: int, end: int
+        self, folio: Folio, vma: VmArea, ptep: int, start: int, end: int
     ) -> None:
         """Do so for the page entries of one locked table."""
         pgtable = self._kernel.pgtable
         pages = range(folio.pfn, folio.pfn + folio.nr_pages)
-        ptep = pgtable.pte_offset(pmdp, start)
         for addr in range(start, end, pgtable.page_size):
             pte = pgtable.read(ptep)
             pfn = pgtable.pte_pfn(pte)

@@ -238,8 +238,11 @@ class UffdFill(UffdAreas):
             entry = pgtable.pte_mkwrite(entry)
         if wp:
             entry = pte_mkuffd_wp(entry)
-        ptep = pgtable.pte_offset(dst_pmd, dst)
-        with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, dst_pmd, dst)
+        if found is None:
+            return -EAGAIN
+        ptep, ptl = found
+        try:
             empty = pte_none_mostly(pgtable.read(ptep))
             if not self._machine.holds("pte_none_mostly", empty):
                 return -EEXIST
@@ -251,17 +254,24 @@ class UffdFill(UffdAreas):
                 self._kernel.swap.folio_add_lru(folio)
                 vma.mm.anonpages += 1
             pgtable.set_ptes(vma.mm, dst, ptep, entry, 1)
+        finally:
+            ptl.release()
         return 0
 
     def mfill_atomic_pte_zeropage(self, dst_pmd: int, vma: VmArea, dst: int) -> int:
         """Map the zero page where nothing is, not even a marker."""
         pgtable = self._pgtable
         entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
-        ptep = pgtable.pte_offset(dst_pmd, dst)
-        with self._kernel.memory.pte_lockptr(pgtable.read(dst_pmd)):
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, dst_pmd, dst)
+        if found is None:
+            return -EAGAIN
+        ptep, ptl = found
+        try:
             if not self._machine.holds("pte_none", pte_none(pgtable.read(ptep))):
                 return -EEXIST
             pgtable.set_pte(ptep, pgtable.pte_mkspecial(entry))
+        finally:
+            ptl.release()
         return 0
 
     def _copy_from_user(self, folio: Folio, src: int) -> bool:

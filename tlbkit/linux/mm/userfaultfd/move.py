@@ -187,14 +187,15 @@ class UffdMove(UffdRun):
             move.dst_pmdval = pgtable.read(dst_pmd)
             if pmd_trans_huge(move.dst_pmdval):
                 return -EEXIST
-            move.huge = self._lock_block(src_pmd)
+            ptl = self._kernel.huge_memory.pmd_trans_huge_lock(src_pmd, move.src_vma)
+            move.huge = ptl is not None
             src_pmdval = pgtable.read(src_pmd)
-            if not move.huge:
+            if ptl is None:
                 break
             if not self.move_splits_huge_pmd(move) and pte_none(move.dst_pmdval):
                 return 0
             shared = self.block_is_shared(src_pmdval)
-            memory.pmd_lockptr(src_pmd).release()
+            ptl.release()
             if shared:
                 return -EBUSY
             self._kernel.huge_memory.split_huge_pmd(
@@ -206,17 +207,6 @@ class UffdMove(UffdRun):
             if not memory.pte_alloc(move.mm, src_pmd):
                 return -ENOMEM
         return 0 if memory.pte_alloc(move.mm, dst_pmd) else -ENOMEM
-
-    def _lock_block(self, pmdp: int) -> bool:
-        """Lock a PMD entry if it is a block; tell whether: pmd_trans_huge_lock()."""
-        if not pmd_trans_huge(self._pgtable.read(pmdp)):
-            return False
-        ptl = self._kernel.memory.pmd_lockptr(pmdp)
-        ptl.acquire()
-        if pmd_trans_huge(self._pgtable.read(pmdp)):
-            return True
-        ptl.release()
-        return False
 
     def move_splits_huge_pmd(self, move: Move) -> bool:
         """Tell whether what is left of a move cannot take a block as one."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_table,
     pte_dirty,
     pte_mkdirty,
     pte_none,
@@ -95,14 +94,15 @@ class UffdRun(UffdAreas):
         ``None`` if one of the tables is not there any more.
         """
         pgtable = self._pgtable
-        dst_pmdval = pgtable.read(move.dst_pmd)
-        src_pmdval = pgtable.read(move.src_pmd)
-        if not pmd_table(dst_pmdval) or not pmd_table(src_pmdval):
+        maps = self._kernel.pgtable_generic
+        dst = maps.pte_offset_map_rw_nolock(move.mm, move.dst_pmd, move.dst_addr)
+        if dst is None:
             return None
-        dst_pte = pgtable.pte_offset(move.dst_pmd, move.dst_addr)
-        src_pte = pgtable.pte_offset(move.src_pmd, move.src_addr)
-        dst_ptl = self._kernel.memory.pte_lockptr(dst_pmdval)
-        src_ptl = self._kernel.memory.pte_lockptr(src_pmdval)
+        dst_pte, dst_pmdval, dst_ptl = dst
+        src = maps.pte_offset_map_rw_nolock(move.mm, move.src_pmd, move.src_addr)
+        if src is None:
+            return None
+        src_pte, _, src_ptl = src
         with dst_ptl:
             orig_dst_pte = pgtable.ptep_get(dst_pte)
         with src_ptl:
