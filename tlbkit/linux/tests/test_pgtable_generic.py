@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tlbkit import Kernel, Machine
+from tlbkit.arm64.events import Event
 
 PAGE = 4096
 HUGE = 2 << 20
@@ -110,7 +111,7 @@ def test_a_fault_beside_one_that_maps_a_huge_page_is_tried_again(kernel):
     thread = process.thread(1)
     machine = kernel.machine
     address = _aligned(process)
-    beside = []
+    beside: list[Event] = []
 
     def meet(event):
         if beside or event.cpu:
