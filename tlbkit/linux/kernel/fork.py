@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_DONTCOPY,
     VM_LOCKED,
-    VM_UFFD,
     VM_WIPEONFORK,
 )
 from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -75,32 +75,45 @@ class Fork:
                 pages = (vma.end - vma.start) >> kernel.pgtable.page_shift
                 child.total_vm -= pages
                 continue
-            copy = self._vm_area_dup(vma, child)
-            child.vmas.append(copy)
-            if copy.ops is not None:
-                copy.ops.open(copy)
-            kernel.vma.vma_link_file(copy)
-            if not vma.flags & VM_WIPEONFORK:
-                kernel.rmap.anon_vma_fork(copy, vma)
-                error = kernel.memory.copy_page_range(copy, vma)
-                if error:
-                    break
+            tmp = self.vm_area_dup(vma)
+            tmp.mm = child
+            if tmp.uffd is not None:
+                kernel.userfaultfd.userfaultfd_reset_ctx(tmp)
+            if tmp.flags & VM_WIPEONFORK:
+                tmp.anon_vma = None
+            else:
+                kernel.rmap.anon_vma_fork(tmp, vma)
+            tmp.flags &= ~VM_LOCKED
+            if is_vm_hugetlb_page(tmp):
+                tmp.private_data = None  # hugetlb_dup_vma_private()
+            child.vmas.append(tmp)
+            if tmp.ops is not None:
+                tmp.ops.open(tmp)
+            kernel.vma.vma_link_file(tmp)
+            if not tmp.flags & VM_WIPEONFORK:
+                error = kernel.memory.copy_page_range(tmp, vma)
+            if error:
+                break
         child.mmap_lock.up_write()
         kernel.tlbflush.flush_tlb_mm(parent)
         parent.mmap_lock.up_write()
         return error
 
     @staticmethod
-    def _vm_area_dup(vma: VmArea, child: MmStruct) -> VmArea:
-        """Return a child's copy of an area; it is neither locked nor watched.
+    def vm_area_dup(orig: VmArea) -> VmArea:
+        """Return a copy of an area, which is in no address space and no file.
 
-        What the owner keeps with the parent's area is not the child's.
+        Source: mm/vma_init.c, vm_area_dup()
         """
-        flags = vma.flags & ~(VM_LOCKED | VM_UFFD)
-        copy = VmArea(child, vma.start, vma.end, flags, vma.page_prot, vma.pgoff)
-        copy.file = vma.file
-        copy.ops = vma.ops
-        return copy
+        new = VmArea(
+            orig.mm, orig.start, orig.end, orig.flags, orig.page_prot, orig.pgoff
+        )
+        new.anon_vma = orig.anon_vma
+        new.file = orig.file
+        new.ops = orig.ops
+        new.uffd = orig.uffd
+        new.private_data = orig.private_data
+        return new
 
     def check_mm(self, mm: MmStruct) -> None:
         """Report pages that were counted and never given back."""

@@ -47,7 +47,7 @@ def folio_pte_batch_flags(
     max_nr = min(max_nr, folio.pfn + folio.nr_pages - pgtable.pte_pfn(pte))
     first = pte
     writable = young = dirty = False
-    nr = _pte_batch_hint(pgtable, ptep, pte)
+    nr = pte_batch_hint(pgtable, ptep, pte)
     expected = _clear_ignored(pgtable.pte_advance_pfn(pte, nr), flags)
     while nr < max_nr:
         at = ptep + nr * 8
@@ -57,7 +57,7 @@ def folio_pte_batch_flags(
         writable = writable or pte_write(pte)
         young = young or pte_young(pte)
         dirty = dirty or pte_dirty(pte)
-        hint = _pte_batch_hint(pgtable, at, pte)
+        hint = pte_batch_hint(pgtable, at, pte)
         expected = pgtable.pte_advance_pfn(expected, hint)
         nr += hint
     if writable and flags & FPB_MERGE_WRITE:
@@ -75,8 +75,11 @@ def folio_pte_batch(
     return folio_pte_batch_flags(pgtable, folio, ptep, pte, max_nr, 0)[0]
 
 
-def _pte_batch_hint(pgtable: Pgtable, ptep: int, pte: int) -> int:
-    """Return how many entries need not be read: the rest of a contiguous block."""
+def pte_batch_hint(pgtable: Pgtable, ptep: int, pte: int) -> int:
+    """Return how many entries need not be read: the rest of a contiguous block.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_batch_hint()
+    """
     if not pte_valid_cont(pte):
         return 1
     return pgtable.cont_ptes - (ptep >> 3 & (pgtable.cont_ptes - 1))

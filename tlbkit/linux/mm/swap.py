@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 FOLIO_BATCH_SIZE: Final = 31
-Move = Literal["add", "lazyfree"]
+Move = Literal["lru_add", "lru_deactivate", "lru_lazyfree"]
 """What a batch is on its way to the lists for."""
 MOVES: Final[tuple[Move, ...]] = get_args(Move)
 
@@ -35,7 +35,8 @@ class Swap:
         self._kernel = kernel
         self._machine = kernel.machine
         self._batches: list[dict[Move, list[Folio]]] = [
-            {"add": [], "lazyfree": []} for _ in kernel.machine.cpus
+            {"lru_add": [], "lru_deactivate": [], "lru_lazyfree": []}
+            for _ in kernel.machine.cpus
         ]
 
     def folio_put(self, folio: Folio) -> None:
@@ -57,8 +58,6 @@ class Swap:
 
     def free_pages_and_swap_cache(self, folios: list[Folio]) -> None:
         """Drop one reference for each entry of *folios*."""
-        if folios:
-            self.lru_add_drain()
         for folio in folios:
             if folio.flags & PG_swapcache:
                 self._kernel.swap_state.free_swap_cache(folio)
@@ -66,53 +65,122 @@ class Swap:
 
     # -- batches ---------------------------------------------------------------------
 
-    def folio_add_lru(self, folio: Folio) -> None:
-        """Queue a folio for the LRU lists; until it gets there the queue holds it."""
-        self._folio_batch_add(folio, "add")
+    def folio_batch_move_lru(self, number: int, move: Move) -> None:
+        """Move on the lists what CPU *number* has queued, and let go of it.
 
-    def folio_mark_lazyfree(self, folio: Folio) -> None:
-        """Queue a folio to be one that reclaim may drop unless it is written again."""
-        if self._may_be_lazyfree(folio) and folio.flags & PG_lru:
-            folio.flags &= ~PG_lru
-            self._folio_batch_add(folio, "lazyfree")
+        A folio that was taken off the lists meanwhile is left alone.
 
-    @staticmethod
-    def _may_be_lazyfree(folio: Folio) -> bool:
-        return folio.anon and folio.flags & (PG_swapbacked | PG_swapcache) == (
-            PG_swapbacked
-        )
+        Source: mm/swap.c, folio_batch_move_lru()
+        """
+        batch = self._batches[number][move]
+        self._batches[number][move] = []
+        for folio in batch:
+            if move == "lru_add":
+                folio.flags |= PG_lru
+            elif folio.flags & PG_lru:
+                if move == "lru_deactivate":
+                    self.lru_deactivate(folio)
+                else:
+                    self.lru_lazyfree(folio)
+        for folio in batch:
+            self.folio_put(folio)
 
-    def _folio_batch_add(self, folio: Folio, move: Move) -> None:
-        """Queue a folio, off the lists; a large one does not wait, nor those before."""
+    def folio_batch_add_and_move(self, folio: Folio, move: Move) -> None:
+        """Queue a folio, which is held until it is moved; a full queue is moved.
+
+        Large folios do not wait, nor do those that were queued before them.
+
+        Source: mm/swap.c, __folio_batch_add_and_move()
+        """
         folio.refcount += 1
         number = self._machine.running.number
         batch = self._batches[number][move]
         batch.append(folio)
-        if len(batch) >= FOLIO_BATCH_SIZE or folio.order:
-            self._folio_batch_move_lru(number, move)
+        if len(batch) >= FOLIO_BATCH_SIZE or not self.folio_may_be_lru_cached(folio):
+            self.folio_batch_move_lru(number, move)
 
-    def _folio_batch_move_lru(self, number: int, move: Move) -> None:
-        """Put on the lists what CPU *number* has queued, and let go of it."""
-        batch = self._batches[number][move]
-        self._batches[number][move] = []
-        for folio in batch:
-            if move == "lazyfree" and self._may_be_lazyfree(folio):
-                folio.flags &= ~(PG_active | PG_referenced | PG_swapbacked)
-            folio.flags |= PG_lru
-            self.folio_put(folio)
+    @staticmethod
+    def folio_may_be_lru_cached(folio: Folio) -> bool:
+        """Tell whether a batch may hold a folio for a while.
+
+        Source: include/linux/swap.h, folio_may_be_lru_cached()
+        """
+        return not folio.order
+
+    def folio_add_lru(self, folio: Folio) -> None:
+        """Queue a folio for the LRU lists; until it gets there the queue holds it.
+
+        Source: mm/swap.c, folio_add_lru()
+        """
+        self.folio_batch_add_and_move(folio, "lru_add")
+
+    @staticmethod
+    def lru_deactivate(folio: Folio) -> None:
+        """Let a folio on the lists count as not used.
+
+        Source: mm/swap.c, lru_deactivate()
+        """
+        folio.flags &= ~(PG_active | PG_referenced)
+
+    @classmethod
+    def lru_lazyfree(cls, folio: Folio) -> None:
+        """Let a folio on the lists be one that reclaim may drop.
+
+        Source: mm/swap.c, lru_lazyfree()
+        """
+        if cls._may_be_lazyfree(folio):
+            folio.flags &= ~(PG_active | PG_referenced | PG_swapbacked)
+
+    def lru_add_drain_cpu(self, number: int) -> None:
+        """Move on the LRU lists what CPU *number* has queued.
+
+        Source: mm/swap.c, lru_add_drain_cpu()
+        """
+        for move in MOVES:
+            self.folio_batch_move_lru(number, move)
+
+    def folio_deactivate(self, folio: Folio) -> None:
+        """Queue a folio to be taken by reclaim before others; its queue holds it.
+
+        Source: mm/swap.c, folio_deactivate()
+        Deviates: the generations of CONFIG_LRU_GEN are not kept: a page of a file
+        counts as one of the oldest, which needs no move, and all others as younger.
+        """
+        if not folio.flags & PG_lru:
+            return
+        folio.flags &= ~PG_referenced
+        if folio.flags & PG_swapbacked:
+            self.folio_batch_add_and_move(folio, "lru_deactivate")
+
+    def folio_mark_lazyfree(self, folio: Folio) -> None:
+        """Queue a folio to be one that reclaim may drop unless it is written again.
+
+        Source: mm/swap.c, folio_mark_lazyfree()
+        """
+        if self._may_be_lazyfree(folio) and folio.flags & PG_lru:
+            self.folio_batch_add_and_move(folio, "lru_lazyfree")
+
+    @staticmethod
+    def _may_be_lazyfree(folio: Folio) -> bool:
+        """Tell whether a folio is anonymous memory that has no slot in swap."""
+        kept = PG_swapbacked | PG_swapcache
+        return folio.anon and folio.flags & kept == PG_swapbacked
 
     def lru_add_drain(self) -> None:
-        """Put on the LRU lists what this CPU has queued."""
-        self._lru_add_drain_cpu(self._machine.running.number)
+        """Move on the LRU lists what this CPU has queued.
+
+        Source: mm/swap.c, lru_add_drain()
+        """
+        self.lru_add_drain_cpu(self._machine.running.number)
 
     def lru_add_drain_all(self) -> None:
-        """Put on the LRU lists what any CPU has queued."""
-        for cpu in self._machine.cpus:
-            self._lru_add_drain_cpu(cpu.number)
+        """Move on the LRU lists what any CPU has queued.
 
-    def _lru_add_drain_cpu(self, number: int) -> None:
-        for move in MOVES:
-            self._folio_batch_move_lru(number, move)
+        Source: mm/swap.c, lru_add_drain_all()
+        Deviates: the other CPUs do it themselves in the kernel, each in a worker.
+        """
+        for cpu in self._machine.cpus:
+            self.lru_add_drain_cpu(cpu.number)
 
     # -- counters --------------------------------------------------------------------
 

@@ -305,6 +305,7 @@ def test_a_part_of_the_grants_can_be_unmapped():
     process.mmap(PAGE, addr=base + PAGE, fixed=True)
     process.write(base + PAGE, 1)
     process.exit()
+    kernel.swap.lru_add_drain_all()
     assert kernel.page_alloc.in_use == before
     assert untouched(kernel)
 

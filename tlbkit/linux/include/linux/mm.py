@@ -43,6 +43,8 @@ VM_SHADOW_STACK: Final = 1 << 37
 VM_ACCESS_FLAGS: Final = VM_READ | VM_WRITE | VM_EXEC
 VM_UFFD: Final = VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+VM_COPY_ON_FORK: Final = VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP
+"""What of an area's entries no fault could find again; guard markers are left out."""
 
 MM_CP_TRY_CHANGE_WRITABLE: Final = 1 << 0
 MM_CP_PROT_NUMA: Final = 1 << 1

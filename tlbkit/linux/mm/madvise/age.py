@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_young
 from tlbkit.linux.include.linux.mm import VM_HUGETLB, VM_LOCKED, VM_PFNMAP
-from tlbkit.linux.include.linux.mm_types import PG_active, PG_lru, PG_referenced
+from tlbkit.linux.include.linux.mm_types import PG_lru, PG_referenced
 from tlbkit.linux.include.linux.pagemap import folio_lock
 from tlbkit.linux.include.uapi.asm_generic.errno import EINTR, EINVAL
 from tlbkit.linux.mm.madvise.discard import MadviseDiscard
@@ -114,7 +114,7 @@ class MadviseAge(MadviseDiscard):
         else:
             if pte_young(pmd):
                 huge.age_huge_pmd(tlb, vma, pmdp, addr, dirty=False)
-            self.deactivate(folio)
+            self._kernel.swap.folio_deactivate(folio)
         ptl.release()
         return True
 
@@ -125,15 +125,10 @@ class MadviseAge(MadviseDiscard):
             self._kernel.gather.tlb_flush_pte_range(
                 tlb, mapped.addr, mapped.nr * self._pgtable.page_size
             )
-        self.deactivate(mapped.folio)
+        self._kernel.swap.folio_deactivate(mapped.folio)
 
     def isolate(self, folio: Folio, isolated: list[Folio]) -> None:
         """Take a folio off the LRU lists, to be reclaimed."""
         folio.flags &= ~PG_referenced
         if self._kernel.vmscan.folio_isolate_lru(folio):
             isolated.append(folio)
-
-    @staticmethod
-    def deactivate(folio: Folio) -> None:
-        """Forget that a folio was used: folio_deactivate()."""
-        folio.flags &= ~(PG_referenced | PG_active)

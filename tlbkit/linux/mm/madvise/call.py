@@ -160,7 +160,8 @@ class MadviseCall(MadviseAge):
             error = behavior.apply(part)
             if error:
                 return error
-            start = part.end
+            # What was rounded down to huge pages is stepped over whole.
+            start = part.end if part.lock_dropped else max(part.end, part.vma.end)
         return unmapped
 
     def madvise_update_vma(self, vma: VmArea, start: int, end: int, flags: int) -> int:

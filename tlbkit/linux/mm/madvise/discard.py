@@ -73,14 +73,17 @@ class MadviseDiscard(MadviseWalk):
         mm = part.vma.mm
         uffd = self._kernel.fs_userfaultfd
         if not uffd.userfaultfd_remove(part.vma, part.start, part.end):
+            part.lock_dropped = True
             mm.mmap_lock.down_read()
             vma = self._kernel.vma.vma_lookup(mm, part.start)
             if vma is None:
                 return -ENOMEM
             part.vma = vma
-            part.end = min(part.end, vma.end)
             if not self.madvise_dontneed_free_valid_vma(part, hugetlb=hugetlb):
                 return -EINVAL
+            part.end = min(part.end, vma.end)
+            if part.start == part.end:
+                return 0
         return drop(part)
 
     def madvise_dontneed_single_vma(self, part: Part) -> int:

@@ -29,12 +29,14 @@ class Part:
         vma: The area.
         start, end: The range within it.
         tlb: The gather of the whole call, for advice that clears entries.
+        lock_dropped: The mmap lock was released meanwhile, and *vma* may be gone.
     """
 
     vma: VmArea
     start: int
     end: int
     tlb: MmuGather | None = None
+    lock_dropped: bool = False
 
 
 class Mapped(NamedTuple):

@@ -1,15 +1,17 @@
-"""fork's copy of the tables of an area."""
+"""fork's copy of page tables: the part of mm/memory.c from copy_nonpresent_pte() on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_leaf,
     pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
     pte_mkold,
+    pte_mkuffd_wp,
     pte_none,
     pte_present,
     pte_wrprotect,
@@ -24,8 +26,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
-    VM_MIXEDMAP,
-    VM_PFNMAP,
+    VM_COPY_ON_FORK,
     VM_SHARED,
     is_cow_mapping,
 )
@@ -35,12 +36,19 @@ from tlbkit.linux.include.linux.mm_types import (
     LargeFolio,
 )
 from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_GUARD,
+    PTE_MARKER_POISONED,
+    PTE_MARKER_UFFD_WP,
+    SWP_MIGRATION_READ,
+    SWP_PTE_MARKER,
     is_migration_entry,
+    make_pte_marker,
     make_readable_migration_pte,
     non_swap_entry,
+    pte_swp_exclusive,
     pte_to_swp_entry,
 )
-from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
+from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_pte_wp, userfaultfd_wp
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, ENOMEM
 from tlbkit.linux.mm.internal import (
     FPB_MERGE_WRITE,
@@ -51,275 +59,407 @@ from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.include.linux.swapops import SwpEntry
 
 
 class MemoryCopy(MemoryNormal):
-    """Shares pages with a child."""
+    """Shares pages with a child.
+
+    The source of a copy is called *src* and its target *dst*, as in the kernel: areas
+    (``dst_vma``), and where entries stand (``dst_pte``).
+    """
 
     __slots__ = ()
 
-    def copy_page_range(self, child: VmArea, parent: VmArea) -> int:
-        """Copy the entries of an area for a child; 0 or a negative error number."""
-        if not self.vma_needs_copy(child, parent):
-            return 0
-        if is_vm_hugetlb_page(parent):
-            return self._kernel.hugetlb.copy_hugetlb_page_range(child, parent)
-        is_cow = is_cow_mapping(parent.flags)
-        notifier = self._kernel.mmu_notifier
-        span = (parent.mm, "PROTECTION_PAGE", parent.start, parent.end)
-        if is_cow:
-            notifier.invalidate_range_start(*span)
-            parent.mm.write_protect_seq += 1  # raw_write_seqcount_begin()
-        error = self.copy_pud_leaves(child, parent)
-        for pmdp, addr, end in self.pmd_entries(parent.mm, parent.start, parent.end):
-            if error:
-                break
-            pmd = self._pgtable.read(pmdp)
-            if pte_none(pmd):
-                continue
-            child_pmdp = self.pmd_alloc(child.mm, addr)
-            if child_pmdp is None:
-                error = -ENOMEM
-                break
-            if pmd_trans_huge(pmd):
-                error = self._kernel.huge_memory.copy_huge_pmd(
-                    child, parent, child_pmdp, pmdp, addr
-                )
-                if not error:
-                    continue
-                if error != -EAGAIN:
-                    break
-            if not self.pte_alloc(child.mm, child_pmdp):
-                error = -ENOMEM
-                break
-            error = self.copy_pte_range(child, parent, child_pmdp, pmdp, addr, end)
-            if error:
-                break
-        if is_cow:
-            parent.mm.write_protect_seq += 1  # raw_write_seqcount_end()
-            notifier.invalidate_range_end(*span)
-        return error
-
-    def copy_pud_leaves(self, child: VmArea, parent: VmArea) -> int:
-        """Copy the blocks that PUD entries map; 0 or a negative error number."""
-        if parent.anonymous:
-            return 0
-        for pudp, addr, _ in self.pud_leaves(parent.mm, parent.start, parent.end):
-            child_pudp = self.pud_alloc(child.mm, addr)
-            if child_pudp is None:
-                return -ENOMEM
-            huge = self._kernel.huge_memory
-            error = huge.copy_huge_pud(child, parent, child_pudp, pudp)
-            if error:
-                return error
-        return 0
-
     @staticmethod
-    def vma_needs_copy(child: VmArea, parent: VmArea) -> bool:
-        """Tell whether a child could not simply fault its pages in again."""
-        if userfaultfd_wp(child) or parent.flags & (VM_PFNMAP | VM_MIXEDMAP):
-            return True
-        return parent.anon_vma is not None
+    def copy_pte_marker(entry: SwpEntry, dst_vma: VmArea) -> int:
+        """Return the bits of a marker that *dst_vma* takes over.
 
-    def copy_pte_range(
-        self,
-        child: VmArea,
-        parent: VmArea,
-        child_pmdp: int,
-        pmdp: int,
-        addr: int,
-        end: int,
-    ) -> int:
-        """Copy the entries of one table; 0 or a negative error number."""
-        pgtable = self._pgtable
-        size = pgtable.page_size
-        last = pgtable.ptrs_per_pte - 1
-        maps = self._kernel.pgtable_generic
-        prealloc: Folio | None = None
-        while addr < end:
-            child_found = maps.pte_offset_map_lock(child.mm, child_pmdp, addr)
-            if child_found is None:
-                return -ENOMEM
-            target, child_ptl = child_found
-            found = maps.pte_offset_map_rw_nolock(parent.mm, pmdp, addr)
-            if found is None:
-                child_ptl.release()
-                break  # it was huge, and another CPU has taken it away
-            source, _, ptl = found
-            ptl.acquire()
-            table = self._memory.frame(source >> pgtable.page_shift)
-            error = 0
-            while addr < end:
-                pte = table[source >> 3 & last]
-                if pte & PTE_VALID or pte_present(pte):
-                    nr = self.copy_present_ptes(
-                        child, parent, target, source, pte, addr, end, prealloc
-                    )
-                    if nr < 0:
-                        error = nr
-                        break
-                    if prealloc is not None and prealloc.mapcount:
-                        prealloc = None  # used up
-                    if nr > 1:
-                        source += (nr - 1) * 8
-                        target += (nr - 1) * 8
-                        addr += (nr - 1) * size
-                elif pte:
-                    self.copy_nonpresent_pte(child, target, source, pte)
-                source += 8
-                target += 8
-                addr += size
-            ptl.release()
-            child_ptl.release()
-            if error == -EAGAIN:
-                prealloc = self._kernel.page_alloc.alloc()
-                if prealloc is None:
-                    return -ENOMEM
-            elif error:
-                return error
-        if prealloc is not None:
-            self._kernel.swap.folio_put(prealloc)
-        return 0
+        That a page is write-protected is of no use to an area that nobody watches.
+
+        Source: include/linux/mm_inline.h, copy_pte_marker()
+        """
+        marker = entry.offset & (PTE_MARKER_POISONED | PTE_MARKER_GUARD)
+        if entry.offset & PTE_MARKER_UFFD_WP and userfaultfd_wp(dst_vma):
+            marker |= PTE_MARKER_UFFD_WP
+        return marker
 
     def copy_nonpresent_pte(
-        self, child: VmArea, target: int, source: int, pte: int
+        self, dst_vma: VmArea, src_vma: VmArea, dst_pte: int, src_pte: int
     ) -> None:
-        """Copy an entry that maps nothing now; a child is not watched, has no marker.
+        """Copy an entry that maps nothing now.
 
         A page that is in swap, or migrates, belongs to both from now on.
+
+        Source: mm/memory.c, copy_nonpresent_pte()
+        Deviates: swap counts have no continuation pages, so nothing can fail; there is
+        no device memory.
         """
-        entry = pte_to_swp_entry(pte)
-        if is_migration_entry(entry):
-            child.mm.anonpages += 1
-            pte = make_readable_migration_pte(pte, exclusive=False)
-        elif not non_swap_entry(entry):
-            self._kernel.swapfile.swap_duplicate(entry)
-            child.mm.swapents += 1
-            pte &= ~PTE_SWP_EXCLUSIVE
-        else:
-            return
-        self._pgtable.set_pte(source, pte)
-        self._pgtable.set_pte(target, pte & ~PTE_SWP_UFFD_WP)
-
-    def copy_present_ptes(
-        self,
-        child: VmArea,
-        parent: VmArea,
-        target: int,
-        source: int,
-        pte: int,
-        addr: int,
-        end: int,
-        prealloc: Folio | None,
-    ) -> int:
-        """Copy one present entry, or those of a large folio that follow it as well.
-
-        Returns:
-            How many were copied. ``-EAGAIN`` asks for a page, to copy a pinned one to;
-            once there is one, pages are copied one at a time.
-        """
-        page = self.vm_normal_page(parent, addr, pte)
-        if page is not None:
-            folio = self._kernel.page_alloc.folio_of(page)
-            if folio.order and prealloc is None:
-                return self._copy_large(
-                    folio, child, parent, target, source, pte, addr, end
-                )
-            folio.refcount += 1
-            if isinstance(folio.mapping, AnonVma):
-                if not self._kernel.rmap.folio_try_dup_anon_rmap_pte(
-                    folio, page, child, parent
-                ):
-                    folio.refcount -= 1
-                    return self.copy_present_page(child, target, pte, addr, prealloc)
-                child.mm.anonpages += 1
-            else:
-                self._kernel.rmap.folio_dup_file_rmap_ptes(folio, page, 1, child)
-                self._kernel.swap.inc_file_counter(child.mm, folio)
-        self.copy_present_ptes_(child, parent, target, source, pte, addr, 1)
-        return 1
-
-    def _copy_large(
-        self,
-        folio: Folio,
-        child: VmArea,
-        parent: VmArea,
-        target: int,
-        source: int,
-        pte: int,
-        addr: int,
-        end: int,
-    ) -> int:
-        """Copy the entries of consecutive pages of one folio: `copy_present_ptes`."""
-        assert isinstance(folio, LargeFolio)
         pgtable = self._pgtable
-        rmap = self._kernel.rmap
-        flags = FPB_MERGE_WRITE
-        if parent.flags & VM_SHARED:
-            flags |= FPB_RESPECT_DIRTY
-        most = (end - addr) >> pgtable.page_shift
-        nr, pte = folio_pte_batch_flags(pgtable, folio, source, pte, most, flags)
-        pfn = pgtable.pte_pfn(pte)
-        folio.refcount += nr
-        if folio.anon:
-            if not rmap.folio_try_dup_anon_rmap_ptes(folio, pfn, nr, child, parent):
-                folio.refcount -= nr
-                return -EAGAIN
-            child.mm.anonpages += nr
-        else:
-            rmap.folio_dup_file_rmap_ptes(folio, pfn, nr, child)
-            self._kernel.swap.inc_file_counter(child.mm, folio, nr)
-        self.copy_present_ptes_(child, parent, target, source, pte, addr, nr)
-        return nr
+        orig_pte = pte = pgtable.read(src_pte)
+        entry = pte_to_swp_entry(orig_pte)
+        if not non_swap_entry(entry):
+            self._kernel.swapfile.swap_duplicate(entry)
+            if pte_swp_exclusive(orig_pte):
+                pte = orig_pte & ~PTE_SWP_EXCLUSIVE
+                pgtable.set_pte(src_pte, pte)
+            dst_vma.mm.swapents += 1
+        elif is_migration_entry(entry):
+            dst_vma.mm.anonpages += 1
+            if entry.type != SWP_MIGRATION_READ and is_cow_mapping(src_vma.flags):
+                pte = make_readable_migration_pte(orig_pte, exclusive=False)
+                pgtable.set_pte(src_pte, pte)
+        elif entry.type == SWP_PTE_MARKER:
+            marker = self.copy_pte_marker(entry, dst_vma)
+            if marker:
+                pgtable.set_pte(dst_pte, make_pte_marker(marker))
+            return
+        if not userfaultfd_wp(dst_vma):
+            pte &= ~PTE_SWP_UFFD_WP
+        pgtable.set_pte(dst_pte, pte)
 
     def copy_present_page(
-        self, child: VmArea, target: int, pte: int, addr: int, prealloc: Folio | None
+        self,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pte: int,
+        src_pte: int,
+        addr: int,
+        prealloc: list[Folio],
+        page: int,
     ) -> int:
         """Give the child its own copy of a pinned page at once; the parent's stays.
 
         Returns:
-            1 for the entry, or ``-EAGAIN`` without a page to copy to.
+            0, or ``-EAGAIN`` without a page to copy to.
+
+        Source: mm/memory.c, copy_present_page()
+        Deviates: a read of memory never fails (EHWPOISON).
         """
-        if prealloc is None:
+        del src_vma
+        if not prealloc:
             return -EAGAIN
-        pgtable = self._pgtable
-        self._memory.copy_frame(pgtable.pte_pfn(pte), prealloc.pfn)
-        self._kernel.rmap.anon_vma_prepare(child)
-        self._kernel.rmap.folio_add_new_anon_rmap(prealloc, child, addr)
-        self._kernel.swap.folio_add_lru(prealloc)
-        child.mm.anonpages += 1
-        entry = pgtable.pfn_pte(prealloc.pfn, child.page_prot)
-        pgtable.set_pte(
-            target, self._kernel.memory.maybe_mkwrite(pte_mkdirty(entry), child)
-        )
-        return 1
+        new_folio = prealloc[0]
+        self._memory.copy_frame(page, new_folio.pfn)
+        prealloc.clear()
+        self._kernel.rmap.folio_add_new_anon_rmap(new_folio, dst_vma, addr)
+        self._kernel.swap.folio_add_lru(new_folio)
+        dst_vma.mm.anonpages += 1
+        pte = self._pgtable.pfn_pte(new_folio.pfn, dst_vma.page_prot)
+        pte = self._kernel.memory.maybe_mkwrite(pte_mkdirty(pte), dst_vma)
+        if userfaultfd_pte_wp(dst_vma, self._pgtable.ptep_get(src_pte)):
+            pte = pte_mkuffd_wp(pte)
+        self._pgtable.set_ptes(dst_vma.mm, addr, dst_pte, pte, 1)
+        return 0
 
     def copy_present_ptes_(
         self,
-        child: VmArea,
-        parent: VmArea,
-        target: int,
-        source: int,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pte: int,
+        src_pte: int,
         pte: int,
         addr: int,
         nr: int,
     ) -> None:
-        """Write-protect the parent's entries if need be, and store the child's, old."""
+        """Write-protect the parent's entries if need be, and store the child's, old.
+
+        Source: mm/memory.c, __copy_present_ptes()
+        """
         pgtable = self._pgtable
-        several = nr > 1 or pte & PTE_CONT
-        if pte & PTE_WRITE and is_cow_mapping(parent.flags):
-            if several:
-                pgtable.wrprotect_ptes(parent.mm, addr, source, nr)
-                pte = pte_wrprotect(pte)
-            else:
-                # Read anew: a pin by GUP-fast may come between, __ptep_set_wrprotect().
-                pte = pgtable.ptep_set_wrprotect_(source, pgtable.read(source))
-        if parent.flags & VM_SHARED:
+        if pte & PTE_WRITE and is_cow_mapping(src_vma.flags):
+            pgtable.wrprotect_ptes(src_vma.mm, addr, src_pte, nr)
+            pte = pte_wrprotect(pte)
+        if src_vma.flags & VM_SHARED:
             pte = pte_mkclean(pte)
         pte = pte_mkold(pte)
-        if pte & PTE_UFFD_WP:
+        if pte & PTE_UFFD_WP and not userfaultfd_wp(dst_vma):
             pte = pte_clear_uffd_wp(pte)
-        if several:
-            pgtable.set_ptes(child.mm, addr, target, pte, nr)
+        pgtable.set_ptes(dst_vma.mm, addr, dst_pte, pte, nr)
+
+    def copy_present_ptes(
+        self,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pte: int,
+        src_pte: int,
+        pte: int,
+        addr: int,
+        max_nr: int,
+        prealloc: list[Folio],
+    ) -> int:
+        """Copy one present entry, or those of a large folio that follow it as well.
+
+        The entries of private memory must agree in the dirty state, because the child's
+        all get the first one's. It does not matter for shared memory, where the child's
+        are clean.
+
+        Args:
+            dst_vma: The child's area.
+            src_vma: The parent's.
+            dst_pte: Where the child's entry goes.
+            src_pte: Where the parent's stands.
+            pte: What it says.
+            addr: The address.
+            max_nr: Entries that are left of the area in this table.
+            prealloc: The page that was set aside to copy a pinned one to, if any; it is
+                taken out once it is used.
+
+        Returns:
+            How many were copied. ``-EAGAIN`` asks for a page to copy to; while there is
+            one, pages are copied one at a time.
+
+        Source: mm/memory.c, copy_present_ptes()
+        """
+        rmap = self._kernel.rmap
+        page = self.vm_normal_page(src_vma, addr, pte)
+        if page is None:
+            self.copy_present_ptes_(dst_vma, src_vma, dst_pte, src_pte, pte, addr, 1)
+            return 1
+        folio = self._kernel.page_alloc.folio_of(page)
+        if folio.order and not prealloc and max_nr != 1:
+            assert isinstance(folio, LargeFolio)
+            flags = FPB_MERGE_WRITE
+            if not src_vma.flags & VM_SHARED:
+                flags |= FPB_RESPECT_DIRTY
+            nr, pte = folio_pte_batch_flags(
+                self._pgtable, folio, src_pte, pte, max_nr, flags
+            )
+            folio.refcount += nr
+            if folio.anon:
+                if not rmap.folio_try_dup_anon_rmap_ptes(
+                    folio, page, nr, dst_vma, src_vma
+                ):
+                    folio.refcount -= nr
+                    return -EAGAIN
+                dst_vma.mm.anonpages += nr
+            else:
+                rmap.folio_dup_file_rmap_ptes(folio, page, nr, dst_vma)
+                self._kernel.swap.inc_file_counter(dst_vma.mm, folio, nr)
+            self.copy_present_ptes_(dst_vma, src_vma, dst_pte, src_pte, pte, addr, nr)
+            return nr
+        folio.refcount += 1
+        if isinstance(folio.mapping, AnonVma):  # folio_test_anon()
+            if not rmap.folio_try_dup_anon_rmap_pte(folio, page, dst_vma, src_vma):
+                self._kernel.swap.folio_put(folio)
+                error = self.copy_present_page(
+                    dst_vma, src_vma, dst_pte, src_pte, addr, prealloc, page
+                )
+                return error or 1
+            dst_vma.mm.anonpages += 1
         else:
-            pgtable.set_pte(target, pte)
+            rmap.folio_dup_file_rmap_ptes(folio, page, 1, dst_vma)
+            self._kernel.swap.inc_file_counter(dst_vma.mm, folio)
+        self.copy_present_ptes_(dst_vma, src_vma, dst_pte, src_pte, pte, addr, 1)
+        return 1
+
+    def copy_pte_range(
+        self,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pmd: int,
+        src_pmd: int,
+        addr: int,
+        end: int,
+    ) -> int:
+        """Copy the entries of one table; 0 or ``-ENOMEM``.
+
+        Source: mm/memory.c, copy_pte_range()
+        Deviates: the resident set is counted page by page, not once a round; nobody
+        asks for the CPU, so a round ends only where a page must be set aside.
+        """
+        pgtable = self._pgtable
+        size = pgtable.page_size
+        last = pgtable.ptrs_per_pte - 1
+        maps = self._kernel.pgtable_generic
+        prealloc: list[Folio] = []
+        ret = 0
+        while addr != end:
+            if not self.pte_alloc(dst_vma.mm, dst_pmd):
+                ret = -ENOMEM
+                break
+            dst = maps.pte_offset_map_lock(dst_vma.mm, dst_pmd, addr)
+            if dst is None:
+                ret = -ENOMEM
+                break
+            dst_pte, dst_ptl = dst
+            src = maps.pte_offset_map_rw_nolock(src_vma.mm, src_pmd, addr)
+            if src is None:
+                dst_ptl.release()
+                break
+            src_pte, _, src_ptl = src
+            src_ptl.acquire()
+            table = self._memory.frame(src_pte >> pgtable.page_shift)
+            while addr != end:
+                nr = 1
+                ptent = table[src_pte >> 3 & last]
+                if ptent & PTE_CONT:
+                    ptent = pgtable.ptep_get(src_pte)
+                if ptent & PTE_VALID or pte_present(ptent):
+                    ret = self.copy_present_ptes(
+                        dst_vma,
+                        src_vma,
+                        dst_pte,
+                        src_pte,
+                        ptent,
+                        addr,
+                        (end - addr) // size,
+                        prealloc,
+                    )
+                    if ret == -EAGAIN:
+                        break
+                    if prealloc:
+                        # It was for another page, which is not pinned any more.
+                        self._kernel.swap.folio_put(prealloc.pop())
+                    nr = ret
+                elif ptent:
+                    self.copy_nonpresent_pte(dst_vma, src_vma, dst_pte, src_pte)
+                dst_pte += nr * 8
+                src_pte += nr * 8
+                addr += nr * size
+            src_ptl.release()
+            dst_ptl.release()
+            if ret == -EAGAIN:
+                folio = self._kernel.page_alloc.alloc()
+                if folio is None:
+                    return -ENOMEM
+                prealloc.append(folio)
+            ret = 0
+        if prealloc:
+            self._kernel.swap.folio_put(prealloc.pop())
+        return ret
+
+    def copy_pmd_range(
+        self,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pud: int,
+        src_pud: int,
+        addr: int,
+        end: int,
+    ) -> int:
+        """Copy what one PMD table holds; 0 or ``-ENOMEM``.
+
+        The child gets a PMD table before anybody looks whether it needs one.
+
+        Source: mm/memory.c, copy_pmd_range()
+        """
+        pgtable = self._pgtable
+        dst_pmd = self.pmd_alloc(dst_vma.mm, addr)
+        if dst_pmd is None:
+            return -ENOMEM
+        del dst_pud
+        src_pmd = pgtable.pmd_offset(src_pud, addr)
+        while addr != end:
+            following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
+            pmd = pgtable.read(src_pmd)
+            copied = -EAGAIN
+            if pmd_trans_huge(pmd):
+                copied = self._kernel.huge_memory.copy_huge_pmd(
+                    dst_vma, src_vma, dst_pmd, src_pmd, addr
+                )
+                if copied == -ENOMEM:
+                    return -ENOMEM
+            if (
+                copied
+                and not pte_none(pgtable.read(src_pmd))
+                and self.copy_pte_range(
+                    dst_vma, src_vma, dst_pmd, src_pmd, addr, following
+                )
+            ):
+                return -ENOMEM
+            dst_pmd += 8
+            src_pmd += 8
+            addr = following
+        return 0
+
+    def copy_pud_range(
+        self,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_pgd: int,
+        src_pgd: int,
+        addr: int,
+        end: int,
+    ) -> int:
+        """Copy what one PUD table holds; 0 or ``-ENOMEM``.
+
+        Source: mm/memory.c, copy_pud_range()
+        """
+        pgtable = self._pgtable
+        dst_pud = self.pud_alloc(dst_vma.mm, addr)
+        if dst_pud is None:
+            return -ENOMEM
+        del dst_pgd
+        src_pud = pgtable.pud_offset(src_pgd, addr)
+        while addr != end:
+            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
+            copied = -EAGAIN
+            if pmd_leaf(pgtable.read(src_pud)):
+                copied = self._kernel.huge_memory.copy_huge_pud(
+                    dst_vma, src_vma, dst_pud, src_pud
+                )
+                if copied == -ENOMEM:
+                    return -ENOMEM
+            if (
+                copied
+                and not pte_none(pgtable.read(src_pud))
+                and self.copy_pmd_range(
+                    dst_vma, src_vma, dst_pud, src_pud, addr, following
+                )
+            ):
+                return -ENOMEM
+            dst_pud += 8
+            src_pud += 8
+            addr = following
+        return 0
+
+    @staticmethod
+    def vma_needs_copy(dst_vma: VmArea, src_vma: VmArea) -> bool:
+        """Tell whether a child could not simply fault its pages in again.
+
+        Source: mm/memory.c, vma_needs_copy()
+        """
+        if dst_vma.flags & VM_COPY_ON_FORK:
+            return True
+        return src_vma.anon_vma is not None
+
+    def copy_page_range(self, dst_vma: VmArea, src_vma: VmArea) -> int:
+        """Copy the entries of an area for a child; 0 or a negative error number.
+
+        Source: mm/memory.c, copy_page_range()
+        Deviates: copy_p4d_range() is left out, whose level is always folded here.
+        """
+        if not self.vma_needs_copy(dst_vma, src_vma):
+            return 0
+        if is_vm_hugetlb_page(src_vma):
+            return self._kernel.hugetlb.copy_hugetlb_page_range(dst_vma, src_vma)
+        pgtable = self._pgtable
+        src_mm = src_vma.mm
+        addr, end = src_vma.start, src_vma.end
+        is_cow = is_cow_mapping(src_vma.flags)
+        notifier = self._kernel.mmu_notifier
+        span = (src_mm, "PROTECTION_PAGE", addr, end)
+        if is_cow:
+            notifier.invalidate_range_start(*span)
+            src_mm.write_protect_seq += 1  # raw_write_seqcount_begin()
+        ret = 0
+        shift = pgtable.pud_shift if pgtable.folded_pud else pgtable.pgdir_shift
+        dst_pgd = pgtable.pgd_offset(dst_vma.mm, addr)
+        src_pgd = pgtable.pgd_offset(src_mm, addr)
+        while addr != end:
+            following = pgtable.addr_end(addr, end, shift)
+            if (
+                pgtable.folded_pud or not pte_none(pgtable.read(src_pgd))
+            ) and self.copy_pud_range(
+                dst_vma, src_vma, dst_pgd, src_pgd, addr, following
+            ):
+                ret = -ENOMEM
+                break
+            dst_pgd += 8
+            src_pgd += 8
+            addr = following
+        if is_cow:
+            src_mm.write_protect_seq += 1  # raw_write_seqcount_end()
+            notifier.invalidate_range_end(*span)
+        return ret

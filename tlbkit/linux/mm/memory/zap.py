@@ -128,7 +128,6 @@ class MemoryZap(MemoryNormal):
         details: ZapDetails | None = None,
     ) -> None:
         """Clear the entries of a part of *vma*, which stays mapped."""
-        self._kernel.swap.lru_add_drain()
         span = self.hugetlb_zap_begin(vma, start, end)
         with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
             self.unmap_single_vma(tlb, vma, start, end, details)

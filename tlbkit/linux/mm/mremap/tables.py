@@ -22,7 +22,11 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
 from tlbkit.linux.include.uapi.asm_generic.errno import (
     EAGAIN,
 )
-from tlbkit.linux.mm.internal import folio_pte_batch
+from tlbkit.linux.mm.internal import (
+    FPB_RESPECT_WRITE,
+    folio_pte_batch_flags,
+    pte_batch_hint,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -304,13 +308,26 @@ class MremapTables:
         return nr, True
 
     def mremap_folio_pte_batch(
-        self, vma: VmArea, addr: int, ptep: int, pte: int, most: int
+        self, vma: VmArea, addr: int, ptep: int, pte: int, max_nr: int
     ) -> int:
-        """Return how many entries from *ptep* on move at once, at most *most*."""
-        folio = self._kernel.memory.vm_normal_folio(vma, addr, pte)
-        if most == 1 or not isinstance(folio, LargeFolio):
+        """Return how many entries from *ptep* on move at once, at most *max_nr*.
+
+        Only a contiguous block is worth the look at its folio. All that move with it
+        are writable or none is, because they take the first one's word.
+
+        Source: mm/mremap.c, mremap_folio_pte_batch()
+        """
+        if max_nr == 1:
             return 1
-        return folio_pte_batch(self._pgtable, folio, ptep, pte, most)
+        if pte_batch_hint(self._pgtable, ptep, pte) == 1:
+            return 1
+        folio = self._kernel.memory.vm_normal_folio(vma, addr, pte)
+        if not isinstance(folio, LargeFolio):
+            return 1
+        nr, _ = folio_pte_batch_flags(
+            self._pgtable, folio, ptep, pte, max_nr, FPB_RESPECT_WRITE
+        )
+        return nr
 
     # -- locks of who looks for the entries of a page --------------------------------
 

@@ -100,6 +100,14 @@ class UffdWatch(UffdAreas):
         vma.uffd = ctx
         self.userfaultfd_set_vm_flags(vma, vma.flags & ~VM_UFFD | vm_flags)
 
+    def userfaultfd_reset_ctx(self, vma: VmArea) -> None:
+        """Let nobody watch *vma* any more.
+
+        Source: mm/userfaultfd.c, userfaultfd_reset_ctx()
+        """
+        vma.uffd = None
+        self.userfaultfd_set_vm_flags(vma, vma.flags & ~VM_UFFD)
+
     def userfaultfd_clear_vma(self, vma: VmArea, start: int, end: int) -> int:
         """Stop watching a part of *vma*; 0 or a negative error number."""
         if userfaultfd_wp(vma):

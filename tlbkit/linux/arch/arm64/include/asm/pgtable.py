@@ -587,9 +587,11 @@ class Pgtable:
         """
         contpte = self._kernel.contpte
         if nr == 1:
-            contpte.contpte_try_unfold(mm, addr, ptep, self.read(ptep))
-            new = self.ptep_set_wrprotect_(ptep, self.read(ptep))
-            contpte.contpte_try_fold(mm, addr, ptep, new)
+            pte = self._read(ptep)
+            if pte & PTE_CONT:
+                contpte.contpte_try_unfold(mm, addr, ptep, pte)
+                pte = pte_mknoncont(pte)
+            self.ptep_set_wrprotect_(ptep, pte)
             return
         contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
         for n in range(nr):
