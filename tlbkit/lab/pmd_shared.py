@@ -56,7 +56,7 @@ def asked(users: int, apart: int, *, held: bool, before: bool) -> dict[str, str]
     folio = kernel.hugetlb.folio(kernel.pgtable.read(ptep))
     counts = (ptdesc_pmd_pts_count(table), table.refcount, folio.mapcount)
     shared = kernel.hugetlb.hugetlb_pmd_shared(ptep)
-    area = first.mm.vmas[0]
+    area = first.mm.vmas[1]
     first.mm.mmap_lock.down_read()
     lines = kernel.task_mmu.smap_gather_stats(area).lines
     words = kernel.task_mmu.pagemap_read(first.mm, BASE, BASE + size)

@@ -23,6 +23,7 @@ from tlbkit.patches import (
     insert_pud,
     move_huge_zero_special,
     mprotect_pte_needs_flush,
+    mremap_write_bit,
     normal_page_special_by_level,
     pgtable_level,
     pr350_hugetlb_record,
@@ -60,6 +61,7 @@ PATCHES: tuple[Patch, ...] = (
     find_normal_page.PATCH,
     userfaultfd_move_batching.PATCH,
     # v6.18-rc6 and -rc7
+    mremap_write_bit.PATCH,
     huge_zero_tags.PATCH,
     huge_zero_zeroing.PATCH,
     # v6.19, merge window

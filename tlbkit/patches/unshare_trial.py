@@ -50,7 +50,7 @@ class Trial:
     @property
     def vma(self) -> VmArea:
         """The leaver's area."""
-        return self.leaver.mm.vmas[0]
+        return self.leaver.mm.vmas[1]
 
     def unshare(self) -> MmuGather:
         """Unshare the table for the leaver; the locks stay held, nothing is flushed."""

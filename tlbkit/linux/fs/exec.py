@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.linux.mm import (
     VM_ACCOUNT,
+    VM_EXEC,
     VM_GROWSDOWN,
     VM_MAYEXEC,
     VM_MAYREAD,
@@ -28,6 +29,9 @@ _VM_STACK_FLAGS: Final = (
     | VM_GROWSDOWN
     | VM_ACCOUNT
 )
+_VM_CODE_FLAGS: Final = VM_READ | VM_EXEC | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
+_CODE_START: Final = 0x40_0000
+_CODE_BYTES: Final = 64 << 10
 _STACK_BYTES: Final = 132 << 10  # what a program has after it was started
 
 
@@ -42,14 +46,33 @@ class Exec:
     def new_mm(self) -> MmStruct | None:
         """Return an address space with nothing but a stack, or ``None`` without memory.
 
-        A program also brings code and libraries. They are left out; the stack stands
-        for them where it matters: it shares the upper tables of what is mapped later,
-        so unmapping that does not free them.
+        Source: fs/exec.c, bprm_mm_init() and begin_new_exec()
+
+        Deviates: a program's pages and its libraries are left out; its code and its
+        stack stand for them where that matters: they share the upper tables of what is
+        mapped later, so unmapping that does not free them.
         """
         mm = self._kernel.fork.mm_alloc()
         if mm is not None:
             self.setup_arg_pages(mm)
+            self.elf_load(mm)
         return mm
+
+    def elf_load(self, mm: MmStruct) -> None:
+        """Map the code of a program that is linked to fixed addresses.
+
+        Source: fs/binfmt_elf.c, elf_load()
+
+        Deviates: it is no file's, and nothing of it is ever in memory.
+        """
+        pgtable = self._kernel.pgtable
+        end = _CODE_START + _CODE_BYTES
+        code = VmArea(
+            mm, _CODE_START, end, _VM_CODE_FLAGS, 0, _CODE_START >> pgtable.page_shift
+        )
+        self._kernel.vma.vma_set_page_prot(code)
+        self._kernel.vma.vma_insert(code)
+        mm.total_vm += _CODE_BYTES >> pgtable.page_shift
 
     def setup_arg_pages(self, mm: MmStruct) -> None:
         """Put the stack at the top of the address space."""

@@ -260,7 +260,7 @@ def test_t4_6_a_retried_fault_is_not_fixed_at_once():
     process.fork().exit()
     process.read(base, cpu=1)
     process.write(base, 1)
-    vma = process.mm.vmas[0]
+    vma = process.mm.vmas[1]
     process.read(base, cpu=1)
     flags = FAULT_FLAG_WRITE | FAULT_FLAG_TRIED
     counts = issued(kernel, lambda: kernel.memory.handle_mm_fault(vma, base, flags))
@@ -276,7 +276,7 @@ def test_t4_8_a_read_fault_flushes_nothing():
         kernel = boot(version, model="cortex-a72", rules=False)
         process, base = touched(kernel, 1)
         ptep = kernel.pgtable.find_pte(process.mm, base)
-        kernel.pgtable_generic.ptep_clear_flush_young(process.mm.vmas[0], base, ptep)
+        kernel.pgtable_generic.ptep_clear_flush_young(process.mm.vmas[1], base, ptep)
         kernel.machine.cpus[0].dsb("ish")
         counts = issued(kernel, lambda p=process, a=base: p.read(a))
         assert counts.faults == {"access_flag": 1}
@@ -417,3 +417,126 @@ def play(version, steps):
 def test_old_and_new_kernels_agree_on_everything_but_flushes(steps):
     """A program sees the same values and errors, and leaves the same counts."""
     assert play("v6.17", steps) == play("v6.19", steps)
+
+
+# -- batches of one folio --------------------------------------------------------------
+
+BATCH = 16
+
+
+def folio_of_sixteen(kernel):
+    """A process with one folio of 16 pages, at an address that is aligned to it."""
+    kernel.huge_memory.set_hugepages_enabled(BATCH * 4, "always")  # KiB
+    process = kernel.spawn()
+    base = process.mmap(BATCH * PAGE, addr=1 << 32, fixed=True)
+    process.write(base, 1)
+    return process, base
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    written=st.sets(st.integers(0, BATCH - 1)),
+    pinned=st.sets(st.integers(0, BATCH - 1), max_size=2),
+    version=st.sampled_from(["v6.17", "v6.18", "v6.19"]),
+)
+def test_fork_keeps_the_dirty_bit_of_every_private_entry(written, pinned, version):
+    """What was written through the parent's entry is dirty in the child's as well.
+
+    A page of a folio that is pinned is copied, and so it is dirty in any case.
+    """
+    kernel = boot(version)
+    kernel.swapfile.swapon(64)
+    process, base = folio_of_sixteen(kernel)
+    for page in range(1, BATCH):
+        process.write(base + page * PAGE, 1)
+    process.madvise(base, BATCH * PAGE, "free")
+    for page in sorted(written):
+        process.write(base + page * PAGE, 100 + page)
+    held = [process.pin(base + page * PAGE, PAGE) for page in sorted(pinned)]
+    before = [
+        pte_dirty(kernel.pgtable.ptep_get(kernel.pgtable.find_pte(process.mm, at)))
+        for at in range(base, base + BATCH * PAGE, PAGE)
+    ]
+    child = process.fork()
+    for page in range(BATCH):
+        ptep = kernel.pgtable.find_pte(child.mm, base + page * PAGE)
+        dirty = pte_dirty(kernel.pgtable.ptep_get(ptep))
+        assert dirty == before[page] or (dirty and pinned)
+    for pages in held:
+        process.unpin(pages)
+    process.exit()
+    child.madvise(base, BATCH * PAGE, "pageout")
+    for page in sorted(written):
+        assert child.read(base + page * PAGE) == 100 + page
+
+
+def test_a_page_that_was_cleaned_apart_is_not_lost_with_its_folio():
+    """Of a folio that MADV_FREE gave up, the one page written since is kept."""
+    kernel = boot()
+    kernel.swapfile.swapon(64)
+    process, base = folio_of_sixteen(kernel)
+    process.madvise(base, 4 * PAGE, "free")
+    process.write(base + PAGE, 0x1234)
+    child = process.fork()
+    process.exit()
+    child.madvise(base, 4 * PAGE, "pageout")
+    assert child.read(base + PAGE) == 0x1234
+
+
+def test_a_child_gets_a_table_before_anybody_looks_whether_it_needs_one():
+    """Over a PMD table that is empty by now, fork makes one for the child as well."""
+    kernel = boot()
+    kernel.huge_memory.enabled = "madvise"
+    process = kernel.spawn()
+    base = process.mmap(512 * PAGE, addr=1 << 37, fixed=True)
+    process.madvise(base, 512 * PAGE, "hugepage")
+    process.write(base, 1)
+    process.madvise(base, 512 * PAGE, "dontneed")
+    child = process.fork()
+    assert child.mm.pgtables == [0, 1, 1, 0]
+    assert issued(kernel, lambda: child.munmap(base, 512 * PAGE)).tlbi == {"RVAE1IS": 1}
+
+
+def test_a_child_that_is_not_watched_writes_shared_memory_at_once():
+    """Fork drops the watch, and with it the write bit's absence from vm_page_prot."""
+    kernel = boot()
+    process = kernel.spawn()
+    fd = process.memfd_create("m")
+    process.ftruncate(fd, 8 * PAGE)
+    base = process.mmap(8 * PAGE, shared=True, fd=fd)
+    for page in range(8):
+        process.write(base + page * PAGE, 1)
+    process.userfaultfd().register(base, 8 * PAGE, missing=False, wp=True)
+    child = process.fork()
+    child.read(base + PAGE)
+    counts = issued(kernel, lambda: child.write(base + 6 * PAGE, 5))
+    assert counts.faults.total() == 0
+
+
+# -- who drains the batches of the LRU lists -------------------------------------------
+
+
+@pytest.mark.parametrize("version", ["v6.17", "v6.18", "v6.19"])
+@pytest.mark.parametrize("dontneed", [False, True])
+def test_dropping_pages_drains_no_batch(version, dontneed):
+    """MADV_DONTNEED of other memory does not decide whether a write copies."""
+    kernel = boot(version, cpus=2, model="neoverse-n1")
+    process = kernel.spawn()
+    base, other = process.mmap(PAGE), process.mmap(PAGE)
+    process.write(base, 1, cpu=0)
+    if dontneed:
+        process.madvise(other, PAGE, "dontneed")
+    process.fork(cpu=1).exit()
+    counts = issued(kernel, lambda: process.write(base, 2, cpu=1))
+    assert counts.tlbi == {"VALE1IS": 1}
+
+
+@pytest.mark.parametrize("advice", ["cold", "free"])
+def test_advice_on_its_way_to_the_lists_holds_the_page(advice):
+    """A batch that moves a page on the lists holds it, and no write drains that one."""
+    kernel = boot()
+    process, base = touched(kernel, 4)
+    process.madvise(base, 4 * PAGE, advice)
+    process.fork().exit()
+    counts = issued(kernel, lambda: process.write(base, 3))
+    assert counts.tlbi == {"VALE1IS": 1}

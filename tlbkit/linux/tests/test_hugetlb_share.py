@@ -210,7 +210,7 @@ def test_unsharing_needs_its_locks():
     """To unshare without i_mmap_rwsem, or without the area's lock, is reported."""
     scene = Sharers(users=2)
     kernel = scene.kernel
-    vma = scene.users[0].mm.vmas[0]
+    vma = scene.users[0].mm.vmas[1]
     tlb = kernel.gather.tlb_gather_mmu_vma(vma)
     ptep = kernel.pgtable.find_pmd(vma.mm, BASE)
     with pytest.raises(LockError, match="i_mmap_rwsem of anon_hugepage: must be held"):

@@ -696,3 +696,19 @@ def test_advice_without_memory_leaks_and_loses_nothing(advice):
     while advised(advice, failing):
         failing += 1 if failing < 8 else failing // 2
     assert advice not in {"collapse", "populate_write"} or failing > 1
+
+
+# -- walks -----------------------------------------------------------------------------
+
+
+def test_a_part_of_a_huge_page_after_a_hole_is_stepped_over_whole():
+    """A range that ends within a huge page of a pool keeps it, and the call returns."""
+    kernel = boot()
+    kernel.hugetlb.set_max_huge_pages(1)
+    process = kernel.spawn()
+    at = process.mmap(BLOCK, hugetlb=True, addr=100 * BLOCK, fixed=True)
+    process.write(at, 5)
+    before = process.mmap(PAGE, addr=at - PAGE, fixed=True)
+    process.write(before, 6)
+    process.madvise(before, 2 * PAGE, "dontneed")
+    assert (process.read(at), process.read(before)) == (5, 0)

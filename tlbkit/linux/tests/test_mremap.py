@@ -689,3 +689,90 @@ def test_a_failed_move_is_not_told():
     assert told == []
     assert kernel.vma.vma_lookup(process.mm, base).uffd.mmap_changing == 0
     audit(kernel)
+
+
+# -- batches ---------------------------------------------------------------------------
+
+
+def test_only_a_contiguous_block_moves_at_once():
+    """Unfolded entries move one by one, and storing the last one folds them.
+
+    So the block is flushed at its new place, before the flush of the old one.
+    """
+    kernel = boot(bbml2_noabort=False)
+    kernel.huge_memory.set_hugepages_enabled(64, "always")
+    process, base = filled(kernel, 16, at=1 << 32)
+    process.fork().exit()
+    for page in range(16):
+        process.write(base + page * PAGE, 7)
+    counts = issued(kernel, moving(process, base, 16 * PAGE, 1 << 33))
+    assert counts.tlbi == {"RVALE1IS": 1, "RVAE1IS": 2}
+    assert counts.dsb["ish"] == 3
+
+
+@pytest.mark.parametrize(
+    ("version", "pages", "found"),
+    [("v6.17", 16, 7), ("v6.17", 32, 666), ("v6.18", 32, 7), ("v6.19", 32, 7)],
+)
+def test_a_batch_that_moves_agrees_in_the_write_bit(version, pages, found):
+    """A shared page beside one that is exclusive is not written without a copy.
+
+    Before 04d1c9d60c6e all that moved with a writable entry became writable.
+    """
+    kernel = boot(version, cpus=2, rules=False)
+    kernel.huge_memory.set_hugepages_enabled(pages * 4, "always")
+    process, base = filled(kernel, pages, at=1 << 32)
+    for page in range(pages):
+        process.write(base + page * PAGE, 7)
+    process.fork(cpu=1).exit()
+    own = 1 if pages == 16 else 16
+    for page in range(own):
+        process.write(base + page * PAGE, 7)
+    process.mprotect(base, pages * PAGE, "r")
+    process.mprotect(base, pages * PAGE, "rw")
+    process.pin(base, PAGE, write=True)
+    child = process.fork(cpu=1)
+    there = moving(process, base, pages * PAGE, 1 << 33)()
+    process.write(there + own * PAGE, 666)
+    assert child.read(base + own * PAGE) == found
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["write", "fork", "mremap", "mprotect", "leave"]),
+            st.integers(0, 31),
+        ),
+        max_size=12,
+    ),
+    version=st.sampled_from(["v6.18", "v6.19"]),
+    large=st.sampled_from([0, 16, 64, 128]),
+)
+def test_contents_agree_with_a_plain_model_of_memory(steps, version, large):
+    """After fork, mremap, mprotect and writes, each process reads what it should."""
+    kernel = boot(version, cpus=2, rules=False)
+    if large:
+        kernel.huge_memory.set_hugepages_enabled(large, "always")
+    process, base = filled(kernel, 32, at=1 << 32)
+    people = [(process, base, {page: page + 1 for page in range(32)})]
+    place = 1 << 34
+    for number, (what, page) in enumerate(steps):
+        process, base, memory = people[page % len(people)]
+        if what == "write":
+            process.write(base + page * PAGE, 1000 + number)
+            memory[page] = 1000 + number
+        elif what == "fork" and len(people) < 4:
+            people.append((process.fork(cpu=1), base, dict(memory)))
+        elif what == "mremap":
+            place += 1 << 24
+            moving(process, base, 32 * PAGE, place)()
+            people[page % len(people)] = (process, place, memory)
+        elif what == "mprotect":
+            process.mprotect(base + page % 16 * PAGE, 16 * PAGE, "r")
+            process.mprotect(base, 32 * PAGE, "rw")
+        elif what == "leave" and len(people) > 1:
+            people.pop(page % len(people))[0].exit()
+    for process, base, memory in people:
+        for page, value in memory.items():
+            assert process.read(base + page * PAGE) == value

@@ -312,7 +312,7 @@ def test_a_part_of_the_grants_can_be_unmapped():
 
 def entry_of(kernel, process, n):
     """The entry of page *n* of the last area."""
-    base = process.mm.vmas[0].start
+    base = process.mm.vmas[1].start
     ptep = kernel.pgtable.find_pte(process.mm, base + n * PAGE)
     return kernel.pgtable.read(ptep)
 

@@ -54,7 +54,7 @@ def area(kernel, pages, *, at=1 << 40):
     process = kernel.spawn()
     size = kernel.pgtable.page_size
     process.mmap(pages * size, "rw", addr=at, fixed=True)
-    return process.mm.vmas[0]
+    return process.mm.vmas[1]
 
 
 # -- the range arithmetic --------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_t1_8_page_aging_never_waits():
     base = process.mmap(8 * PAGE)
     for page in range(8):
         process.write(base + page * PAGE, page)
-    vma = process.mm.vmas[0]
+    vma = process.mm.vmas[1]
 
     def age():
         for page in range(8):

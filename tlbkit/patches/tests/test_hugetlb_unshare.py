@@ -317,7 +317,7 @@ def test_shared_huge_pages_in_smaps(users):
         for user in scene.users:
             mm = user.mm
             mm.mmap_lock.down_read()
-            stats = scene.kernel.task_mmu.smap_gather_stats(mm.vmas[0])
+            stats = scene.kernel.task_mmu.smap_gather_stats(mm.vmas[1])
             words = scene.kernel.task_mmu.pagemap_read(mm, BASE, BASE + 8192)
             mm.mmap_lock.up_read()
             found = (stats.private_hugetlb, stats.shared_hugetlb)
