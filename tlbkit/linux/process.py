@@ -399,7 +399,7 @@ class Thread:
         Returns:
             The pages by their frame numbers, perhaps fewer than asked; `unpin` them.
 
-        Source: pin_user_pages_fast().
+        Source: mm/gup.c, pin_user_pages_fast().
         """
         flags = FOLL_PIN | FOLL_WRITE * write | FOLL_LONGTERM * longterm
         flags |= FOLL_FAST_ONLY * fast_only
