@@ -12,6 +12,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 HOT = (
+    "tlbkit/arm64/cached.py",
     "tlbkit/arm64/cpu.py",
     "tlbkit/arm64/memory.py",
     "tlbkit/arm64/tlb.py",

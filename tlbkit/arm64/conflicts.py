@@ -26,7 +26,7 @@ from tlbkit.errors import TlbkitError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlbkit.arm64.tlb import Entry
+    from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.walk import Translation
 
 _SOFTWARE: Final = 0x1FF << 55  # bits 63 to 55; in a table 63 to 59 are limits

@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlbkit.arm64.cached import GLOBAL, Entry
 from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
 from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import REFUSED, Fault
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
-from tlbkit.arm64.tlb_array import GLOBAL, Entry
 from tlbkit.arm64.tlbi import OPERATIONS, Operation, find_operation
 from tlbkit.arm64.walk import hardware_update, walk
 from tlbkit.errors import InputError, TlbkitError

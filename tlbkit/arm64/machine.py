@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.arm64.cached import GLOBAL
 from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.events import Stream
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.arm64.models import DEFAULT_MODEL, CpuModel, find_model
 from tlbkit.arm64.tags import Tags
-from tlbkit.arm64.tlb import GLOBAL, Tlb
+from tlbkit.arm64.tlb import Tlb
 from tlbkit.arm64.tlbi import decode
 from tlbkit.callers import caller
 from tlbkit.errors import InputError, TlbkitError

@@ -22,9 +22,9 @@ from tlbkit.arm64.walk import walk
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from tlbkit.arm64.cached import CachedTable, Entry
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
-    from tlbkit.arm64.tlb import CachedTable, Entry
 
 
 class Fill(NamedTuple):

@@ -8,15 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.arm64.tlb_array import (
-    GLOBAL,
-    CachedTable,
-    Entry,
-    Sizes,
-    TlbArray,
-    WalkCache,
-    probe_of,
-)
+from tlbkit.arm64.cached import GLOBAL, CachedTable, Entry
+from tlbkit.arm64.tlb_array import Sizes, TlbArray, WalkCache, probe_of
 from tlbkit.arm64.tlbi import OPERATIONS, By
 
 if TYPE_CHECKING:

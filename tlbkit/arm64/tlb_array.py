@@ -7,22 +7,17 @@ sizes are cached for an ASID is noted (`Sizes`), so that a look-up tries no othe
 from __future__ import annotations
 
 from bisect import insort
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from tlbkit.arm64.cached import GLOBAL, CachedTable, Entry
 from tlbkit.arm64.conflicts import TlbConflictError
-
-# Compiled, a named tuple looks for the types of its fields when it is made.
-from tlbkit.arm64.leaf import Leaf  # noqa: TC001 - see above
 from tlbkit.arm64.models import Replacement
-from tlbkit.arm64.walk import Table  # noqa: TC001 - the same
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from tlbkit.arm64.models import TlbGeometry
-
-GLOBAL = 0x10000
-"""The ASID of an entry that answers for every ASID (nG = 0)."""
+    from tlbkit.arm64.walk import Table
 
 # A key is the page number with a tag above it, which is the ASID and the size.
 _PAGE_BITS = 52
@@ -35,46 +30,6 @@ Probe = tuple[int, int]
 def probe_of(asid: int, shift: int) -> Probe:
     """The probe for items of ``1 << shift`` bytes that belong to *asid*."""
     return shift, (asid << _SHIFT_BITS | shift) << _PAGE_BITS
-
-
-class Entry(NamedTuple):
-    """One cached translation.
-
-    Attributes:
-        va: First virtual address that it answers for.
-        pa: The physical address of that one.
-        shift: log2 of the bytes that it answers for: a page, a block, a contiguous
-            group, or a piece of one in an array that does not hold such sizes.
-        leaf: Attributes and permissions, as they stood when it was filled.
-        asid: The ASID at the fill, or `GLOBAL`.
-        descriptor_pa: Where the descriptor stands that it was made from.
-        descriptor: That descriptor, as the walk read it.
-    """
-
-    va: int
-    pa: int
-    shift: int
-    leaf: Leaf
-    asid: int
-    descriptor_pa: int
-    descriptor: int
-
-    def piece(self, va: int, shift: int) -> Entry:
-        """The ``1 << shift`` bytes around *va* of this entry, as one of its own."""
-        first = va >> shift << shift
-        return self._replace(va=first, pa=self.pa + first - self.va, shift=shift)
-
-
-class CachedTable(NamedTuple):
-    """One table descriptor in a walk cache.
-
-    Attributes:
-        asid: The ASID at the fill.
-        table: The descriptor, and where it leads.
-    """
-
-    asid: int
-    table: Table
 
 
 class Sizes:

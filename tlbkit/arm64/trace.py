@@ -33,10 +33,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.cpu import Cpu
     from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.regime import Regime
-    from tlbkit.arm64.tlb_array import Entry, Probe, TlbArray
+    from tlbkit.arm64.tlb_array import Probe, TlbArray
 
     Flags = NDArray[np.bool_]
     Positions = NDArray[np.int64]

@@ -21,10 +21,10 @@ from functools import cache
 from types import CodeType, FunctionType, MemberDescriptorType
 from typing import TYPE_CHECKING, Any, Final
 
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.memory import PhysicalMemory
-from tlbkit.arm64.tlb import CachedTable
 from tlbkit.explore.compiled import check_plain
 from tlbkit.linux.kernel.locking import RwSemaphore
 from tlbkit.linux.mm.page_alloc import PageAlloc

@@ -4,7 +4,7 @@ from tlbkit.errors import InputError
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.arena import Arena
 from tlbkit.lab.bad_page_map import BadPageMap
-from tlbkit.lab.compare import Comparison, Difference, compare
+from tlbkit.lab.compare import compare
 from tlbkit.lab.dax_hole import DaxHole
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.flush import Flush
@@ -22,14 +22,16 @@ from tlbkit.lab.not_said import NotSaid
 from tlbkit.lab.parameter import Parameter, Value
 from tlbkit.lab.permissions import Permissions
 from tlbkit.lab.pmd_shared import PmdShared
-from tlbkit.lab.run import Result, run
-from tlbkit.lab.scenario import CPUS, Claim, Operation, Scenario, Variant
+from tlbkit.lab.result import Comparison, Difference, Result
+from tlbkit.lab.run import run
+from tlbkit.lab.scenario import CPUS, Claim, Operation, Scenario
 from tlbkit.lab.stale import Stale
 from tlbkit.lab.sweep import Sweep, sweep
 from tlbkit.lab.tlb import Lru, Reach
 from tlbkit.lab.tlbi import Tlbi
 from tlbkit.lab.unmap import Unmap
 from tlbkit.lab.unshare import Unshare
+from tlbkit.lab.variant import Variant
 from tlbkit.lab.walk import Walk
 
 __all__ = [

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tlbkit.arm64.models import DEFAULT_MODEL
+from tlbkit.lab.result import Comparison, Difference
 from tlbkit.lab.run import run
 from tlbkit.observe.words import describe, same
 
@@ -17,67 +17,8 @@ if TYPE_CHECKING:
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.run import Result
-    from tlbkit.lab.scenario import Scenario, Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The first step at which two runs part.
-
-    Attributes:
-        step: How many steps both did alike before it.
-        before: What the first kernel did then, or ``None`` if it was done.
-        after: What the second one did.
-    """
-
-    step: int
-    before: str | None
-    after: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """One operation on two kernels.
-
-    Attributes:
-        before, after: What each did.
-        difference: Where they part, or ``None`` if they do exactly the same.
-    """
-
-    before: Result
-    after: Result
-    difference: Difference | None
-
-    @property
-    def parting(self) -> str:
-        """Where they part, as a sentence."""
-        if self.difference is None:
-            return "Step by step, both do the same."
-        ways = (
-            f"{result.variant} {'is done' if step is None else f'does “{step}”'}"
-            for result, step in (
-                (self.before, self.difference.before),
-                (self.after, self.difference.after),
-            )
-        )
-        steps = self.difference.step
-        plural = "" if steps == 1 else "s"
-        return f"After {steps} equal step{plural} {' and '.join(ways)}."
-
-    def to_json(self) -> dict[str, Any]:
-        """Return both runs, and where they part."""
-        parting = self.difference
-        return {
-            "before": self.before.to_json(),
-            "after": self.after.to_json(),
-            "difference": parting
-            and {
-                "step": parting.step,
-                "before": parting.before,
-                "after": parting.after,
-            },
-        }
+    from tlbkit.lab.scenario import Scenario
+    from tlbkit.lab.variant import Variant
 
 
 class Parting:

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.compare import compare
 from tlbkit.lab.parameter import Parameter
-from tlbkit.lab.run import issued
+from tlbkit.lab.result import issued
 from tlbkit.lab.scenario import Scenario
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.run import Result
+    from tlbkit.lab.result import Comparison, Result
     from tlbkit.linux.process import Process
     from tlbkit.observe.counters import Counts
     from tlbkit.patches.kernels import Kernel

@@ -14,8 +14,8 @@ from tlbkit.patches.write_fault_local_flush import PATCH as FLUSH_LOCALLY
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
+    from tlbkit.lab.result import Comparison
     from tlbkit.lab.scenario import Operation
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel

@@ -17,7 +17,8 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.compare import compare
 from tlbkit.lab.parameter import Parameter
-from tlbkit.lab.scenario import Claim, Operation, Scenario, Variant
+from tlbkit.lab.scenario import Claim, Operation, Scenario
+from tlbkit.lab.variant import Variant
 from tlbkit.linux.kernel.kernel import PARTS, Kernel
 from tlbkit.observe.counters import counting
 from tlbkit.patches.hugetlb_unshare_gather import PATCH as UNSHARE
@@ -26,8 +27,8 @@ from tlbkit.patches.hugetlb_unshare_halves import HALVES
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
+    from tlbkit.lab.result import Comparison
     from tlbkit.linux.process import Process
     from tlbkit.observe.counters import Counts
 

@@ -15,8 +15,8 @@ from tlbkit.patches.userfaultfd_move_batching import PATCH as MOVE_IN_BATCHES
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
+    from tlbkit.lab.result import Comparison
     from tlbkit.lab.scenario import Operation
     from tlbkit.patches.kernels import Kernel
 

@@ -15,8 +15,8 @@ from tlbkit.patches.mprotect_pte_needs_flush import PATCH
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
+    from tlbkit.lab.result import Comparison
     from tlbkit.linux.process import Process
     from tlbkit.patches.kernels import Kernel
     from tlbkit.patches.patch import Figure

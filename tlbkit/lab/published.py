@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from tlbkit.lab.compare import Comparison
+    from tlbkit.lab.result import Comparison
     from tlbkit.observe.timing import Bill
     from tlbkit.patches.patch import Figure
 

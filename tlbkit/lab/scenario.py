@@ -8,42 +8,19 @@ from typing import TYPE_CHECKING, Protocol
 
 from tlbkit.lab.exploration import Exploration
 from tlbkit.lab.parameter import Parameter
-from tlbkit.patches.registry import DEFAULT_KERNEL
+from tlbkit.lab.variant import Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tlbkit.lab.compare import Comparison
     from tlbkit.lab.parameter import Value
+    from tlbkit.lab.result import Comparison
     from tlbkit.patches.kernels import Kernel
 
 CPUS = Parameter(
     "cpus", "CPUs of the machine", "CPUs", 4, (1, 2, 4, 8, 16, 32, 64, 72, 128)
 )
 """Every scenario has it: how big the machine is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """Which kernel a scenario runs on.
-
-    Attributes:
-        kernel: A name of `tlbkit.patches.registry.KERNELS`.
-        without: Hashes of commits to leave out besides, or their unique beginnings.
-    """
-
-    kernel: str = DEFAULT_KERNEL
-    without: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        """Name it as a heading does.
-
-        >>> str(Variant("v6.19", ("c320dbb7c80d",)))
-        'v6.19 without c320dbb7c80d'
-        """
-        if not self.without:
-            return self.kernel
-        return f"{self.kernel} without {', '.join(self.without)}"
 
 
 @dataclass(frozen=True, slots=True)

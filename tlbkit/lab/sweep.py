@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.run import Result
-    from tlbkit.lab.scenario import Scenario, Variant
+    from tlbkit.lab.result import Result
+    from tlbkit.lab.scenario import Scenario
+    from tlbkit.lab.variant import Variant
 
 Point = tuple["Scenario", "Mapping[str, Value]", "Variant", str]
 

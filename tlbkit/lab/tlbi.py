@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.arm64 import descriptor as d
 from tlbkit.arm64 import tlbi
+from tlbkit.arm64.cached import GLOBAL
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.permission import EL0_READ
-from tlbkit.arm64.tlb import GLOBAL
 from tlbkit.arm64.tlbi import By
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.bare import USER_PAGE, start

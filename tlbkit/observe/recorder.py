@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tlbkit.arm64.tlb import CachedTable
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.tlbi import OPERATIONS
 from tlbkit.callers import caller
 from tlbkit.observe.calls import is_kernel
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import CodeType, FrameType
 
+    from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
-    from tlbkit.arm64.tlb import Entry
     from tlbkit.observe.recording import Key
 
 _WALK_CACHE = "walk cache"

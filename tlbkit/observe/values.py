@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tlbkit.arm64.cached import Entry
 from tlbkit.arm64.leaf import Leaf
-from tlbkit.arm64.tlb import Entry
 from tlbkit.arm64.walk import Table
 from tlbkit.errors import InputError
 

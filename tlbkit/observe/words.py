@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64 import tlbi
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.descriptor import (
     AF,
     AP_EL0,
@@ -15,13 +16,12 @@ from tlbkit.arm64.descriptor import (
     VALID,
 )
 from tlbkit.arm64.fault import Fault
-from tlbkit.arm64.tlb import CachedTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.events import Event
-    from tlbkit.arm64.tlb import Entry
 
 
 _SOFTWARE = 1 << 63 | 0xF << 55

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from tlbkit.arm64 import descriptor as d
+from tlbkit.arm64.cached import GLOBAL, Entry
 from tlbkit.arm64.events import Event
 from tlbkit.arm64.granule import GRANULE_4K, GRANULES, LAST_LEVEL
 from tlbkit.arm64.leaf import Leaf
@@ -11,7 +12,7 @@ from tlbkit.arm64.models import NEOVERSE_V2, TlbGeometry
 from tlbkit.arm64.permission import EL0_READ, EL0_WRITE
 from tlbkit.arm64.regime import Regime
 from tlbkit.arm64.registers import MAIR, TCR, TTBR
-from tlbkit.arm64.tlb import GLOBAL, WALK_CACHE, Entry
+from tlbkit.arm64.tlb import WALK_CACHE
 
 RW = d.AF | d.NG | d.AP_EL0 | d.INNER_SHAREABLE << d.SH_SHIFT | d.PXN | d.UXN
 RO = RW | d.AP_READ_ONLY

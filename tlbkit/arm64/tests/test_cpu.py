@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64 import descriptor as d
+from tlbkit.arm64.cached import GLOBAL
 from tlbkit.arm64.conflicts import (
     BreakBeforeMakeError,
     ContiguousMisuseError,
@@ -39,7 +40,6 @@ from tlbkit.arm64.tests.support import (
     machine,
     tiny,
 )
-from tlbkit.arm64.tlb import GLOBAL
 from tlbkit.arm64.tlbi import encode_asid, encode_range, encode_va
 from tlbkit.arm64.walk import hardware_update, translate, walk
 from tlbkit.errors import InputError

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlbkit.arm64.cached import GLOBAL, CachedTable
 from tlbkit.arm64.conflicts import TlbConflictError
 from tlbkit.arm64.events import Stream
 from tlbkit.arm64.granule import GRANULE_4K, GRANULE_16K, GRANULE_64K, GRANULES
@@ -21,7 +22,7 @@ from tlbkit.arm64.tests.support import (
     some_leaf,
     tiny,
 )
-from tlbkit.arm64.tlb import GLOBAL, WALK_CACHE, CachedTable, Tlb
+from tlbkit.arm64.tlb import WALK_CACHE, Tlb
 from tlbkit.arm64.tlbi import (
     OPERATIONS,
     By,

@@ -3,9 +3,10 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tlbkit.arm64.cached import GLOBAL
 from tlbkit.arm64.models import Replacement
 from tlbkit.arm64.tests.support import some_entry, tiny
-from tlbkit.arm64.tlb_array import GLOBAL, Sizes, TlbArray, probe_of
+from tlbkit.arm64.tlb_array import Sizes, TlbArray, probe_of
 
 
 class Reference:

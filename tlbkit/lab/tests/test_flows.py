@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tlbkit import lab
 from tlbkit.lab.flow import Flow
 from tlbkit.lab.run import run
-from tlbkit.lab.scenario import Variant
+from tlbkit.lab.variant import Variant
 from tlbkit.linux.tests.test_tlbflush import closed_form
 
 OLD, NEW = Variant("v6.17"), Variant("v6.19")

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.conflicts import needs_break
-from tlbkit.arm64.tlb import CachedTable, names_entry, names_table
+from tlbkit.arm64.tlb import names_entry, names_table
 from tlbkit.arm64.tlbi import decode, describe
 from tlbkit.observe.calls import path
 from tlbkit.observe.rules.holdings import SINCE_BEFORE, Held, Holdings

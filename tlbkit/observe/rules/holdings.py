@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
-from tlbkit.arm64.tlb import WALK_CACHE, CachedTable
+from tlbkit.arm64.tlb import WALK_CACHE
 from tlbkit.arm64.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
     from tlbkit.arm64.regime import Regime
-    from tlbkit.arm64.tlb import Entry
     from tlbkit.arm64.walk import Memory, Table
     from tlbkit.observe.calls import Call
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlbkit import Kernel, Machine
-from tlbkit.arm64.tlb import CachedTable
+from tlbkit.arm64.cached import CachedTable
 from tlbkit.observe.recorder import recording
 from tlbkit.show.film import film, first_difference, label, size, state, value, weight
 
