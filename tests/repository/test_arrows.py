@@ -128,3 +128,29 @@ def test_a_run_loads_nothing_heavy():
         check=False,
     )
     assert not done.returncode, done.stderr
+
+
+def own_imports(path: Path) -> set[str]:
+    """Return the modules of the package that a module imports, for types or at work."""
+    found = set()
+    for name in imported(path):
+        module = ROOT.joinpath(*name.split("."))
+        if module.with_suffix(".py").is_file():
+            found.add(name)
+        elif module.parent.with_suffix(".py").is_file():
+            found.add(name.rpartition(".")[0])
+    return found
+
+
+# In a kernel everybody knows everybody: its parts call each other by the kernel's name.
+@pytest.mark.parametrize("room", sorted(BELOW.keys() - {"linux", "show"}))
+def test_no_two_modules_of_a_room_import_each_other(room):
+    """Whatever a module imports can be understood without it."""
+    uses = {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): own_imports(path)
+        for path in modules(room)
+    }
+    while leaves := {name for name, used in uses.items() if not used & uses.keys()}:
+        for name in leaves:
+            del uses[name]
+    assert not uses, f"these import each other in a circle: {sorted(uses)}"

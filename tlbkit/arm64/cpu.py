@@ -9,6 +9,7 @@ from tlbkit.arm64.cached import GLOBAL, Entry
 from tlbkit.arm64.conflicts import BreakBeforeMakeError, check_group, fixed_bits
 from tlbkit.arm64.descriptor import VALID
 from tlbkit.arm64.fault import REFUSED, Fault
+from tlbkit.arm64.interconnect import Invalidation
 from tlbkit.arm64.permission import ANY_EXECUTE, EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tlbi import OPERATIONS, Operation, find_operation
 from tlbkit.arm64.walk import hardware_update, walk
@@ -17,7 +18,7 @@ from tlbkit.errors import InputError, TlbkitError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tlbkit.arm64.machine import Machine
+    from tlbkit.arm64.interconnect import Interconnect
     from tlbkit.arm64.regime import Regime
     from tlbkit.arm64.tlb import Tlb
     from tlbkit.arm64.tlb_array import Probe, TlbArray
@@ -65,20 +66,6 @@ class Place(NamedTuple):
 
     va: int
     pa: int
-
-
-class Invalidation(NamedTuple):
-    """A TLBI that was issued.
-
-    Attributes:
-        operation: The instruction.
-        operand: Its register.
-        spared: Where descriptors stand whose change it did not wait for.
-    """
-
-    operation: Operation
-    operand: int
-    spared: frozenset[int]
 
 
 _NOTHING: frozenset[int] = frozenset()
@@ -137,7 +124,7 @@ class Cpu:
         "tlb",
     )
 
-    def __init__(self, number: int, machine: Machine, tlb: Tlb) -> None:
+    def __init__(self, number: int, machine: Interconnect, tlb: Tlb) -> None:
         self.number = number
         self.machine = machine
         self.model = machine.model
@@ -210,9 +197,7 @@ class Cpu:
         if self.current is not None:
             del self._regime
         self._plain = -1
-        sharers = (cpu for cpu in self.machine.cpus if cpu.tlb is self.tlb)
-        if all(cpu.current is None for cpu in sharers):
-            self.tlb.lose("its CPU has no power")
+        self.machine.lost_power(self.tlb)
 
     def translate(self, va: int, need: int) -> int | Fault:
         """Return where *va* lies in physical memory for an access that needs *need*.
@@ -514,7 +499,7 @@ class Cpu:
                 rest = [one for one in done if one.operation.broadcast]
                 if rest:
                     done = [one for one in done if not one.operation.broadcast]
-            self.machine.complete(self, done)
+            self.machine.complete(self.tlb, self.asid_bits, done)
             # They are in flight until the last TLB has answered; what an interrupt
             # has issued since is behind them, and stays.
             self._issued[:before] = rest

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.cpu import Cpu
-from tlbkit.arm64.machine import Machine
+from tlbkit.arm64.interconnect import Interconnect
 from tlbkit.arm64.memory import PhysicalMemory
 from tlbkit.explore.compiled import check_plain
 from tlbkit.linux.kernel.locking import RwSemaphore
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tlbkit.arm64.events import Event
+    from tlbkit.arm64.tlb import Tlb
 
 READ: Final = 1
 UPDATE: Final = 2
@@ -446,7 +447,7 @@ def _watch_memory(notes: Notes, replace: Callable[[type, str, Any], None]) -> No
 def _watch_machine(notes: Notes, replace: Callable[[type, str, Any], None]) -> None:
     """Note who uses a TLB, who invalidates in it, and who asks for a frame's folio."""
     translate_ = Cpu.__dict__["_translate"]
-    complete_ = Machine.__dict__["complete"]
+    complete_ = Interconnect.__dict__["complete"]
     folio_ = PageAlloc.__dict__["folio"]
 
     def _translate(cpu: Cpu, va: int, need: int) -> Any:
@@ -456,15 +457,15 @@ def _watch_machine(notes: Notes, replace: Callable[[type, str, Any], None]) -> N
                 notes.note(notes.number("word", entry.descriptor_pa), READ)
         return translate_(cpu, va, need)
 
-    def complete(machine: Machine, issuer: Cpu, done: Any) -> None:
-        for tlb in machine.tlbs:
+    def complete(shared: Interconnect, issuer: Tlb, asid_bits: int, done: Any) -> None:
+        for tlb in shared.tlbs:
             notes.note(notes.number("tlb", tlb.cpu), WRITE)
-        complete_(machine, issuer, done)
+        complete_(shared, issuer, asid_bits, done)
 
     def folio(allocator: PageAlloc, pfn: int) -> Any:
         notes.note(notes.number("pfn", pfn), READ)
         return folio_(allocator, pfn)
 
     replace(Cpu, "_translate", _translate)
-    replace(Machine, "complete", complete)
+    replace(Interconnect, "complete", complete)
     replace(PageAlloc, "folio", folio)
