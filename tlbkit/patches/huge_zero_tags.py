@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from tlbkit.linux.include.linux.mm_types import LargeFolio
 from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 
-if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import Folio
-
 
 class HugeMemoryBefore(HugeMemory):
-    """The huge zero folio is asked for like any block of zeros."""
+    """The huge zero folio is asked for like any huge page of zeros."""
 
     __slots__ = ()
 
-    def alloc_huge_zero_folio(self) -> Folio | None:
-        """Return a block of zeros, whose tags are what they are."""
-        return self._kernel.page_alloc.alloc_zeroed(self._pgtable.hpage_pmd_order)
+    def get_huge_zero_folio(self) -> bool:
+        """Take a reference to the huge zero folio, whose tags are what they are.
+
+        Source: mm/huge_memory.c, get_huge_zero_folio(), just before the commit
+        """
+        while not self.huge_zero_refcount:
+            zero = self._kernel.page_alloc.alloc_zeroed(self._pgtable.hpage_pmd_order)
+            if zero is None:
+                return False
+            if self.huge_zero_folio is not None:
+                self._kernel.swap.folio_put(zero)  # another CPU was faster
+                continue
+            assert isinstance(zero, LargeFolio)
+            self.huge_zero_folio = zero
+            self.huge_zero_refcount = 2  # the other one is the shrinker's
+            return True
+        self.huge_zero_refcount += 1
+        return True
 
 
 PATCH = Patch(

@@ -4,54 +4,116 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_none
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_mkdirty,
+    pte_mkyoung,
+    pte_none,
+)
 from tlbkit.linux.include.linux.mm import (
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
 )
+from tlbkit.linux.include.linux.mm_types import Folio
 from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.huge_memory.insert import bug_on_wrong_vma, first_frame
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import Folio, VmArea, VmFault
+    from tlbkit.linux.include.linux.mm_types import VmArea, VmFault
 
 
 class HugeMemoryBefore(HugeMemory):
-    """Each insertion checks the range, brings the spare table and locks by itself.
+    """Each insertion checks the range, brings the table and locks by itself.
 
     Source: mm/huge_memory.c, v6.17.
     """
 
     __slots__ = ()
 
+    def insert_pmd(  # type: ignore[override] # the table came from outside
+        self,
+        vma: VmArea,
+        addr: int,
+        pmd: int,
+        fop: Folio | int,
+        prot: int,
+        pgtable: Folio | None,
+        *,
+        write: bool,
+    ) -> int:
+        """Map *fop* at a PMD entry; the PTL is held.
+
+        Returns:
+            0 if the table, if any, is deposited; ``-EEXIST`` if it is left over.
+            Callers tell nobody else.
+
+        Source: mm/huge_memory.c, insert_pmd(), v6.17
+        """
+        kernel = self._kernel
+        kernel.memory.pmd_lockptr(pmd).assert_held()
+        entry = self._pgtable.read(pmd)
+        if not pte_none(entry):
+            if not write:
+                return -EEXIST
+            if self._pgtable.pmd_pfn(entry) != first_frame(fop):
+                if not self.is_huge_zero_pmd(entry):
+                    kernel.panic.warn_on_once("insert_pmd", "another frame is mapped")
+                return -EEXIST
+            entry = pte_mkdirty(pte_mkyoung(entry))
+            entry = kernel.memory.maybe_mkwrite(entry, vma)
+            kernel.fault.pmdp_set_access_flags(vma, addr, pmd, entry, dirty=True)
+            return -EEXIST
+        if isinstance(fop, Folio):
+            entry = self._pgtable.mk_huge_pmd(fop.pfn, vma.page_prot)
+            fop.refcount += 1
+            kernel.rmap.folio_add_file_rmap_pmd(fop, vma)
+            kernel.swap.inc_file_counter(vma.mm, fop, fop.nr_pages)
+        else:
+            entry = self._pgtable.mk_huge_pmd(fop, prot)
+            entry = self._pgtable.pmd_mkspecial(entry)
+        if write:
+            entry = pte_mkyoung(pte_mkdirty(entry))
+            entry = kernel.memory.maybe_mkwrite(entry, vma)
+        if pgtable is not None:
+            kernel.pgtable_generic.pgtable_trans_huge_deposit(pmd, pgtable)
+            vma.mm.pgtables[3] += 1
+        self._pgtable.set_pte(pmd, entry)
+        return 0
+
     def vmf_insert_pfn_pmd(self, vmf: VmFault, pfn: int, *, write: bool) -> int:
-        """Map a block of frames."""
+        """Map frames by a PMD entry.
+
+        Source: mm/huge_memory.c, vmf_insert_pfn_pmd(), v6.17
+        """
         vma = vmf.vma
         addr = vmf.address & -self._pgtable.pmd_size
-        self.bug_on_wrong_area(vma)
+        bug_on_wrong_vma(vma)
         if addr < vma.start or addr >= vma.end:
             return VM_FAULT_SIGBUS
-        spare = None
+        pgtable = None
         if self._kernel.pgtable_generic.arch_needs_pgtable_deposit:
-            spare = self._kernel.page_alloc.alloc_table("PTE table")
-            if spare is None:
+            pgtable = self._kernel.page_alloc.alloc_table("PTE table")
+            if pgtable is None:
                 return VM_FAULT_OOM
-        prot = self._cache_mode(pfn, vma.page_prot)
-        ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-        ptl.acquire()
-        error = self.insert_pmd_locked(
-            vma, addr, vmf.pmd, pfn, prot, spare, write=write
+        pgprot = self._kernel.pgtable_generic.pfnmap_setup_cachemode_pfn(
+            pfn, vma.page_prot
         )
-        ptl.release()
-        if error and spare is not None:
-            self._kernel.page_alloc.free(spare)
+        with self._kernel.memory.pmd_lockptr(vmf.pmd):
+            error = self.insert_pmd(
+                vma, addr, vmf.pmd, pfn, pgprot, pgtable, write=write
+            )
+        if error and pgtable is not None:
+            self._kernel.page_alloc.free(pgtable)
         return VM_FAULT_NOPAGE
 
     def vmf_insert_folio_pmd(self, vmf: VmFault, folio: Folio, *, write: bool) -> int:
-        """Map a folio of the size of a block."""
+        """Map a folio of the size of a PMD.
+
+        Source: mm/huge_memory.c, vmf_insert_folio_pmd(), v6.17
+        """
         vma = vmf.vma
         addr = vmf.address & -self._pgtable.pmd_size
         if addr < vma.start or addr >= vma.end:
@@ -59,47 +121,18 @@ class HugeMemoryBefore(HugeMemory):
         if folio.order != self._pgtable.hpage_pmd_order:
             self._kernel.panic.warn_on_once("vmf_insert_folio_pmd", "wrong order")
             return VM_FAULT_SIGBUS
-        spare = None
+        pgtable = None
         if self._kernel.pgtable_generic.arch_needs_pgtable_deposit:
-            spare = self._kernel.page_alloc.alloc_table("PTE table")
-            if spare is None:
+            pgtable = self._kernel.page_alloc.alloc_table("PTE table")
+            if pgtable is None:
                 return VM_FAULT_OOM
-        ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-        ptl.acquire()
-        error = self.insert_pmd_locked(
-            vma, addr, vmf.pmd, folio, vma.page_prot, spare, write=write
-        )
-        ptl.release()
-        if error and spare is not None:
-            self._kernel.page_alloc.free(spare)
+        with self._kernel.memory.pmd_lockptr(vmf.pmd):
+            error = self.insert_pmd(
+                vma, addr, vmf.pmd, folio, vma.page_prot, pgtable, write=write
+            )
+        if error and pgtable is not None:
+            self._kernel.page_alloc.free(pgtable)
         return VM_FAULT_NOPAGE
-
-    def insert_pmd_locked(
-        self,
-        vma: VmArea,
-        addr: int,
-        pmdp: int,
-        what: Folio | int,
-        prot: int,
-        spare: Folio | None,
-        *,
-        write: bool,
-    ) -> int:
-        """Map *what*, with the table's lock held; insert_pmd() was this much.
-
-        Returns:
-            0 if the spare table, if any, is in store; ``-EEXIST`` if it is left over.
-            Callers tell nobody else.
-        """
-        self._kernel.memory.pmd_lockptr(pmdp).assert_held()
-        if not pte_none(self._pgtable.read(pmdp)):
-            self.insert_over_pmd(vma, addr, pmdp, what, write=write)
-            return -EEXIST
-        entry = self.new_pmd(vma, what, prot, write=write)
-        if spare is not None:
-            self._deposit(vma.mm, pmdp, spare)
-        self._pgtable.set_pte(pmdp, entry)
-        return 0
 
 
 PATCH = Patch(

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_none
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_mkdirty,
+    pte_mkyoung,
+    pte_none,
+)
 from tlbkit.linux.include.linux.mm import VM_FAULT_NOPAGE, VM_FAULT_SIGBUS
+from tlbkit.linux.include.linux.mm_types import Folio
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.huge_memory.insert import bug_on_wrong_vma, first_frame
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import Folio, VmArea, VmFault
+    from tlbkit.linux.include.linux.mm_types import VmArea, VmFault
 
 
 class HugeMemoryBefore(HugeMemory):
@@ -22,22 +28,67 @@ class HugeMemoryBefore(HugeMemory):
 
     __slots__ = ()
 
+    def insert_pud(  # type: ignore[override] # it returned nothing
+        self,
+        vma: VmArea,
+        addr: int,
+        pud: int,
+        fop: Folio | int,
+        prot: int,
+        *,
+        write: bool,
+    ) -> None:
+        """Map *fop* at a PUD entry; the PTL is held.
+
+        Source: mm/huge_memory.c, insert_pud(), v6.17
+        """
+        kernel = self._kernel
+        entry = self._pgtable.read(pud)
+        if not pte_none(entry):
+            if not write:
+                return
+            if self._pgtable.pud_pfn(entry) != first_frame(fop):
+                kernel.panic.warn_on_once("insert_pud", "another frame is mapped")
+                return
+            entry = pte_mkdirty(pte_mkyoung(entry))
+            entry = kernel.memory.maybe_mkwrite(entry, vma)
+            kernel.fault.pmdp_set_access_flags(vma, addr, pud, entry, dirty=True)
+            return
+        if isinstance(fop, Folio):
+            entry = self._pgtable.mk_huge_pmd(fop.pfn, vma.page_prot)
+            fop.refcount += 1
+            kernel.rmap.folio_add_file_rmap_pud(fop, vma)
+            kernel.swap.inc_file_counter(vma.mm, fop, fop.nr_pages)
+        else:
+            entry = self._pgtable.mk_huge_pmd(fop, prot)
+            entry = self._pgtable.pud_mkspecial(entry)
+        if write:
+            entry = pte_mkyoung(pte_mkdirty(entry))
+            entry = kernel.memory.maybe_mkwrite(entry, vma)
+        self._pgtable.set_pte(pud, entry)
+
     def vmf_insert_pfn_pud(self, vmf: VmFault, pfn: int, *, write: bool) -> int:
-        """Map frames by a PUD entry."""
+        """Map frames by a PUD entry.
+
+        Source: mm/huge_memory.c, vmf_insert_pfn_pud(), v6.17
+        """
         vma = vmf.vma
         addr = vmf.address & -self._pgtable.pud_size
-        self.bug_on_wrong_area(vma)
+        bug_on_wrong_vma(vma)
         if addr < vma.start or addr >= vma.end:
             return VM_FAULT_SIGBUS
-        prot = self._cache_mode(pfn, vma.page_prot)
-        ptl = self._kernel.memory.pud_lockptr(vma.mm)
-        ptl.acquire()
-        self.insert_pud_locked(vma, addr, vmf.pud, pfn, prot, write=write)
-        ptl.release()
+        pgprot = self._kernel.pgtable_generic.pfnmap_setup_cachemode_pfn(
+            pfn, vma.page_prot
+        )
+        with self._kernel.memory.pud_lockptr(vma.mm):
+            self.insert_pud(vma, addr, vmf.pud, pfn, pgprot, write=write)
         return VM_FAULT_NOPAGE
 
     def vmf_insert_folio_pud(self, vmf: VmFault, folio: Folio, *, write: bool) -> int:
-        """Map a folio by a PUD entry."""
+        """Map a folio of the size of a PUD.
+
+        Source: mm/huge_memory.c, vmf_insert_folio_pud(), v6.17
+        """
         vma = vmf.vma
         addr = vmf.address & -self._pgtable.pud_size
         if addr < vma.start or addr >= vma.end:
@@ -45,28 +96,9 @@ class HugeMemoryBefore(HugeMemory):
         if folio.order != self._pgtable.hpage_pud_order:
             self._kernel.panic.warn_on_once("vmf_insert_folio_pud", "wrong order")
             return VM_FAULT_SIGBUS
-        ptl = self._kernel.memory.pud_lockptr(vma.mm)
-        ptl.acquire()
-        self.insert_pud_locked(vma, addr, vmf.pud, folio, vma.page_prot, write=write)
-        ptl.release()
+        with self._kernel.memory.pud_lockptr(vma.mm):
+            self.insert_pud(vma, addr, vmf.pud, folio, vma.page_prot, write=write)
         return VM_FAULT_NOPAGE
-
-    def insert_pud_locked(
-        self,
-        vma: VmArea,
-        addr: int,
-        pudp: int,
-        what: Folio | int,
-        prot: int,
-        *,
-        write: bool,
-    ) -> None:
-        """Map *what*, with the table's lock held; insert_pud() was this much."""
-        if not pte_none(self._pgtable.read(pudp)):
-            self.insert_over_pud(vma, addr, pudp, what, write=write)
-            return
-        entry = self.new_pud(vma, what, prot, write=write)
-        self._pgtable.set_pte(pudp, entry)
 
 
 PATCH = Patch(

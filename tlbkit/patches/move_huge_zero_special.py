@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_none
+from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
+from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EBUSY, EINVAL, ENOENT
 from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.page_alloc import RAM_BASE
+from tlbkit.linux.mm.userfaultfd import double_pt_lock, double_pt_unlock
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
 
 
 _PAGE_STRUCT: Final = 64
@@ -27,10 +32,88 @@ class HugeMemoryBefore(HugeMemory):
 
     __slots__ = ()
 
-    def moved_huge_zero_pmd(self, pmd: int, dst_vma: VmArea) -> int:
-        """Return an entry for the folio at address 0, with the target's rights."""
-        del pmd
-        return self._pgtable.mk_huge_pmd(self.null_folio_pfn(), dst_vma.page_prot)
+    def move_pages_huge_pmd(
+        self,
+        mm: MmStruct,
+        dst_pmd: int,
+        src_pmd: int,
+        dst_pmdval: int,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_addr: int,
+        src_addr: int,
+    ) -> int:
+        """Move a huge page; zeros by a new entry for a folio that is none.
+
+        Source: mm/huge_memory.c, move_pages_huge_pmd(), v6.19
+        """
+        kernel = self._kernel
+        pgtable = self._pgtable
+        size = pgtable.pmd_size
+        src_pmdval = pgtable.read(src_pmd)
+        src_ptl = kernel.memory.pmd_lockptr(src_pmd)
+        src_ptl.assert_held()
+        if not pte_none(dst_pmdval) or (src_addr | dst_addr) & (size - 1):
+            kernel.panic.warn_on_once("move_pages_huge_pmd", "it is no whole move")
+            src_ptl.release()
+            return -EINVAL
+        if not pmd_trans_huge(src_pmdval):
+            src_ptl.release()
+            if pmd_is_migration_entry(src_pmdval):
+                self.pmd_migration_entry_wait(src_pmd)
+                return -EAGAIN
+            return -ENOENT
+        src_folio = None
+        if not self.is_huge_zero_pmd(src_pmdval):
+            src_folio = self.pmd_folio(src_pmdval)
+            if not src_folio.page_exclusive(src_folio.pfn):
+                src_ptl.release()
+                return -EBUSY
+            src_folio.refcount += 1
+        src_ptl.release()
+        with kernel.mmu_notifier.invalidate_range(
+            mm, "CLEAR", src_addr, src_addr + size
+        ):
+            src_anon_vma = None
+            if src_folio is not None:
+                folio_lock(self._machine, src_folio)
+                src_anon_vma = kernel.rmap.folio_get_anon_vma(src_folio)
+                if src_anon_vma is None:
+                    folio_unlock(self._machine, src_folio)
+                    kernel.swap.folio_put(src_folio)
+                    return -EAGAIN
+                # A split looks for the folio's entries under this lock alone.
+                kernel.rmap.anon_vma_lock_write(src_anon_vma)
+            dst_ptl = kernel.memory.pmd_lockptr(dst_pmd)
+            double_pt_lock(src_ptl, dst_ptl)
+            same = pgtable.read(src_pmd) == src_pmdval
+            same = same and pgtable.read(dst_pmd) == dst_pmdval
+            err = 0
+            if not self._machine.holds("pmd_same", same):
+                err = -EAGAIN
+            elif src_folio is None:
+                kernel.pgtable_generic.pmdp_huge_clear_flush(src_vma, src_addr, src_pmd)
+                pgtable.set_pte(
+                    dst_pmd,
+                    pgtable.mk_huge_pmd(self.null_folio_pfn(), dst_vma.page_prot),
+                )
+            else:
+                err = self._move_folio(
+                    dst_pmd, src_pmd, dst_vma, src_vma, dst_addr, src_addr, src_folio
+                )
+            if not err:
+                store = kernel.pgtable_generic
+                src_pgtable = store.pgtable_trans_huge_withdraw(src_pmd)
+                store.pgtable_trans_huge_deposit(dst_pmd, src_pgtable)
+            double_pt_unlock(src_ptl, dst_ptl)
+            if src_anon_vma is not None:
+                kernel.rmap.anon_vma_unlock_write(src_anon_vma)
+                kernel.rmap.put_anon_vma(src_anon_vma)
+            if src_folio is not None:
+                folio_unlock(self._machine, src_folio)
+        if src_folio is not None:
+            kernel.swap.folio_put(src_folio)
+        return err
 
     def null_folio_pfn(self) -> int:
         """Return the frame that the folio at address 0 would describe.

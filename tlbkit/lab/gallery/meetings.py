@@ -170,7 +170,7 @@ class Stage:
         for one in tuple(kernel.processes):
             one.exit()
         kernel.swap.lru_add_drain_all()
-        kernel.huge_memory.shrink_huge_zero_folio()
+        kernel.huge_memory.shrink_huge_zero_folio_scan()
         kernel.rcu.quiesce()
         if kernel.page_alloc.in_use != BOOT_FRAMES:
             raise LeakError(kernel.page_alloc.in_use - BOOT_FRAMES)

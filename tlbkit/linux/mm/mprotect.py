@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     PAGE_NONE,
-    pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_dirty,
     pte_mkuffd_wp,
@@ -19,6 +18,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     MM_CP_PROT_NUMA,
@@ -229,12 +229,12 @@ class Mprotect:
         Returns:
             How many pages were changed; ``-EAGAIN`` if there is no table any more.
         """
-        if pmd_trans_huge(pmd):
+        if pmd_is_huge(pmd):
             huge = self._kernel.huge_memory
             if end - addr < self._pgtable.pmd_size or (
                 how & MM_CP_UFFD_WP and not vma.anonymous
             ):
-                huge.split_huge_pmd_(vma, pmdp, addr)
+                huge.split_huge_pmd_(vma, pmdp, addr, freeze=False)
             else:
                 pages = huge.change_huge_pmd(tlb, vma, pmdp, addr, prot, how)
                 if pages:

@@ -113,6 +113,19 @@ class PgtableGeneric:
         """
         return self.pmdp_invalidate(vma, address, pmdp)
 
+    def pudp_invalidate(self, vma: VmArea, address: int, pudp: int) -> int:
+        """Invalidate the huge entry of a PUD and flush it; return what it was.
+
+        Source: arch/x86/mm/pgtable.c, pudp_invalidate()
+        Deviates: arm64 has no huge entries of PUDs but those of hugetlb; this is what
+            it would do, as for the entry of a PMD.
+        """
+        invalid = pte_mkinvalid(self._pgtable.read(pudp))
+        pud = self._kernel.machine.running.swap(pudp, invalid, "pudp_establish")
+        end = address + self._pgtable.pud_size
+        self._kernel.tlbflush.flush_pud_tlb_range(vma, address, end)
+        return pud
+
     def pmdp_collapse_flush(self, vma: VmArea, address: int, pmdp: int) -> int:
         """Clear an entry that points to a table, and flush all that it led to."""
         pmd = self._pgtable.ptep_get_and_clear_(pmdp)

@@ -273,7 +273,7 @@ def audit_tlbs(kernel):
 def all_frames(kernel):
     """What is in use once all processes are gone and the shrinker has run."""
     kernel.swap.lru_add_drain_all()
-    kernel.huge_memory.shrink_huge_zero_folio()
+    kernel.huge_memory.shrink_huge_zero_folio_scan()
     return kernel.page_alloc.in_use
 
 

@@ -432,7 +432,7 @@ def test_programs_read_what_was_written(steps):
                 process.mprotect(at, PAGE, "r")
                 process.mprotect(at, PAGE, "rw")
             elif step == "shrink":
-                scene.kernel.huge_memory.shrink_huge_zero_folio()
+                scene.kernel.huge_memory.shrink_huge_zero_folio_scan()
         except Signal:
             pytest.fail("every address is mapped")
         check_folios(scene, maps)

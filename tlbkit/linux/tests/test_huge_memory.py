@@ -15,6 +15,9 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
     pte_dirty,
+    pte_mkclean,
+    pte_mkold,
+    pte_mkuffd_wp,
     pte_none,
     pte_protnone,
     pte_special,
@@ -25,6 +28,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 )
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
+from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
     FAULT_FLAG_WRITE,
@@ -39,7 +43,16 @@ from tlbkit.linux.include.linux.mm_types import (
     VmFault,
 )
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
-from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.include.linux.swapops import (
+    SWP_MIGRATION_READ,
+    SWP_MIGRATION_READ_EXCLUSIVE,
+    pte_to_swp_entry,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EBUSY,
+    Signal,
+    SystemCallError,
+)
 from tlbkit.linux.kernel.kernel import PARTS
 from tlbkit.linux.kernel.kernel import Kernel as NewestKernel
 from tlbkit.linux.mm.huge_memory import HugeMemory
@@ -242,17 +255,17 @@ def test_the_huge_zero_folio_counts_processes():
     kernel = boot()
     huge = kernel.huge_memory
     first, base = blocks(kernel, 3, written=False)
-    assert huge.shrink_huge_zero_folio() == 0
+    assert huge.shrink_huge_zero_folio_scan() == 0
     child = first.fork()
     first.munmap(base, 3 * BLOCK)
-    assert huge.shrink_huge_zero_folio() == 0, "unmapping drops nothing"
+    assert huge.shrink_huge_zero_folio_scan() == 0, "unmapping drops nothing"
     first.exit()
-    assert huge.shrink_huge_zero_folio() == 0
+    assert huge.shrink_huge_zero_folio_scan() == 0
     audit(kernel)
     child.exit()
-    assert huge.shrink_huge_zero_folio() == 512
+    assert huge.shrink_huge_zero_folio_scan() == 512
     assert huge.huge_zero_folio is None
-    assert huge.shrink_huge_zero_folio() == 0
+    assert huge.shrink_huge_zero_folio_scan() == 0
 
 
 # -- write to zeros ------------------------------------------------------------------
@@ -635,10 +648,10 @@ class Reclaimed(HugeMemory):
 
     __slots__ = ()
 
-    def split_huge_pmd_(self, vma, pmdp, haddr):
+    def split_huge_pmd_(self, vma, pmdp, haddr, *, freeze):
         """Come too late, and find nothing to split."""
         self._pgtable.ptep_get_and_clear_(pmdp)
-        super().split_huge_pmd_(vma, pmdp, haddr)
+        super().split_huge_pmd_(vma, pmdp, haddr, freeze=freeze)
 
 
 def test_a_block_that_is_gone_is_no_page_that_changed():
@@ -662,8 +675,8 @@ def test_an_entry_is_not_taken_for_what_it_is_not():
         kernel.memory.pte_lockptr(pmd)
     folio = kernel.page_alloc.alloc()
     entry = kernel.pgtable.pfn_pte(folio.pfn, PAGE_NONE)
-    with pytest.raises(BadPageError, match="taken for a block's"):
-        kernel.huge_memory.folio_of(entry)
+    with pytest.raises(BadPageError, match="taken for a huge page's"):
+        kernel.huge_memory.pmd_folio(entry)
 
 
 @both
@@ -944,15 +957,17 @@ def test_a_page_of_zeros_is_not_kept():
 
 
 def test_only_partly_used_folios_are_split_for_memory():
-    """A whole block waits in the queue as well, but is left alone."""
+    """A whole huge page is queued, but counts as used; what lost a part comes back."""
     kernel = boot()
     process, base = blocks(kernel, 2)
     huge = kernel.huge_memory
     assert len(huge.deferred_split_queue) == 2
     assert huge.deferred_split_scan() == 0
+    assert not huge.deferred_split_queue
     process.munmap(base, PAGE)
-    assert huge.deferred_split_scan() == 1
     assert len(huge.deferred_split_queue) == 1
+    assert huge.deferred_split_scan() == 1
+    assert not huge.deferred_split_queue
     assert pmd_trans_huge(pmd_of(kernel, process, base + BLOCK))
     audit(kernel)
 
@@ -1470,7 +1485,7 @@ class Program:
         process.madvise(self.base + first * PAGE, (last - first + 1) * PAGE, advice)
 
     def shrink(self, *_):
-        return self.kernel.huge_memory.shrink_huge_zero_folio()
+        return self.kernel.huge_memory.shrink_huge_zero_folio_scan()
 
     def split(self, *_):
         return self.kernel.huge_memory.deferred_split_scan()
@@ -1522,3 +1537,227 @@ def test_nothing_is_empty_of_its_pmd():
     process.write(process.mmap(PAGE), 1)
     pmdp = kernel.pgtable.find_pmd(process.mm, base)
     assert pmdp is None or pte_none(kernel.pgtable.read(pmdp))
+
+
+# -- a huge page that migrates as a whole --------------------------------------------
+
+
+class Migrating:
+    """A process whose huge page is on its way: an entry of migration stands for it."""
+
+    def __init__(self, kernel, process, base):
+        self.kernel = kernel
+        self.huge = kernel.huge_memory
+        self.process = process
+        self.base = base
+        self.vma = kernel.vma.vma_lookup(process.mm, base)
+        self.pmdp = kernel.pgtable.find_pmd(process.mm, base)
+        self.folio = folio_of(kernel, process, base)
+        self.before = kernel.pgtable.read(self.pmdp)
+        kernel.swap.lru_add_drain_all()
+        self.folio.refcount += 1  # the one who migrates it
+        assert folio_trylock(self.folio)
+
+    def set(self):
+        """Store the entry; its answer."""
+        with self.kernel.memory.pmd_lockptr(self.pmdp):
+            return self.huge.set_pmd_migration_entry(
+                self.vma, self.base, self.pmdp, self.folio
+            )
+
+    def entry(self, process=None):
+        """What stands there now, or in another process."""
+        return pmd_of(self.kernel, process or self.process, self.base)
+
+    def back(self, *processes):
+        """Map it again in each process, and let go of it."""
+        for process in processes or (self.process,):
+            vma = self.kernel.vma.vma_lookup(process.mm, self.base)
+            pmdp = self.kernel.pgtable.find_pmd(process.mm, self.base)
+            with self.kernel.memory.pmd_lockptr(pmdp):
+                self.huge.remove_migration_pmd(vma, pmdp, self.folio)
+        self.release()
+
+    def release(self):
+        """Let go of it."""
+        folio_unlock(self.kernel.machine, self.folio)
+        self.kernel.swap.folio_put(self.folio)
+
+
+@settings(max_examples=30)
+@given(
+    written=st.booleans(),
+    young=st.booleans(),
+    prot=st.sampled_from(["rw", "r"]),
+    forked=st.booleans(),
+    watched=st.booleans(),
+)
+def test_migration_gives_back_the_entry_that_it_took(
+    written, young, prot, forked, watched
+):
+    """Rights, access flag, dirty state, uffd-wp and exclusivity survive a migration."""
+    kernel = boot(rules=False)
+    process, base = blocks(kernel, 1)
+    if forked:
+        process.fork().exit()
+    process.mprotect(base, BLOCK, prot)
+    pmdp = kernel.pgtable.find_pmd(process.mm, base)
+    pmd = kernel.pgtable.read(pmdp)
+    if not young:
+        pmd = pte_mkold(pmd)
+    if not written:
+        pmd = pte_mkclean(pmd)
+    if watched:
+        pmd = pte_mkuffd_wp(pmd)
+    kernel.pgtable.set_pte(pmdp, pmd)
+    moving = Migrating(kernel, process, base)
+    exclusive = moving.folio.page_exclusive(moving.folio.pfn)
+    assert moving.set() == 0
+    assert pmd_is_migration_entry(moving.entry())
+    assert (moving.folio.mapcount, moving.folio.refcount) == (0, 1)
+    assert not moving.folio.page_exclusive(moving.folio.pfn)
+    moving.back()
+    assert moving.entry() == pmd
+    assert moving.folio.page_exclusive(moving.folio.pfn) == exclusive
+    audit(kernel)
+
+
+def test_a_pinned_huge_page_does_not_migrate():
+    """EBUSY, and the entry, its counts and its mark are what they were."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    pages = process.pin(base, PAGE)
+    moving = Migrating(kernel, process, base)
+    assert moving.set() == -EBUSY
+    assert moving.entry() == moving.before
+    assert moving.folio.page_exclusive(moving.folio.pfn)
+    moving.release()
+    process.unpin(pages)
+    audit(kernel)
+
+
+def test_fork_of_a_huge_page_that_migrates():
+    """Parent and child wait for it, read-only, and it is exclusive to neither."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    process.write(base, 7)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    child = process.fork()
+    for each in (process, child):
+        entry = pte_to_swp_entry(moving.entry(each))
+        assert entry.type == SWP_MIGRATION_READ
+        assert each.mm.anonpages == 512
+    assert kernel.pgtable_generic.deposited(moving.pmdp) == 1
+    moving.back(process, child)
+    assert not pte_write(moving.entry())
+    assert not moving.folio.page_exclusive(moving.folio.pfn)
+    child.write(base, 8)
+    assert (process.read(base), child.read(base)) == (7, 8)
+    audit(kernel)
+    child.exit()
+    process.exit()
+    audit(kernel)
+
+
+def test_mprotect_of_a_huge_page_that_migrates():
+    """It comes back read-only and exclusive, and nothing is flushed for it."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    process.read(base)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    assert forms(kernel, lambda: process.mprotect(base, BLOCK, "r"))[0] == []
+    entry = pte_to_swp_entry(moving.entry())
+    assert entry.type == SWP_MIGRATION_READ_EXCLUSIVE
+    moving.back()
+    assert not pte_write(moving.entry())
+    assert moving.folio.page_exclusive(moving.folio.pfn)
+    process.mprotect(base, BLOCK, "rw")
+    process.write(base, 5)
+    assert process.read(base) == 5
+    audit(kernel)
+
+
+def test_mremap_of_a_huge_page_that_migrates():
+    """The entry moves with its deposited table, and no TLB needs to hear of it."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    process.write(base, 9)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    target = 3 << 30
+    names, _ = forms(
+        kernel,
+        lambda: process.mremap(
+            base, BLOCK, BLOCK, maymove=True, fixed=True, new_address=target
+        ),
+    )
+    assert names == []
+    moving.base = target
+    assert pmd_is_migration_entry(moving.entry())
+    moving.back()
+    assert process.read(target) == 9
+    process.exit()
+    audit(kernel)
+
+
+def test_a_part_of_a_huge_page_that_migrates():
+    """Its entry splits into those of its pages, each as the whole was."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    whole = pte_to_swp_entry(moving.entry())
+    kernel.huge_memory.split_huge_pmd(moving.vma, moving.pmdp, base)
+    for page in (0, 1, 511):
+        ptep = kernel.pgtable.find_pte(process.mm, base + page * PAGE)
+        entry = pte_to_swp_entry(kernel.pgtable.read(ptep))
+        assert entry == whole._replace(offset=whole.offset + page)
+    assert (moving.folio.mapcount, moving.folio.refcount) == (0, 1)
+    kernel.migrate.remove_migration_ptes(
+        moving.vma.anon_vma,
+        moving.folio.pfn,
+        512,
+        moving.folio.index,
+        unused_to_zeropage=False,
+    )
+    moving.release()
+    assert process.read(base) == 0
+    assert moving.folio.mapcount == 512
+    audit(kernel)
+
+
+def test_munmap_of_a_huge_page_that_migrates():
+    """It is counted off with its table, and stays with who migrates it."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    process.munmap(base, BLOCK)
+    assert process.mm.anonpages == 0
+    assert moving.folio.refcount == 1
+    moving.release()
+    audit(kernel)
+
+
+def test_an_access_waits_for_the_migration():
+    """A fault on the entry ends when the folio is unlocked, and the access succeeds."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    process.write(base, 4)
+    moving = Migrating(kernel, process, base)
+    moving.set()
+    back: list[str] = []
+
+    def wait(condition, what):
+        assert "migration" in what
+        if not back:
+            back.append(what)
+            moving.back()
+        assert condition()
+
+    kernel.machine.wait = wait
+    assert process.read(base) == 4
+    assert back
+    audit(kernel)

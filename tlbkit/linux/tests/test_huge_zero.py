@@ -13,7 +13,6 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pmd_trans_huge,
     pte_dirty,
-    pte_present,
     pte_write,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal
@@ -24,6 +23,7 @@ from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.page_alloc import BadPageError
 from tlbkit.linux.tests.audit import audit
 from tlbkit.linux.tests.support import boot
+from tlbkit.patches.huge_zero_special import HugeMemoryBefore
 from tlbkit.patches.kernels import Kernel
 
 PAGE = 4096
@@ -35,9 +35,7 @@ class ForgetfulFork(HugeMemory):
 
     __slots__ = ()
 
-    def is_raw_pmd(self, pmd):
-        """Tell whether an entry is marked."""
-        return pte_present(pmd) and self._pgtable.pmd_special(pmd)
+    copy_huge_pmd = HugeMemoryBefore.copy_huge_pmd
 
 
 class UnmarkedFault(HugeMemory):
@@ -45,11 +43,7 @@ class UnmarkedFault(HugeMemory):
 
     __slots__ = ()
 
-    def set_huge_zero_folio(self, table, vma, pmdp, zero):
-        """Map it as if it were a folio like others."""
-        entry = self._pgtable.mk_huge_pmd(zero.pfn, vma.page_prot)
-        self._deposit(vma.mm, pmdp, table)
-        self._pgtable.set_pte(pmdp, entry)
+    set_huge_zero_folio = HugeMemoryBefore.set_huge_zero_folio
 
 
 def patched(part=HugeMemory, **changes):
@@ -133,7 +127,7 @@ class Program:
         self.alive.clear()
         self.check()
         self.kernel.swap.lru_add_drain_all()
-        self.huge.shrink_huge_zero_folio()
+        self.huge.shrink_huge_zero_folio_scan()
         assert self.huge.huge_zero_folio is None
 
     def check(self):
@@ -210,7 +204,7 @@ class Program:
             process.exit()
 
     def shrink(self, *_):
-        self.huge.shrink_huge_zero_folio()
+        self.huge.shrink_huge_zero_folio_scan()
 
 
 @given(STEPS)
@@ -278,7 +272,7 @@ def test_a_child_without_exclusion_maps_what_the_shrinker_frees():
         child = process.fork()
         assert child.mm.huge_zero == held
         process.exit()
-        assert kernel.huge_memory.shrink_huge_zero_folio() == (0 if held else 512)
+        assert kernel.huge_memory.shrink_huge_zero_folio_scan() == (0 if held else 512)
         pmd = pmd_of(kernel, child, base)
         pfn = kernel.pgtable.pmd_pfn(pmd)
         assert (kernel.page_alloc.folio(pfn) is not None) == held
@@ -361,9 +355,9 @@ def test_a_process_holds_it_while_nothing_is_mapped():
     kernel = boot("v6.19", cpus=1)
     process, base = mapped(kernel)
     process.munmap(base, kernel.pgtable.pmd_size)
-    assert kernel.huge_memory.shrink_huge_zero_folio() == 0
+    assert kernel.huge_memory.shrink_huge_zero_folio_scan() == 0
     process.exit()
-    assert kernel.huge_memory.shrink_huge_zero_folio() == 512
+    assert kernel.huge_memory.shrink_huge_zero_folio_scan() == 512
 
 
 def test_without_memory_for_it_a_read_gets_a_page():
@@ -403,16 +397,16 @@ def test_who_meets_another_maker_keeps_the_other_s_folio(same):
     assert kernel.page_alloc.in_use == used + 512
     for process in {one, other}:
         process.exit()
-    assert huge.shrink_huge_zero_folio() == 512
+    assert huge.shrink_huge_zero_folio_scan() == 512
 
 
 def test_the_shrinker_cannot_take_what_is_about_to_be_held():
     """Between the making and the flag, the count is the shrinker's and the maker's."""
     kernel = boot("fixed", cpus=1)
     huge = kernel.huge_memory
-    assert huge._get_huge_zero_page()
+    assert huge.get_huge_zero_folio()
     assert huge.huge_zero_refcount == 2
-    assert huge.shrink_huge_zero_folio() == 0
+    assert huge.shrink_huge_zero_folio_scan() == 0
 
 
 def test_the_one_that_stays_is_never_counted():
@@ -428,7 +422,7 @@ def test_the_one_that_stays_is_never_counted():
     child.write(base, 1)
     process.exit()
     child.exit()
-    assert huge.shrink_huge_zero_folio() == 0
+    assert huge.shrink_huge_zero_folio_scan() == 0
     assert (huge.huge_zero_folio.refcount, huge.huge_zero_folio.mapcount) == (1, 0)
 
 

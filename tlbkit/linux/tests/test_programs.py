@@ -482,7 +482,7 @@ class AnyProgram(RuleBasedStateMachine):
     @rule()
     def shrink(self):
         """Be short of memory: give back what is not needed."""
-        self.do("kernel.huge_memory.shrink_huge_zero_folio()")
+        self.do("kernel.huge_memory.shrink_huge_zero_folio_scan()")
         self.do("kernel.huge_memory.deferred_split_scan()")
 
     # -- the end ---------------------------------------------------------------------
@@ -507,7 +507,7 @@ class AnyProgram(RuleBasedStateMachine):
             for play in self.plays:
                 kernel = play.kernel
                 kernel.swap.lru_add_drain_all()
-                kernel.huge_memory.shrink_huge_zero_folio()
+                kernel.huge_memory.shrink_huge_zero_folio_scan()
                 kernel.hugetlb.set_max_huge_pages(0)
                 assert kernel.page_alloc.in_use == 2, "a leak"
 

@@ -147,6 +147,6 @@ def check_end(kernel):
     for process in tuple(kernel.processes):
         process.exit()
     kernel.swap.lru_add_drain_all()
-    kernel.huge_memory.shrink_huge_zero_folio()
+    kernel.huge_memory.shrink_huge_zero_folio_scan()
     kernel.rcu.quiesce()
     assert kernel.page_alloc.in_use == 2

@@ -9,6 +9,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_special,
 )
+from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
 from tlbkit.linux.include.linux.mm_types import PG_reserved
 from tlbkit.linux.include.linux.swapops import (
@@ -127,6 +128,10 @@ class Counts:
             counts = self._pages
         else:
             if not pmd_leaf(entry):
+                if pmd_is_migration_entry(entry):
+                    huge = self._folio(migration_entry_pfn(pte_to_swp_entry(entry)))
+                    if huge is not None and not isinstance(huge, HugetlbFolio):
+                        self._reside(table, by * huge.nr_pages)
                 return None
             counts = self._blocks
         if pte_special(entry):

@@ -95,7 +95,7 @@ def test_a_moved_block_of_zeros_stays_what_it_was():
         assert not pte_uffd_wp(pmd)
         assert kernel.memory.vm_normal_page_pmd(vma, vma.start, pmd) is None
         process.exit()
-        assert kernel.huge_memory.shrink_huge_zero_folio() == 512
+        assert kernel.huge_memory.shrink_huge_zero_folio_scan() == 512
 
 
 @pytest.mark.parametrize("version", ["v6.17", "pr350", "v6.19"])

@@ -163,6 +163,6 @@ def test_the_old_half_relied_on_its_caller_s_lock():
     huge = place.kernel.huge_memory
     assert isinstance(huge, HugeMemoryBefore)
     with pytest.raises(LockError, match="must be held"):
-        huge.insert_pmd_locked(
+        huge.insert_pmd(
             place.vma, place.vma.start, place.entryp, place.folio, 0, None, write=False
         )

@@ -1,4 +1,9 @@
-"""Faults where a block is, or could be."""
+"""Faults where a PMD entry maps a huge page, or could.
+
+From mm/huge_memory.c: faults on nothing, the access that an entry allows, copy on
+write, and NUMA hinting. Counts of events (``THP_FAULT_ALLOC`` and its like) are left
+out, as are control groups and the policy of nodes.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +29,7 @@ from tlbkit.linux.include.linux.mm import (
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
+    PG_swapcache,
 )
 from tlbkit.linux.include.linux.pagemap import (
     folio_lock,
@@ -35,159 +41,225 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_pte_wp,
     userfaultfd_wp_async,
 )
-from tlbkit.linux.mm.huge_memory.split import HugeSplit
+from tlbkit.linux.mm.huge_memory.change import HugeChange
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import VmArea, VmFault
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea, VmFault
 
 
-class HugeFault(HugeSplit):
-    """Makes blocks, and handles accesses to them."""
+class HugeFault(HugeChange):
+    """Makes huge pages, and handles accesses to them."""
 
     __slots__ = ()
 
-    # -- a fault where nothing is ----------------------------------------------------
-
-    def do_huge_pmd_anonymous_page(self, vmf: VmFault) -> int:
-        """Map a block of private memory: zeros for a read, a new folio for a write.
-
-        Returns:
-            ``VM_FAULT_FALLBACK`` if the fault must be handled with pages.
-        """
-        vma = vmf.vma
-        order = self._pgtable.hpage_pmd_order
-        if not self.thp_vma_suitable_order(vma, vmf.address, order):
-            return VM_FAULT_FALLBACK
-        self._kernel.rmap.anon_vma_prepare(vma)
-        if vmf.flags & FAULT_FLAG_WRITE or not self.use_zero_page:
-            return self.do_huge_pmd_anonymous_page_(vmf)
-        table = self._kernel.page_alloc.alloc_table("PTE table")
-        if table is None:
-            return VM_FAULT_OOM
-        zero = self.mm_get_huge_zero_folio(vma.mm)
-        if zero is None:
-            self._kernel.page_alloc.free(table)
-            return VM_FAULT_FALLBACK
-        ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-        ptl.acquire()
-        if self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
-            if not userfaultfd_missing(vma):
-                self.set_huge_zero_folio(table, vma, vmf.pmd, zero)
-                ptl.release()
-                return 0
-            ptl.release()
-            self._kernel.page_alloc.free(table)
-            return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
-        ptl.release()
-        self._kernel.page_alloc.free(table)
-        return 0
-
-    def set_huge_zero_folio(
-        self, table: Folio, vma: VmArea, pmdp: int, zero: LargeFolio
-    ) -> None:
-        """Map the huge zero folio, marked as no normal page, and store *table*."""
-        entry = self._pgtable.pmd_mkspecial(
-            self._pgtable.mk_huge_pmd(zero.pfn, vma.page_prot)
-        )
-        self._deposit(vma.mm, pmdp, table)
-        self._pgtable.set_pte(pmdp, entry)
-
-    def do_huge_pmd_anonymous_page_(self, vmf: VmFault) -> int:
-        """Map a new block: __do_huge_pmd_anonymous_page()."""
-        vma = vmf.vma
-        haddr = vmf.address & -self._pgtable.pmd_size
-        folio = self.vma_alloc_anon_folio_pmd()
-        if folio is None:
-            return VM_FAULT_FALLBACK
-        table = self._kernel.page_alloc.alloc_table("PTE table")
-        if table is None:
-            self._kernel.swap.folio_put(folio)
-            return VM_FAULT_OOM
-        ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-        ptl.acquire()
-        result = 0
-        if self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
-            if not userfaultfd_missing(vma):
-                self._deposit(vma.mm, vmf.pmd, table)
-                self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
-                ptl.release()
-                return 0
-            result = VM_UFFD_MISSING
-        ptl.release()
-        self._kernel.swap.folio_put(folio)
-        self._kernel.page_alloc.free(table)
-        if result:
-            return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
-        return 0
+    # -- a fault on nothing ----------------------------------------------------------
 
     def vma_alloc_anon_folio_pmd(self) -> LargeFolio | None:
-        """Return a block of zeros with one reference, or ``None`` without memory."""
+        """Return a huge page of zeros with one reference, or ``None`` without memory.
+
+        Source: mm/huge_memory.c, vma_alloc_anon_folio_pmd()
+        """
         order = self._pgtable.hpage_pmd_order
         folio = self._kernel.page_alloc.alloc_zeroed(order)
         assert folio is None or isinstance(folio, LargeFolio)
         return folio
 
-    def map_anon_folio_pmd_pf(
-        self, folio: LargeFolio, pmdp: int, vma: VmArea, haddr: int
-    ) -> None:
-        """Map a new block for a fault, where no page was before; the lock is held."""
-        self.map_anon_folio_pmd_nopf(folio, pmdp, vma, haddr)
-        vma.mm.anonpages += folio.nr_pages
-
     def map_anon_folio_pmd_nopf(
-        self, folio: LargeFolio, pmdp: int, vma: VmArea, haddr: int
+        self, folio: LargeFolio, pmd: int, vma: VmArea, haddr: int
     ) -> None:
-        """Map a new block, dirty, and writable if *vma* is; the lock is held."""
-        entry = pte_mkdirty(self._pgtable.mk_huge_pmd(folio.pfn, vma.page_prot))
-        entry = self._kernel.memory.maybe_mkwrite(entry, vma)
+        """Map a new huge page, dirty, and writable if *vma* is; the PTL is held.
+
+        Source: mm/huge_memory.c, map_anon_folio_pmd_nopf()
+        """
+        entry = self._pgtable.mk_huge_pmd(folio.pfn, vma.page_prot)
+        entry = self._kernel.memory.maybe_mkwrite(pte_mkdirty(entry), vma)
         self._kernel.rmap.folio_add_new_anon_rmap(folio, vma, haddr)
         self._kernel.swap.folio_add_lru(folio)
-        self._pgtable.set_pte(pmdp, entry)
+        self._pgtable.set_pte(pmd, entry)
         self.deferred_split_folio(folio, partially_mapped=False)
 
-    # -- a fault on a block ----------------------------------------------------------
+    def map_anon_folio_pmd_pf(
+        self, folio: LargeFolio, pmd: int, vma: VmArea, haddr: int
+    ) -> None:
+        """Map a new huge page for a fault, where no page was before; the PTL is held.
 
-    def touch_pmd(self, vma: VmArea, addr: int, pmdp: int, *, write: bool) -> bool:
-        """Note an access to a block, dirty for a write; tell whether that was news."""
-        entry = self.touched(self._pgtable.read(pmdp), write=write)
+        Source: mm/huge_memory.c, map_anon_folio_pmd_pf()
+        """
+        self.map_anon_folio_pmd_nopf(folio, pmd, vma, haddr)
+        vma.mm.anonpages += self._pgtable.hpage_pmd_nr
+
+    def do_huge_pmd_anonymous_page_(self, vmf: VmFault) -> int:
+        """Map a new huge page; ``VM_FAULT_FALLBACK`` if there is none to be had.
+
+        Source: mm/huge_memory.c, __do_huge_pmd_anonymous_page()
+        Deviates: check_stable_address_space() is not asked: there is no OOM reaper.
+        """
+        vma = vmf.vma
+        haddr = vmf.address & -self._pgtable.pmd_size
+        folio = self.vma_alloc_anon_folio_pmd()
+        if folio is None:
+            return VM_FAULT_FALLBACK
+        pgtable = self._kernel.page_alloc.alloc_table("PTE table")
+        if pgtable is None:
+            self._kernel.swap.folio_put(folio)
+            return VM_FAULT_OOM
+        ptl = vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+        ptl.acquire()
+        if not self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
+            ptl.release()
+            self._kernel.page_alloc.free(pgtable)
+            self._kernel.swap.folio_put(folio)
+            return 0
+        if userfaultfd_missing(vma):
+            ptl.release()
+            self._kernel.swap.folio_put(folio)
+            self._kernel.page_alloc.free(pgtable)
+            return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
+        self._kernel.pgtable_generic.pgtable_trans_huge_deposit(vmf.pmd, pgtable)
+        self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
+        vma.mm.pgtables[3] += 1
+        ptl.release()
+        return 0
+
+    def set_huge_zero_folio(
+        self,
+        pgtable: Folio,
+        mm: MmStruct,
+        vma: VmArea,
+        pmd: int,
+        zero_folio: LargeFolio,
+    ) -> None:
+        """Map the huge zero folio by a special entry, and deposit *pgtable*.
+
+        Source: mm/huge_memory.c, set_huge_zero_folio()
+        """
+        entry = self._pgtable.mk_huge_pmd(zero_folio.pfn, vma.page_prot)
+        entry = self._pgtable.pmd_mkspecial(entry)
+        self._kernel.pgtable_generic.pgtable_trans_huge_deposit(pmd, pgtable)
+        self._pgtable.set_pte(pmd, entry)
+        mm.pgtables[3] += 1
+
+    def do_huge_pmd_anonymous_page(self, vmf: VmFault) -> int:
+        """Map a huge page of private memory: zeros for a read, a new folio for a write.
+
+        Returns:
+            ``VM_FAULT_FALLBACK`` if small pages must do.
+
+        Source: mm/huge_memory.c, do_huge_pmd_anonymous_page()
+        Deviates: khugepaged is not told of the VMA: it only comes when it is called. No
+            zero page is forbidden, as no guest of s390 runs here, and
+            check_stable_address_space() is not asked: there is no OOM reaper.
+        """
+        vma = vmf.vma
+        if not self.thp_vma_suitable_order(
+            vma, vmf.address, self._pgtable.hpage_pmd_order
+        ):
+            return VM_FAULT_FALLBACK
+        self._kernel.rmap.anon_vma_prepare(vma)
+        if vmf.flags & FAULT_FLAG_WRITE or not self.use_zero_page:
+            return self.do_huge_pmd_anonymous_page_(vmf)
+        pgtable = self._kernel.page_alloc.alloc_table("PTE table")
+        if pgtable is None:
+            return VM_FAULT_OOM
+        zero_folio = self.mm_get_huge_zero_folio(vma.mm)
+        if zero_folio is None:
+            self._kernel.page_alloc.free(pgtable)
+            return VM_FAULT_FALLBACK
+        ptl = vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+        ptl.acquire()
+        if not self._machine.holds("pmd_none", pte_none(self._pgtable.read(vmf.pmd))):
+            ptl.release()
+            self._kernel.page_alloc.free(pgtable)
+            return 0
+        if userfaultfd_missing(vma):
+            ptl.release()
+            self._kernel.page_alloc.free(pgtable)
+            return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_MISSING)
+        self.set_huge_zero_folio(pgtable, vma.mm, vma, vmf.pmd, zero_folio)
+        ptl.release()
+        return 0
+
+    # -- an access that the entry allows ---------------------------------------------
+
+    def touch_pmd(self, vma: VmArea, addr: int, pmd: int, *, write: bool) -> bool:
+        """Make an entry young, and dirty for a write; tell whether that was news.
+
+        Source: mm/huge_memory.c, touch_pmd()
+        """
+        entry = pte_mkyoung(self._pgtable.read(pmd))
+        if write:
+            entry = pte_mkdirty(entry)
         haddr = addr & -self._pgtable.pmd_size
         return self._kernel.fault.pmdp_set_access_flags(
-            vma, haddr, pmdp, entry, dirty=write
+            vma, haddr, pmd, entry, dirty=write
         )
+
+    def touch_pud(self, vma: VmArea, addr: int, pud: int, *, write: bool) -> None:
+        """Make the entry of a PUD young, and dirty for a write.
+
+        Source: mm/huge_memory.c, touch_pud()
+        """
+        entry = pte_mkyoung(self._pgtable.read(pud))
+        if write:
+            entry = pte_mkdirty(entry)
+        haddr = addr & -self._pgtable.pud_size
+        self._kernel.fault.pmdp_set_access_flags(vma, haddr, pud, entry, dirty=write)
+
+    def huge_pud_set_accessed(self, vmf: VmFault, orig_pud: int) -> None:
+        """Note an access that the entry of a PUD allows, unless it has changed.
+
+        Source: mm/huge_memory.c, huge_pud_set_accessed()
+        """
+        write = bool(vmf.flags & FAULT_FLAG_WRITE)
+        vmf.ptl = self._kernel.memory.pud_lockptr(vmf.vma.mm)
+        with vmf.ptl:
+            if self._pgtable.read(vmf.pud) == orig_pud:
+                self.touch_pud(vmf.vma, vmf.address, vmf.pud, write=write)
 
     def huge_pmd_set_accessed(self, vmf: VmFault) -> bool:
         """Note an access that the entry allows; tell whether that was news.
 
-        The lock is held. It is no news either if somebody has changed the entry.
+        The PTL is held. It is no news either if somebody has changed the entry.
+
+        Source: mm/huge_memory.c, huge_pmd_set_accessed()
         """
+        write = bool(vmf.flags & FAULT_FLAG_WRITE)
         same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
         if not self._machine.holds("pmd_same", same):
             return False
-        write = bool(vmf.flags & FAULT_FLAG_WRITE)
         return self.touch_pmd(vmf.vma, vmf.address, vmf.pmd, write=write)
 
+    # -- copy on write ---------------------------------------------------------------
+
     def wp_huge_pmd(self, vmf: VmFault) -> int:
-        """Handle a write to a block whose entry is not writable.
+        """Handle a write to a huge page whose entry is not writable.
 
         Returns:
-            ``VM_FAULT_FALLBACK`` if the block was split: pages can be handled now.
+            ``VM_FAULT_FALLBACK`` if the entry was split: its pages can be handled now.
+
+        Source: mm/memory.c, wp_huge_pmd()
         """
         vma = vmf.vma
         if vma.anonymous:
-            watched = userfaultfd_pte_wp(vma, vmf.orig_pmd)
-            if vmf.flags & FAULT_FLAG_UNSHARE or not watched:
+            unshare = vmf.flags & FAULT_FLAG_UNSHARE
+            if not unshare and userfaultfd_pte_wp(vma, vmf.orig_pmd):
+                if not userfaultfd_wp_async(vma):
+                    return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
+            else:
                 return self.do_huge_pmd_wp_page(vmf)
-            if not userfaultfd_wp_async(vma):
-                return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
-        elif vma.ops is not None and vma.flags & (VM_SHARED | VM_MAYSHARE):
+        elif vma.flags & (VM_SHARED | VM_MAYSHARE) and vma.ops is not None:
             result = vma.ops.huge_fault(vmf, self._pgtable.hpage_pmd_order)
             if not result & VM_FAULT_FALLBACK:
                 return result
-        self.split_huge_pmd_(vma, vmf.pmd, vmf.address)
+        self.split_huge_pmd_(vma, vmf.pmd, vmf.address, freeze=False)
         return VM_FAULT_FALLBACK
 
     def do_huge_zero_wp_pmd(self, vmf: VmFault) -> int:
-        """Put a new block in place of zeros; the table in store stays where it is."""
+        """Put a new huge page in place of zeros; the deposited table stays.
+
+        Source: mm/huge_memory.c, do_huge_zero_wp_pmd()
+        Deviates: check_stable_address_space() is not asked: there is no OOM reaper.
+        """
         vma = vmf.vma
         haddr = vmf.address & -self._pgtable.pmd_size
         folio = self.vma_alloc_anon_folio_pmd()
@@ -196,45 +268,49 @@ class HugeFault(HugeSplit):
         with self._kernel.mmu_notifier.invalidate_range(
             vma.mm, "CLEAR", haddr, haddr + self._pgtable.pmd_size
         ):
-            ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-            ptl.acquire()
-            same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
-            same = self._machine.holds("pmd_same", same)
-            if same:
-                self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, vmf.pmd)
-                self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
-            ptl.release()
-        if not same:
-            self._kernel.swap.folio_put(folio)
+            vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+            with vmf.ptl:
+                same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+                if self._machine.holds("pmd_same", same):
+                    self._kernel.pgtable_generic.pmdp_huge_clear_flush(
+                        vma, haddr, vmf.pmd
+                    )
+                    self.map_anon_folio_pmd_pf(folio, vmf.pmd, vma, haddr)
+                else:
+                    self._kernel.swap.folio_put(folio)
         return 0
 
     def do_huge_pmd_wp_page(self, vmf: VmFault) -> int:
-        """Make a block writable if nobody else can reach it; otherwise split it.
+        """Make a huge page writable if nobody else can reach it; otherwise split it.
 
         Not mappings are counted but references: whoever else holds one may look at the
-        block, or have it in another address space. Copying is left to the pages.
+        page, or have it in another address space. Copying is left to the small pages.
+
+        Source: mm/huge_memory.c, do_huge_pmd_wp_page()
         """
         vma = vmf.vma
-        if self.is_huge_zero_pmd(vmf.orig_pmd):
+        vmf.ptl = ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+        orig_pmd = vmf.orig_pmd
+        if self.is_huge_zero_pmd(orig_pmd):
             result = self.do_huge_zero_wp_pmd(vmf)
-            if result & VM_FAULT_FALLBACK:
-                self.split_huge_pmd_(vma, vmf.pmd, vmf.address)
-            return result
-        ptl = vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+            if not result & VM_FAULT_FALLBACK:
+                return result
+            self.split_huge_pmd_(vma, vmf.pmd, vmf.address, freeze=False)
+            return VM_FAULT_FALLBACK
         ptl.acquire()
-        same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+        same = self._pgtable.read(vmf.pmd) == orig_pmd
         if not self._machine.holds("pmd_same", same):
             ptl.release()
             return 0
-        folio = self.folio_of(vmf.orig_pmd)
+        folio = self.pmd_folio(orig_pmd)
         if folio.page_exclusive(folio.pfn):
-            return self._reuse_pmd(vmf)
+            return self._reuse(vmf)
         if not folio_trylock(folio):
             folio.refcount += 1
             ptl.release()
             folio_lock(self._machine, folio)
             ptl.acquire()
-            same = self._pgtable.read(vmf.pmd) == vmf.orig_pmd
+            same = self._pgtable.read(vmf.pmd) == orig_pmd
             if not self._machine.holds("pmd_same", same):
                 ptl.release()
                 folio_unlock(self._machine, folio)
@@ -243,21 +319,27 @@ class HugeFault(HugeSplit):
             self._kernel.swap.folio_put(folio)
         if folio.page_exclusive(folio.pfn):
             folio_unlock(self._machine, folio)
-            return self._reuse_pmd(vmf)
-        if self._machine.holds("folio_ref_count", folio.refcount == 1):
-            self._kernel.rmap.folio_move_anon_rmap(folio, vma)
-            self._kernel.rmap.set_page_anon_exclusive(folio, folio.pfn)
-            folio_unlock(self._machine, folio)
-            return self._reuse_pmd(vmf)
+            return self._reuse(vmf)
+        cached = folio.nr_pages if folio.flags & PG_swapcache else 0
+        if self._machine.holds("folio_ref_count", folio.refcount <= 1 + cached):
+            if folio.flags & PG_swapcache:
+                self._kernel.swapfile.folio_free_swap(folio)
+            if self._machine.holds("folio_ref_count", folio.refcount == 1):
+                self._kernel.rmap.folio_move_anon_rmap(folio, vma)
+                self._kernel.rmap.set_page_anon_exclusive(folio, folio.pfn)
+                folio_unlock(self._machine, folio)
+                return self._reuse(vmf)
         folio_unlock(self._machine, folio)
         ptl.release()
-        self.split_huge_pmd_(vma, vmf.pmd, vmf.address)
+        self.split_huge_pmd_(vma, vmf.pmd, vmf.address, freeze=False)
         return VM_FAULT_FALLBACK
 
-    def _reuse_pmd(self, vmf: VmFault) -> int:
-        """Make a block of one's own writable where it stands, and release the lock."""
-        ptl = vmf.ptl
-        assert ptl is not None
+    def _reuse(self, vmf: VmFault) -> int:
+        """Make an entry whose page is exclusive writable, and release the PTL.
+
+        Source: mm/huge_memory.c, do_huge_pmd_wp_page(), from its label "reuse" on
+        """
+        assert vmf.ptl is not None
         if not vmf.flags & FAULT_FLAG_UNSHARE:
             entry = pte_mkdirty(pte_mkyoung(vmf.orig_pmd))
             entry = self._kernel.memory.maybe_mkwrite(entry, vmf.vma)
@@ -265,27 +347,31 @@ class HugeFault(HugeSplit):
             self._kernel.fault.pmdp_set_access_flags(
                 vmf.vma, haddr, vmf.pmd, entry, dirty=True
             )
-        ptl.release()
+        vmf.ptl.release()
         return 0
+
+    # -- NUMA hinting ----------------------------------------------------------------
 
     def do_huge_pmd_numa_page(self, vmf: VmFault) -> int:
-        """Make a block accessible again that was hidden to learn who uses it.
+        """Make a huge page accessible again that was hidden to learn who uses it.
 
-        There is one node here, so it is where it should be.
+        Source: mm/huge_memory.c, do_huge_pmd_numa_page()
+        Deviates: There is one node, so the page is where it should be: nothing migrates
+            and nothing is told to the scheduler.
         """
         vma = vmf.vma
-        ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
-        ptl.acquire()
-        if self._machine.holds("pmd_same", self._pgtable.read(vmf.pmd) == vmf.orig_pmd):
-            pmd = pte_mkyoung(pte_modify(vmf.orig_pmd, vma.page_prot))
-            if not pte_write(pmd) and self._wants_write(vma, vmf.address, pmd):
+        vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
+        with vmf.ptl:
+            old_pmd = self._pgtable.read(vmf.pmd)
+            if not self._machine.holds("pmd_same", old_pmd == vmf.orig_pmd):
+                return 0
+            pmd = pte_modify(old_pmd, vma.page_prot)
+            writable = pte_write(pmd) or (
+                self._kernel.mprotect.vma_wants_manual_pte_write_upgrade(vma)
+                and self.can_change_pmd_writable(vma, vmf.address, pmd)
+            )
+            pmd = pte_mkyoung(pmd)
+            if writable:
                 pmd = self._pgtable.pte_mkwrite(pmd)
             self._pgtable.set_pte(vmf.pmd, pmd)
-        ptl.release()
         return 0
-
-    def _wants_write(self, vma: VmArea, addr: int, pmd: int) -> bool:
-        """Tell whether an entry of *vma* is to be made writable by hand, and may be."""
-        if not self._kernel.mprotect.vma_wants_manual_pte_write_upgrade(vma):
-            return False
-        return self._kernel.huge_memory.can_change_pmd_writable(vma, addr, pmd)

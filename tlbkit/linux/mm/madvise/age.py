@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_young
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_trans_huge,
+    pte_mkold,
+    pte_present,
+    pte_young,
+)
 from tlbkit.linux.include.linux.mm import VM_HUGETLB, VM_LOCKED, VM_PFNMAP
 from tlbkit.linux.include.linux.mm_types import PG_lru, PG_referenced
 from tlbkit.linux.include.linux.pagemap import folio_lock
@@ -100,8 +105,11 @@ class MadviseAge(MadviseDiscard):
         if ptl is None:
             return True
         pmd = pgtable.read(pmdp)
-        folio = huge.block_of_one(pmd)
-        if folio is None:
+        if huge.is_huge_zero_pmd(pmd) or not pte_present(pmd):
+            ptl.release()
+            return True
+        folio = huge.pmd_folio(pmd)
+        if folio.maybe_mapped_shared:
             ptl.release()
             return True
         if end - addr < pgtable.pmd_size:
@@ -113,7 +121,9 @@ class MadviseAge(MadviseDiscard):
             self.isolate(folio, isolated)
         else:
             if pte_young(pmd):
-                huge.age_huge_pmd(tlb, vma, pmdp, addr, dirty=False)
+                self._kernel.pgtable_generic.pmdp_invalidate(vma, addr, pmdp)
+                pgtable.set_pte(pmdp, pte_mkold(pmd))
+                self._kernel.gather.tlb_remove_pmd_tlb_entry(tlb, addr)
             self._kernel.swap.folio_deactivate(folio)
         ptl.release()
         return True

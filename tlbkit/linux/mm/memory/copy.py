@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_leaf,
-    pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_mkclean,
     pte_mkdirty,
@@ -24,6 +23,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
     PTE_WRITE,
 )
+from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_COPY_ON_FORK,
@@ -354,9 +354,9 @@ class MemoryCopy(MemoryNormal):
             following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
             pmd = pgtable.read(src_pmd)
             copied = -EAGAIN
-            if pmd_trans_huge(pmd):
+            if pmd_is_huge(pmd):
                 copied = self._kernel.huge_memory.copy_huge_pmd(
-                    dst_vma, src_vma, dst_pmd, src_pmd, addr
+                    dst_vma.mm, dst_pmd, src_pmd, addr, dst_vma, src_vma
                 )
                 if copied == -ENOMEM:
                     return -ENOMEM
@@ -397,7 +397,7 @@ class MemoryCopy(MemoryNormal):
             copied = -EAGAIN
             if pmd_leaf(pgtable.read(src_pud)):
                 copied = self._kernel.huge_memory.copy_huge_pud(
-                    dst_vma, src_vma, dst_pud, src_pud
+                    dst_vma.mm, src_vma.mm, dst_pud, src_pud, src_vma
                 )
                 if copied == -ENOMEM:
                     return -ENOMEM

@@ -19,6 +19,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     FAULT_FLAG_TRIED,
@@ -141,6 +142,9 @@ class MemoryFault(MemorySwapin):
             if huge.thp_vma_allowable_orders(vma, 1 << self._pgtable.hpage_pmd_order):
                 return huge.do_huge_pmd_anonymous_page(vmf)
             return VM_FAULT_FALLBACK
+        if pmd_is_migration_entry(vmf.orig_pmd):
+            huge.pmd_migration_entry_wait(vmf.pmd)
+            return 0
         if pte_protnone(vmf.orig_pmd) and vma.flags & VM_ACCESS_FLAGS:
             return huge.do_huge_pmd_numa_page(vmf)
         if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and not pte_write(

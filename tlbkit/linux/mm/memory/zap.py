@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
-    pmd_trans_huge,
     pte_dirty,
     pte_none,
     pte_present,
@@ -17,6 +16,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
@@ -164,10 +164,10 @@ class MemoryZap(MemoryNormal):
                     huge.zap_huge_pud(tlb, vma, pudp, first)
         for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
             pmd = self._pgtable.read(pmdp)
-            if pmd_trans_huge(pmd):
+            if pmd_is_huge(pmd):
                 huge = self._kernel.huge_memory
                 if last - first < self._pgtable.pmd_size:
-                    huge.split_huge_pmd_(vma, pmdp, first)
+                    huge.split_huge_pmd_(vma, pmdp, first, freeze=False)
                 elif huge.zap_huge_pmd(tlb, vma, pmdp, first):
                     continue
             at = first

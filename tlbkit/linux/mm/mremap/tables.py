@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
-    pmd_trans_huge,
     pte_clear_uffd_wp,
     pte_none,
     pte_present,
 )
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio
 from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, pte_marker_get
@@ -167,7 +167,7 @@ class MremapTables:
         """
         whole = extent == self._pgtable.pmd_size
         huge = self._kernel.huge_memory
-        if not pmd_trans_huge(self._pgtable.read(old_pmd)):
+        if not pmd_is_huge(self._pgtable.read(old_pmd)):
             return whole and self.move_normal_pmd(move, old_pmd, new_pmd)
         if whole:
             locked = move.need_rmap_locks
