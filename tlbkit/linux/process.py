@@ -537,17 +537,24 @@ class Thread:
 
     # -- userfaultfd -----------------------------------------------------------------
 
-    def userfaultfd(self, *features: str) -> UserfaultFd:
+    def userfaultfd(self, *features: str, flags: int = 0) -> UserfaultFd:
         """Return a descriptor through which faults of this process can be answered.
+
+        It is ready for use: UFFDIO_API was asked for the features.
 
         Args:
             features: Names of `tlbkit.linux.include.uapi.linux.userfaultfd.FEATURES`,
                 for example ``"WP_ASYNC"``. Moving pages needs none.
+            flags: ``UFFD_USER_MODE_ONLY``, ``O_NONBLOCK`` and ``O_CLOEXEC``.
         """
-        bits = feature_bits(features)
+        feature_bits(features)
         self.enter_kernel("userfaultfd", *features)
-        ctx = self._kernel.fs_userfaultfd.new_userfaultfd(self.mm, bits)
-        return UserfaultFd(self._kernel, self, ctx)
+        ctx = self._kernel.fs_userfaultfd.new_userfaultfd(self.mm, flags)
+        if isinstance(ctx, int):
+            raise SystemCallError("userfaultfd", -ctx)
+        fd = UserfaultFd(self._kernel, self, ctx)
+        fd.api(*features)
+        return fd
 
 
 class Process(Thread):

@@ -5,9 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.errors import InputError
-from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, SystemCallError
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EAGAIN,
+    EINVAL,
+    SystemCallError,
+)
 from tlbkit.linux.include.uapi.linux.userfaultfd import (
     FEATURES,
+    O_NONBLOCK,
+    UFFD_API,
     UFFDIO_CONTINUE_MODE_DONTWAKE,
     UFFDIO_CONTINUE_MODE_WP,
     UFFDIO_COPY_MODE_DONTWAKE,
@@ -67,6 +73,16 @@ class UserfaultFd:
         """Return the same descriptor in the hands of *thread*, of any process."""
         return UserfaultFd(self._kernel, thread, self.ctx)
 
+    def child(self, message: UffdMsg) -> UserfaultFd:
+        """Return the descriptor that a message of a fork brings: it watches the child.
+
+        Raises:
+            InputError: The message is of something else.
+        """
+        if message.ctx is None:
+            raise InputError(f"a message of {message.event!r} brings no descriptor")
+        return UserfaultFd(self._kernel, self._thread, message.ctx)
+
     # -- messages --------------------------------------------------------------------
 
     def serve(self, handler: Callable[[UffdMsg], None] | None) -> None:
@@ -78,9 +94,12 @@ class UserfaultFd:
         self.ctx.handler = handler
 
     def read(self, *, nonblock: bool = False) -> UffdMsg:
-        """Return the oldest message, and wait for one unless *nonblock*."""
+        """Return the oldest message, and wait for one unless *nonblock*.
+
+        With ``O_NONBLOCK`` among the flags of the descriptor it never waits.
+        """
         self._call("read")
-        if not nonblock:
+        if not nonblock and not self.ctx.flags & O_NONBLOCK:
             ctx = self.ctx
             self._kernel.machine.wait(
                 lambda: bool(ctx.fault_pending_wqh or ctx.event_wqh),
@@ -93,20 +112,39 @@ class UserfaultFd:
 
     # -- requests --------------------------------------------------------------------
 
+    def api(self, *features: str, version: int = UFFD_API) -> None:
+        """Give the descriptor features; that can be done once, before all else."""
+        self._thread.enter_kernel("UFFDIO_API", *features)
+        self._check(
+            "UFFDIO_API",
+            self._kernel.fs_userfaultfd.userfaultfd_api(
+                self.ctx, version, feature_bits(features)
+            ),
+        )
+
     def register(
         self,
         start: int,
         length: int,
         *,
-        missing: bool = True,
+        missing: bool | None = None,
         wp: bool = False,
         minor: bool = False,
     ) -> None:
         """Watch a range for missing pages, writes to protected ones, minor faults.
 
         A minor fault is one on a page that the file has, and that is not mapped.
+
+        Args:
+            start: Page-aligned.
+            length: In bytes, of pages.
+            missing: UFFDIO_REGISTER_MODE_MISSING; by default if no other mode is given.
+            wp: UFFDIO_REGISTER_MODE_WP.
+            minor: UFFDIO_REGISTER_MODE_MINOR.
         """
         self._call("UFFDIO_REGISTER", start, length)
+        if missing is None:
+            missing = not wp and not minor
         mode = UFFDIO_REGISTER_MODE_MISSING * missing | UFFDIO_REGISTER_MODE_WP * wp
         mode |= UFFDIO_REGISTER_MODE_MINOR * minor
         self._check(
@@ -238,6 +276,9 @@ class UserfaultFd:
         if self.ctx.released:
             raise InputError(f"{name}: this userfaultfd was closed; make another one")
         self._thread.enter_kernel(name, *arguments)
+        uffd = self._kernel.fs_userfaultfd
+        if name != "close" and not uffd.userfaultfd_is_initialized(self.ctx):
+            raise SystemCallError(name, EINVAL)
 
     @staticmethod
     def _check(request: str, error: int) -> None:

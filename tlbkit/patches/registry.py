@@ -32,6 +32,7 @@ from tlbkit.patches import (
     rmap_unshare_comments,
     spurious_fault_pmd,
     unshare_walk_cache,
+    userfaultfd_move_anon_vma,
     userfaultfd_move_batching,
     userfaultfd_move_err,
     vm_normal_page,
@@ -65,6 +66,7 @@ PATCHES: tuple[Patch, ...] = (
     huge_zero_tags.PATCH,
     huge_zero_zeroing.PATCH,
     # v6.19, merge window
+    userfaultfd_move_anon_vma.PATCH,
     mprotect_pte_needs_flush.PATCH,
     spurious_fault_pmd.PATCH,
     write_fault_local_flush.PATCH,

@@ -28,10 +28,6 @@ _LOOKED_AGAIN: Final = (
     "What is read here is only a guess. It is read again under the locks of both "
     "tables, and nothing has been changed before that: is_pte_pages_stable()."
 )
-_RMAP: Final = (
-    "The anon_vma's lock keeps rmap walkers from looking for a page that is between "
-    "two addresses. Neither migration nor reclaim meets MOVE here."
-)
 _CHANGING: Final = (
     "The lock makes who changes the layout (fork, mremap and munmap with userfaultfd "
     "events) wait for requests that have seen no change announced. It is about the "
@@ -110,9 +106,7 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock PTE table in copy_pte_range": _FORK_LOCK,
     "lock PTE table in finish_fault": _PAGE_LOCKED,
     "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
-    "lock PTE table in hold_folio": _LOOKED_AGAIN,
-    "lock PTE table in map_ptes": _LOOKED_AGAIN,
-    "lock anon_vma in anon_vma_trylock_write": _RMAP,
+    "lock PTE table in move_pages_ptes": _LOOKED_AGAIN,
     "lock hugetlb_lock in alloc_hugetlb_folio": _NUMBERS,
     "lock hugetlb_lock in free_huge_folio": _NUMBERS,
     "lock hugetlb_lock in hugetlb_acct_memory": _NUMBERS,
@@ -146,7 +140,6 @@ ARGUMENTS: Final[dict[str, str]] = {
         "and finds the page that they took held. The look at the entry above is older "
         "than that interrupt, and one of the two is enough."
     ),
-    "pte_same in _take_folio": _LOOKED_AGAIN,
     "pte_same in handle_pte_fault": (
         "What follows either looks again before it stores, as wp_page_copy() does, "
         "or adds rights to whatever stands there by now: ptep_set_access_flags() "
@@ -212,9 +205,9 @@ _NO_RMAP: Final = (
 )
 
 NOT_MET: Final[dict[str, str]] = {
-    "PageAnonExclusive in check_present_pte": _HELD,
+    "PageAnonExclusive in move_present_ptes": _HELD,
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
-    "mmap_changing in _mfill_locked": _NO_EVENTS,
+    "mmap_changing in mfill_atomic": _NO_EVENTS,
     "mmap_changing in move_pages": _NO_EVENTS,
     "hugetlb_pte_stable in _handle_userfault": (
         "It needs a huge page that a monitor is asked for, and another who fills it "

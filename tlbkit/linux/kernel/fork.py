@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.linux.fs.userfaultfd import UserfaultError
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_DONTCOPY,
@@ -15,6 +16,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.kernel.locking import RwSemaphore, SpinLock
 
 if TYPE_CHECKING:
+    from tlbkit.linux.fs.userfaultfd import Forked
     from tlbkit.linux.kernel.kernel import Kernel
 
 
@@ -52,7 +54,11 @@ class Fork:
         child = self.mm_alloc()
         if child is None:
             return -ENOMEM
-        error = self.dup_mmap(child, parent)
+        try:
+            error = self.dup_mmap(child, parent)
+        except UserfaultError:
+            self.mmput(child)  # nobody reads of the fork, which ends here
+            raise
         if error:
             self.mmput(child)
             return error
@@ -68,6 +74,7 @@ class Fork:
         parent.mmap_lock.down_write()
         child.mmap_lock.down_write()
         child.total_vm = parent.total_vm
+        uf: list[Forked] = []
         error = 0
         for vma in parent.vmas:
             kernel.mmap_lock.vma_start_write(vma)
@@ -77,8 +84,9 @@ class Fork:
                 continue
             tmp = self.vm_area_dup(vma)
             tmp.mm = child
-            if tmp.uffd is not None:
-                kernel.userfaultfd.userfaultfd_reset_ctx(tmp)
+            error = kernel.fs_userfaultfd.dup_userfaultfd(tmp, uf)
+            if error:
+                break
             if tmp.flags & VM_WIPEONFORK:
                 tmp.anon_vma = None
             else:
@@ -97,6 +105,10 @@ class Fork:
         child.mmap_lock.up_write()
         kernel.tlbflush.flush_tlb_mm(parent)
         parent.mmap_lock.up_write()
+        if error:
+            kernel.fs_userfaultfd.dup_userfaultfd_fail(uf)
+        else:
+            kernel.fs_userfaultfd.dup_userfaultfd_complete(uf)
         return error
 
     @staticmethod

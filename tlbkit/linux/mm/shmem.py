@@ -24,10 +24,17 @@ from tlbkit.linux.include.linux.mm import (
 from tlbkit.linux.include.linux.mm_types import PG_uptodate
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
 from tlbkit.linux.include.linux.userfaultfd_k import (
+    MFILL_ATOMIC_COPY,
+    uffd_flags_mode_is,
     userfaultfd_minor,
     userfaultfd_missing,
 )
-from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EFAULT,
+    EINVAL,
+    ENOENT,
+    ENOMEM,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -183,3 +190,76 @@ class Shmem:
         if error:
             folio_unlock(self._machine, folio)
         return error
+
+    def shmem_get_folio_noalloc(self, inode: Inode, index: int) -> Folio | int:
+        """Return the folio at a place of a file, locked and with a reference.
+
+        Returns:
+            The folio; ``-EINVAL`` beyond the end of the file, ``-ENOENT`` in a hole.
+
+        Source: mm/shmem.c, shmem_get_folio()
+        Deviates: it is the case SGP_NOALLOC alone.
+        """
+        filemap = self._kernel.filemap
+        mapping = inode.mapping
+        while True:
+            if index >= filemap.pages_in_file(inode):
+                return -EINVAL
+            folio = filemap.filemap_get_folio(mapping, index)
+            if folio is None:
+                return -ENOENT
+            folio_lock(self._machine, folio)
+            if folio.mapping is mapping:
+                return folio
+            folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
+
+    def shmem_mfill_atomic_pte(
+        self,
+        dst_pmd: int,
+        dst_vma: VmArea,
+        dst_addr: int,
+        src_addr: int,
+        flags: int,
+        folio: Folio | None,
+    ) -> tuple[int, Folio | None]:
+        """Fill one page of shared memory: the file gets it, and then the VMA.
+
+        Args:
+            dst_pmd: Where the PMD stands.
+            dst_vma: Locked for reading.
+            dst_addr: Of the page.
+            src_addr: Where its contents are, in user space, unless *flags* say zeros.
+            flags: The ``MFILL_ATOMIC_`` bits.
+            folio: The new page, if its contents were copied meanwhile.
+
+        Returns:
+            0 or a negative error number: ``-ENOENT`` and the new page if the source
+            cannot be read without a fault.
+
+        Source: mm/shmem.c, shmem_mfill_atomic_pte()
+        """
+        kernel = self._kernel
+        pgoff = kernel.rmap.linear_page_index(dst_vma, dst_addr)
+        if folio is None:
+            folio = kernel.page_alloc.alloc()
+            if folio is None:
+                return -ENOMEM, None
+            if not uffd_flags_mode_is(flags, MFILL_ATOMIC_COPY):
+                self._machine.memory.clear_frame(folio.pfn)
+            elif kernel.userfaultfd.copy_folio_from_user(
+                folio, src_addr, allow_pagefault=False
+            ):
+                return -ENOENT, folio
+        ret = self.shmem_add_to_page_cache(dst_vma, folio, pgoff)
+        if not ret:
+            ret = kernel.userfaultfd.mfill_atomic_install_pte(
+                dst_pmd, dst_vma, dst_addr, folio.pfn, flags
+            )
+            if ret:
+                kernel.filemap.filemap_remove_folio(folio)
+                kernel.swap.lru_add_drain()
+            folio_unlock(self._machine, folio)
+        if ret:
+            kernel.swap.folio_put(folio)
+        return ret, None

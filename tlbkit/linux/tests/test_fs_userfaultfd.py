@@ -765,15 +765,3 @@ def test_a_context_that_did_not_ask_loses_what_is_remapped():
     area.process.mm.mmap_lock.up_write()
     assert vma.uffd is None
     assert not vma.flags & VM_UFFD_MISSING
-
-
-def test_a_change_that_fails_is_not_told_of():
-    """An mremap that could not move only takes its announcement back."""
-    area = Watched("EVENT_REMAP")
-    uffd = area.kernel.fs_userfaultfd
-    vma = area.kernel.vma.vma_lookup(area.process.mm, area.dst)
-    area.process.mm.mmap_lock.down_write()
-    ctx = uffd.mremap_userfaultfd_prep(vma)
-    area.process.mm.mmap_lock.up_write()
-    uffd.mremap_userfaultfd_complete(ctx, area.dst, -12, PAGE)
-    assert (area.told, ctx.mmap_changing) == ([], 0)

@@ -1,6 +1,6 @@
 """Faults that user space handles: fs/userfaultfd.c.
 
-A thread that meets a missing or protected page of a watched area sleeps, and a message
+A thread that meets a missing or protected page of a watched VMA sleeps, and a message
 goes to whoever reads the userfaultfd. That thread repairs the page with one of the
 requests below, which also wakes the sleeper; the access is then repeated.
 
@@ -11,6 +11,7 @@ an `Answer`, which also holds the output field that the kernel writes.
 from __future__ import annotations
 
 from tlbkit.linux.fs.userfaultfd.context import (
+    Forked,
     Unmapping,
     UserfaultError,
     UserfaultfdCtx,
@@ -19,6 +20,7 @@ from tlbkit.linux.fs.userfaultfd.requests import Answer, UffdRequests
 
 __all__ = [
     "Answer",
+    "Forked",
     "FsUserfaultfd",
     "Unmapping",
     "UserfaultError",

@@ -25,7 +25,10 @@ class UserfaultError(TlbkitError):
     """
 
     def __init__(self, cpu: int, message: UffdMsg, problem: str) -> None:
-        if message.event != "pagefault":
+        if message.event == "fork":
+            what = "has forked"
+            repair = "read() the message from another thread"
+        elif message.event != "pagefault":
             what = f"has changed a range at {message.address:#x} ({message.event})"
             repair = "read() the message from another thread"
         elif message.wp:
@@ -63,7 +66,8 @@ class UserfaultfdCtx:
 
     Attributes:
         mm: The address space that it watches.
-        features: The ``UFFD_FEATURE_`` bits that it was given.
+        flags: What `userfaultfd` was given: ``UFFD_USER_MODE_ONLY``, ``O_NONBLOCK``.
+        features: The ``UFFD_FEATURE_`` bits that it was given; 0 until then.
         fault_pending_wqh: Faults that nobody has read yet, oldest first.
         fault_wqh: Faults that were read, and whose threads still sleep.
         event_wqh: Changes of the address space that nobody has read yet.
@@ -81,6 +85,7 @@ class UserfaultfdCtx:
         "fault_pending_wqh",
         "fault_wqh",
         "features",
+        "flags",
         "handler",
         "in_vain",
         "map_changing_lock",
@@ -90,9 +95,10 @@ class UserfaultfdCtx:
         "serving",
     )
 
-    def __init__(self, mm: MmStruct, features: int, lock: RwSemaphore) -> None:
+    def __init__(self, mm: MmStruct, flags: int, lock: RwSemaphore) -> None:
         self.mm = mm
-        self.features = features
+        self.flags = flags
+        self.features = 0
         self.fault_pending_wqh: list[UserfaultfdWait] = []
         self.fault_wqh: list[UserfaultfdWait] = []
         self.event_wqh: list[UserfaultfdWait] = []
@@ -102,6 +108,13 @@ class UserfaultfdCtx:
         self.handler: Callable[[UffdMsg], None] | None = None
         self.serving = False
         self.in_vain = 0
+
+
+class Forked(NamedTuple):
+    """A context, and the one that a fork made of it: struct userfaultfd_fork_ctx."""
+
+    orig: UserfaultfdCtx
+    new: UserfaultfdCtx
 
 
 class Unmapping(NamedTuple):

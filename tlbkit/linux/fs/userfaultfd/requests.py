@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from tlbkit.linux.fs.userfaultfd.context import UserfaultfdCtx
 from tlbkit.linux.fs.userfaultfd.fault import UffdMessages
+from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
     VM_MAYWRITE,
     VM_UFFD_MINOR,
@@ -13,6 +15,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_UFFD_WP,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import (
+    MFILL_ATOMIC_WP,
     userfaultfd_missing,
     vma_can_userfault,
 )
@@ -25,7 +28,13 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ESRCH,
 )
 from tlbkit.linux.include.uapi.linux.userfaultfd import (
+    FEATURES,
+    O_CLOEXEC,
+    O_NONBLOCK,
+    UFFD_API,
     UFFD_FEATURE_WP_ASYNC,
+    UFFD_FEATURE_WP_UNPOPULATED,
+    UFFD_USER_MODE_ONLY,
     UFFDIO_CONTINUE_MODE_DONTWAKE,
     UFFDIO_CONTINUE_MODE_WP,
     UFFDIO_COPY_MODE_DONTWAKE,
@@ -40,12 +49,17 @@ from tlbkit.linux.include.uapi.linux.userfaultfd import (
     UFFDIO_WRITEPROTECT_MODE_WP,
     UFFDIO_ZEROPAGE_MODE_DONTWAKE,
 )
+from tlbkit.linux.kernel.locking import RwSemaphore
+from tlbkit.linux.mm.mmap import MMAP_MIN_ADDR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Final
 
-    from tlbkit.linux.fs.userfaultfd.context import UserfaultfdCtx
-    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+
+UFFD_FEATURE_INITIALIZED: Final = 1 << 31
+"""That UFFDIO_API was asked; user space knows nothing of this bit."""
 
 
 class Answer(NamedTuple):
@@ -62,24 +76,44 @@ class Answer(NamedTuple):
 
 
 class UffdRequests(UffdMessages):
-    """The requests of user space."""
+    """The ioctls, in the order of the C file, and the system call that comes before.
+
+    Each checks in the kernel's order. What copy_from_user() could fail with is left
+    out: arguments are arguments here.
+    """
 
     __slots__ = ()
 
-    def validate_range(self, start: int, length: int) -> int:
-        """Return ``-EINVAL`` unless a range is of pages, not empty, and a task's."""
-        if start & ~self._pgtable.page_mask:
-            return -EINVAL
-        return self.validate_unaligned_range(start, length)
+    @staticmethod
+    def userfaultfd_is_initialized(ctx: UserfaultfdCtx) -> bool:
+        """Tell whether UFFDIO_API was asked of *ctx*: nothing else may be before.
+
+        Source: fs/userfaultfd.c, userfaultfd_is_initialized()
+        """
+        return bool(ctx.features & UFFD_FEATURE_INITIALIZED)
 
     def validate_unaligned_range(self, start: int, length: int) -> int:
-        """Check a range that may begin anywhere."""
+        """Return ``-EINVAL`` unless a range is of a length in pages, and a task's.
+
+        Source: fs/userfaultfd.c, validate_unaligned_range()
+        """
         task_size = self._pgtable.task_size
         if length & ~self._pgtable.page_mask or length <= 0:
             return -EINVAL
-        if not 0 <= start < task_size or length > task_size - start:
+        if start < MMAP_MIN_ADDR or start >= task_size:
+            return -EINVAL
+        if length > task_size - start:
             return -EINVAL
         return 0
+
+    def validate_range(self, start: int, length: int) -> int:
+        """Return ``-EINVAL`` unless a range is of pages, and a task's.
+
+        Source: fs/userfaultfd.c, validate_range()
+        """
+        if start & ~self._pgtable.page_mask:
+            return -EINVAL
+        return self.validate_unaligned_range(start, length)
 
     @contextmanager
     def _mmget_not_zero(self, mm: MmStruct) -> Iterator[bool]:
@@ -97,14 +131,21 @@ class UffdRequests(UffdMessages):
     ) -> int:
         """Watch a range in the ways of *mode*, besides what was watched elsewhere.
 
-        Every area of the range is checked before the first is changed. An error from
+        Every VMA of the range is checked before the first is changed. An error from
         splitting one leaves those before it watched.
+
+        Source: fs/userfaultfd.c, userfaultfd_register()
+        Deviates: it does not say which ioctls the range can be asked for.
         """
         if not mode or mode & ~UFFDIO_REGISTER_MODES:
             return -EINVAL
-        vm_flags = VM_UFFD_MISSING * bool(mode & UFFDIO_REGISTER_MODE_MISSING)
-        vm_flags |= VM_UFFD_WP * bool(mode & UFFDIO_REGISTER_MODE_WP)
-        vm_flags |= VM_UFFD_MINOR * bool(mode & UFFDIO_REGISTER_MODE_MINOR)
+        vm_flags = 0
+        if mode & UFFDIO_REGISTER_MODE_MISSING:
+            vm_flags |= VM_UFFD_MISSING
+        if mode & UFFDIO_REGISTER_MODE_WP:
+            vm_flags |= VM_UFFD_WP
+        if mode & UFFDIO_REGISTER_MODE_MINOR:
+            vm_flags |= VM_UFFD_MINOR
         error = self.validate_range(start, length)
         if error:
             return error
@@ -113,35 +154,51 @@ class UffdRequests(UffdMessages):
             if not alive:
                 return -ENOMEM
             ctx.mm.mmap_lock.down_write()
-            error = self._check_register(ctx, start, end, vm_flags)
+            vmas = self._kernel.vma.overlapping(ctx.mm, start, end)
+            error = self._check_register(ctx, vmas, start, end, vm_flags)
             if not error:
                 error = self._kernel.userfaultfd.userfaultfd_register_range(
-                    ctx, vm_flags, start, end
+                    ctx, vmas[0], vm_flags, start, end
                 )
             ctx.mm.mmap_lock.up_write()
         return error
 
     def _check_register(
-        self, ctx: UserfaultfdCtx, start: int, end: int, vm_flags: int
+        self,
+        ctx: UserfaultfdCtx,
+        vmas: list[VmArea],
+        start: int,
+        end: int,
+        vm_flags: int,
     ) -> int:
-        """Return why an area of a range cannot be watched, or 0."""
+        """Return why a VMA of a range cannot be watched, or 0."""
         wp_async = bool(ctx.features & UFFD_FEATURE_WP_ASYNC)
-        vmas = self._kernel.vma.overlapping(ctx.mm, start, end)
-        if not vmas:
+        if not vmas or self._cuts_huge_page(vmas[0], start):
             return -EINVAL
-        for vma in vmas:
-            if not vma_can_userfault(vma, vm_flags, wp_async=wp_async):
+        for cur in vmas:
+            if not vma_can_userfault(cur, vm_flags, wp_async=wp_async):
                 return -EINVAL
-            if not vma.flags & VM_MAYWRITE:
+            if not cur.flags & VM_MAYWRITE:
                 return -EPERM
-            if vma.uffd not in (None, ctx):
+            if end <= cur.end and self._cuts_huge_page(cur, end):
+                return -EINVAL
+            if cur.uffd not in (None, ctx):
                 return -EBUSY
         return 0
+
+    def _cuts_huge_page(self, vma: VmArea, address: int) -> bool:
+        """Tell whether a range that begins or ends here has part of a hugetlb page."""
+        if not is_vm_hugetlb_page(vma):
+            return False
+        return bool(address & (self._kernel.hugetlb.hstate_vma(vma).size - 1))
 
     def userfaultfd_unregister(
         self, ctx: UserfaultfdCtx, start: int, length: int
     ) -> int:
-        """Stop watching a range; threads that sleep for it go on."""
+        """Stop watching a range; threads that sleep for it go on.
+
+        Source: fs/userfaultfd.c, userfaultfd_unregister()
+        """
         error = self.validate_range(start, length)
         if error:
             return error
@@ -154,40 +211,38 @@ class UffdRequests(UffdMessages):
         return error
 
     def _unregister_range(self, ctx: UserfaultfdCtx, start: int, end: int) -> int:
+        """Check every VMA of a range, then let go of each; the mmap lock is held."""
         wp_async = bool(ctx.features & UFFD_FEATURE_WP_ASYNC)
         vmas = self._kernel.vma.overlapping(ctx.mm, start, end)
-        if not vmas:
+        if not vmas or self._cuts_huge_page(vmas[0], start):
             return -EINVAL
-        for vma in vmas:
-            if not vma_can_userfault(vma, vma.flags, wp_async=wp_async):
+        for cur in vmas:
+            if cur.uffd not in (None, ctx):
                 return -EINVAL
-            if vma.uffd not in (None, ctx):
+            if not vma_can_userfault(cur, cur.flags, wp_async=wp_async):
                 return -EINVAL
-        at = start
-        while at < end:
-            area = self._kernel.vma.find_vma(ctx.mm, at)
-            if area is None or area.start >= end:
-                break
-            at, until = max(at, area.start), min(end, area.end)
-            if area.uffd is not None:
-                if userfaultfd_missing(area):
-                    self.wake_userfault(ctx, at, until - at)
-                error = self._kernel.userfaultfd.userfaultfd_clear_vma(area, at, until)
-                if error:
-                    return error
-            at = until
+        vma = self._kernel.vma.find_vma(ctx.mm, start)
+        while vma is not None and vma.start < end:
+            if vma.uffd is not None:
+                start = max(start, vma.start)
+                vma_end = min(end, vma.end)
+                if userfaultfd_missing(vma):
+                    self.wake_userfault(vma.uffd, start, vma_end - start)
+                ret = self._kernel.userfaultfd.userfaultfd_clear_vma(
+                    vma, start, vma_end
+                )
+                if isinstance(ret, int):
+                    return ret
+                vma = ret
+            start = vma.end
+            vma = self._kernel.vma.find_vma(ctx.mm, start)
         return 0
 
-    def userfaultfd_release(self, ctx: UserfaultfdCtx) -> None:
-        """Close a context: nothing is watched any more, and all sleepers go on."""
-        ctx.released = True
-        with self._mmget_not_zero(ctx.mm) as alive:
-            if alive:
-                self._kernel.userfaultfd.userfaultfd_release_all(ctx)
-        self.wake_userfault(ctx)
-
     def userfaultfd_wake(self, ctx: UserfaultfdCtx, start: int, length: int) -> int:
-        """Let the threads go on that sleep for a page of a range."""
+        """Let the threads go on that sleep for a page of a range.
+
+        Source: fs/userfaultfd.c, userfaultfd_wake()
+        """
         error = self.validate_range(start, length)
         if not error:
             self.wake_userfault(ctx, start, length)
@@ -196,7 +251,10 @@ class UffdRequests(UffdMessages):
     def userfaultfd_copy(
         self, ctx: UserfaultfdCtx, dst: int, src: int, length: int, mode: int
     ) -> Answer:
-        """Fill missing pages with what the calling process has at *src*."""
+        """Fill missing pages with what the calling process has at *src*.
+
+        Source: fs/userfaultfd.c, userfaultfd_copy()
+        """
         if ctx.mmap_changing:
             return Answer(-EAGAIN, -EAGAIN)
         error = self.validate_unaligned_range(src, length)
@@ -208,15 +266,19 @@ class UffdRequests(UffdMessages):
         with self._mmget_not_zero(ctx.mm) as alive:
             if not alive:
                 return Answer(-ESRCH, None)
+            flags = MFILL_ATOMIC_WP if mode & UFFDIO_COPY_MODE_WP else 0
             done = self._kernel.userfaultfd.mfill_atomic_copy(
-                ctx, dst, src, length, wp=bool(mode & UFFDIO_COPY_MODE_WP)
+                ctx, dst, src, length, flags
             )
         return self._finish(ctx, dst, length, done, mode & UFFDIO_COPY_MODE_DONTWAKE)
 
     def userfaultfd_zeropage(
         self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
     ) -> Answer:
-        """Map the zero page at missing pages."""
+        """Map the zero page at missing pages.
+
+        Source: fs/userfaultfd.c, userfaultfd_zeropage()
+        """
         if ctx.mmap_changing:
             return Answer(-EAGAIN, -EAGAIN)
         error = self.validate_range(start, length)
@@ -232,32 +294,13 @@ class UffdRequests(UffdMessages):
             ctx, start, length, done, mode & UFFDIO_ZEROPAGE_MODE_DONTWAKE
         )
 
-    def userfaultfd_continue(
-        self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
-    ) -> Answer:
-        """Map pages that the file has, and that the fault was told of."""
-        if ctx.mmap_changing:
-            return Answer(-EAGAIN, -EAGAIN)
-        error = self.validate_range(start, length)
-        known = UFFDIO_CONTINUE_MODE_DONTWAKE | UFFDIO_CONTINUE_MODE_WP
-        if not error and mode & ~known:
-            error = -EINVAL
-        if error:
-            return Answer(error, None)
-        with self._mmget_not_zero(ctx.mm) as alive:
-            if not alive:
-                return Answer(-ESRCH, None)
-            done = self._kernel.userfaultfd.mfill_atomic_continue(
-                ctx, start, length, wp=bool(mode & UFFDIO_CONTINUE_MODE_WP)
-            )
-        return self._finish(
-            ctx, start, length, done, mode & UFFDIO_CONTINUE_MODE_DONTWAKE
-        )
-
     def userfaultfd_writeprotect(
         self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
     ) -> int:
-        """Protect the pages of a range against writes, or give writes free again."""
+        """Protect the pages of a range against writes, or let them be written again.
+
+        Source: fs/userfaultfd.c, userfaultfd_writeprotect()
+        """
         if ctx.mmap_changing:
             return -EAGAIN
         error = self.validate_range(start, length)
@@ -278,6 +321,32 @@ class UffdRequests(UffdMessages):
             self.wake_userfault(ctx, start, length)
         return error
 
+    def userfaultfd_continue(
+        self, ctx: UserfaultfdCtx, start: int, length: int, mode: int
+    ) -> Answer:
+        """Map pages that the file has already.
+
+        Source: fs/userfaultfd.c, userfaultfd_continue()
+        """
+        if ctx.mmap_changing:
+            return Answer(-EAGAIN, -EAGAIN)
+        error = self.validate_range(start, length)
+        known = UFFDIO_CONTINUE_MODE_DONTWAKE | UFFDIO_CONTINUE_MODE_WP
+        if not error and mode & ~known:
+            error = -EINVAL
+        if error:
+            return Answer(error, None)
+        with self._mmget_not_zero(ctx.mm) as alive:
+            if not alive:
+                return Answer(-ESRCH, None)
+            flags = MFILL_ATOMIC_WP if mode & UFFDIO_CONTINUE_MODE_WP else 0
+            done = self._kernel.userfaultfd.mfill_atomic_continue(
+                ctx, start, length, flags
+            )
+        return self._finish(
+            ctx, start, length, done, mode & UFFDIO_CONTINUE_MODE_DONTWAKE
+        )
+
     def userfaultfd_move(
         self,
         ctx: UserfaultfdCtx,
@@ -296,6 +365,8 @@ class UffdRequests(UffdMessages):
             src: Page-aligned.
             length: In bytes, of pages.
             mode: The ``UFFDIO_MOVE_MODE_`` bits.
+
+        Source: fs/userfaultfd.c, userfaultfd_move()
         """
         if ctx.mmap_changing:
             return Answer(-EAGAIN, -EAGAIN)
@@ -322,3 +393,32 @@ class UffdRequests(UffdMessages):
         if not dontwake:
             self.wake_userfault(ctx, start, done)
         return Answer(0 if done == length else -EAGAIN, done)
+
+    def userfaultfd_api(self, ctx: UserfaultfdCtx, api: int, features: int) -> int:
+        """Give *ctx* features, once; what a feature builds on comes with it.
+
+        Source: fs/userfaultfd.c, userfaultfd_api()
+        Deviates: every process may ask to be told of forks.
+        """
+        if api != UFFD_API:
+            return -EINVAL
+        if features & UFFD_FEATURE_WP_ASYNC:
+            features |= UFFD_FEATURE_WP_UNPOPULATED
+        if features & ~sum(FEATURES.values()):
+            return -EINVAL
+        if ctx.features:
+            return -EINVAL
+        ctx.features = features | UFFD_FEATURE_INITIALIZED
+        return 0
+
+    def new_userfaultfd(self, mm: MmStruct, flags: int) -> UserfaultfdCtx | int:
+        """Return a context for *mm*, or a negative error number.
+
+        Source: fs/userfaultfd.c, new_userfaultfd()
+        Deviates: every process may have faults of the kernel handed to it, and a
+        context never fails for want of memory.
+        """
+        if flags & ~(O_CLOEXEC | O_NONBLOCK | UFFD_USER_MODE_ONLY):
+            return -EINVAL
+        lock = RwSemaphore(self._machine, "map_changing_lock")
+        return UserfaultfdCtx(mm, flags, lock)

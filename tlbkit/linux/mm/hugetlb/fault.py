@@ -47,10 +47,19 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import (
+    MFILL_ATOMIC_CONTINUE,
+    MFILL_ATOMIC_WP,
+    uffd_flags_mode_is,
     userfaultfd_minor,
     userfaultfd_missing,
     userfaultfd_wp,
     userfaultfd_wp_async,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EEXIST,
+    EFAULT,
+    ENOENT,
+    ENOMEM,
 )
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.hugetlb.zap import HugetlbZap
@@ -460,3 +469,98 @@ class HugetlbFault(HugetlbZap):
         """Copy the contents of a huge page."""
         for n in range(new.nr_pages):
             self._machine.memory.copy_frame(old.pfn + n, new.pfn + n)
+
+    def hugetlb_mfill_atomic_pte(
+        self,
+        dst_pte: int,
+        dst_vma: VmArea,
+        dst_addr: int,
+        src_addr: int,
+        flags: int,
+        folio: Folio | None,
+    ) -> tuple[int, Folio | None]:
+        """Fill one missing huge page for user space; its fault mutex is held.
+
+        Args:
+            dst_pte: Where the entry stands.
+            dst_vma: Locked for reading.
+            dst_addr: Of the huge page.
+            src_addr: Where its contents are, in user space.
+            flags: The ``MFILL_ATOMIC_`` bits.
+            folio: A huge page whose contents were copied meanwhile, for the time being.
+
+        Returns:
+            0 or a negative error number: ``-ENOENT`` and a huge page for the contents
+            if the source cannot be read without a fault.
+
+        Source: mm/hugetlb.c, hugetlb_mfill_atomic_pte()
+        Deviates: POISON is left out, and no huge page is poisoned.
+        """
+        is_continue = uffd_flags_mode_is(flags, MFILL_ATOMIC_CONTINUE)
+        wp_enabled = bool(flags & MFILL_ATOMIC_WP)
+        vm_shared = bool(dst_vma.flags & VM_SHARED)
+        h = self.hstate_vma(dst_vma)
+        mapping = self.mapping(dst_vma)
+        idx = self.vma_hugecache_offset(h, dst_vma, dst_addr)
+        swap = self._kernel.swap
+        new: HugetlbFolio | None
+        in_pagecache = is_continue
+        if is_continue:
+            new = self.filemap_lock_hugetlb_folio(mapping, idx)
+            if new is None:
+                return -EFAULT, folio
+        else:
+            if vm_shared and idx in mapping.pages:  # hugetlbfs_pagecache_present()
+                if folio is not None:
+                    swap.folio_put(folio)
+                return -EEXIST, None
+            new = self.alloc_hugetlb_folio(dst_vma, dst_addr, cow_from_owner=False)
+            if new is None:
+                if folio is not None:
+                    swap.folio_put(folio)
+                return -ENOMEM, None
+            if folio is not None:
+                assert isinstance(folio, HugetlbFolio)
+                self.copy_user_large_folio(new, folio)
+                swap.folio_put(folio)
+            elif self._kernel.userfaultfd.copy_folio_from_user(
+                new, src_addr, allow_pagefault=False
+            ):
+                self.restore_reserve_on_error(h, dst_vma, dst_addr, new)
+                swap.folio_put(new)
+                # One that uses up no promise holds the contents meanwhile.
+                new = self.alloc_migrate_hugetlb_folio(h)
+                return (-ENOMEM if new is None else -ENOENT), new
+            new.flags |= PG_uptodate
+            if vm_shared:
+                if idx >= mapping.host.size >> h.shift:
+                    self.restore_reserve_on_error(h, dst_vma, dst_addr, new)
+                    swap.folio_put(new)
+                    return -EFAULT, None
+                folio_lock(self._machine, new)
+                self.hugetlb_add_to_page_cache(new, mapping, idx)
+                in_pagecache = True
+        hugetlbpage = self._kernel.hugetlbpage
+        with self.huge_pte_lockptr(dst_vma, dst_pte):
+            empty = pte_none_mostly(hugetlbpage.huge_ptep_get(dst_pte, h.size))
+            mapped = self._machine.holds("pte_none_mostly", empty)
+            if mapped:
+                if in_pagecache:
+                    self._kernel.rmap.hugetlb_add_file_rmap(new, dst_vma)
+                else:
+                    self._kernel.rmap.hugetlb_add_new_anon_rmap(new, dst_vma, dst_addr)
+                writable = not wp_enabled and (vm_shared or not is_continue)
+                pte = self.make_huge_pte(dst_vma, new, try_mkwrite=writable)
+                pte = pte_mkyoung(pte_mkdirty(pte))
+                if wp_enabled:
+                    pte = pte_mkuffd_wp(pte)
+                hugetlbpage.set_huge_pte_at(dst_vma.mm, dst_addr, dst_pte, pte, h.size)
+                dst_vma.mm.hugetlb_usage += new.nr_pages
+        if vm_shared or is_continue:
+            folio_unlock(self._machine, new)
+        if mapped:
+            return 0, None
+        if not in_pagecache:
+            self.restore_reserve_on_error(h, dst_vma, dst_addr, new)
+        swap.folio_put(new)
+        return -EEXIST, None

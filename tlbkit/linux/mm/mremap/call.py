@@ -193,12 +193,10 @@ class Mremap(MremapTables):
         """Tell user space what happened; no lock is held."""
         uffd = self._kernel.fs_userfaultfd
         uffd.userfaultfd_unmap_complete(remap.uf_unmap_early)
-        uffd.mremap_userfaultfd_complete(
-            remap.uf,
-            remap.addr,
-            result if result < 0 else remap.new_addr,
-            remap.old_len,
-        )
+        if result >= 0:
+            uffd.mremap_userfaultfd_complete(
+                remap.uf, remap.addr, remap.new_addr, remap.old_len
+            )
         uffd.userfaultfd_unmap_complete(remap.uf_unmap)
 
     # -- where it stands -------------------------------------------------------------

@@ -6,14 +6,27 @@ Source: include/uapi/linux/userfaultfd.h, v6.19.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
+
+UFFD_API: Final = 0xAA
+"""The only version of the interface that there is."""
+O_NONBLOCK: Final = 0o4000
+O_CLOEXEC: Final = 0o2000000
+UFFD_USER_MODE_ONLY: Final = 1
+"""Flag of `userfaultfd`: faults of the kernel itself are not handed to user space."""
 
 UFFD_FEATURE_PAGEFAULT_FLAG_WP: Final = 1 << 0
+UFFD_FEATURE_EVENT_FORK: Final = 1 << 1
 UFFD_FEATURE_EVENT_REMAP: Final = 1 << 2
 UFFD_FEATURE_EVENT_REMOVE: Final = 1 << 3
+UFFD_FEATURE_MISSING_HUGETLBFS: Final = 1 << 4
+UFFD_FEATURE_MISSING_SHMEM: Final = 1 << 5
 UFFD_FEATURE_EVENT_UNMAP: Final = 1 << 6
 UFFD_FEATURE_SIGBUS: Final = 1 << 7
-UFFD_FEATURE_MISSING_SHMEM: Final = 1 << 5
+UFFD_FEATURE_MINOR_HUGETLBFS: Final = 1 << 9
 UFFD_FEATURE_MINOR_SHMEM: Final = 1 << 10
 UFFD_FEATURE_EXACT_ADDRESS: Final = 1 << 11
 UFFD_FEATURE_WP_HUGETLBFS_SHMEM: Final = 1 << 12
@@ -28,7 +41,7 @@ FEATURES: Final = {
 }
 """What a context may ask for, by the kernel's names without their common beginning.
 
-Not modelled: hugetlbfs, thread numbers, poison, and telling of a fork.
+Not modelled: thread numbers and poison.
 """
 
 UFFDIO_REGISTER_MODE_MISSING: Final = 1 << 0
@@ -62,12 +75,14 @@ class UffdMsg:
         minor: The page is there, and only not mapped. If it is neither, it was missing.
         end: Of a range that changed.
         to: Where a range was moved to by mremap.
+        ctx: Of a fork, what watches the child: the kernel gives a descriptor of it.
     """
 
-    event: Literal["pagefault", "remap", "remove", "unmap"]
-    address: int
+    event: Literal["pagefault", "fork", "remap", "remove", "unmap"]
+    address: int = 0
     write: bool = False
     wp: bool = False
     minor: bool = False
     end: int = 0
     to: int = 0
+    ctx: UserfaultfdCtx | None = None
