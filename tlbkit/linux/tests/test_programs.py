@@ -557,6 +557,8 @@ LEFT_OUT = {
     "unpin": "a device may let go when the process is no more: `unpin` of a program",
     "put_pages": "so may a driver",
     "serve": "a fault is a signal here; who waits for an answer is `Watched`",
+    "api": "a descriptor is ready for use when a program gets it",
+    "child": "programs are not told of forks",
     "used_by": "the same",
     "read": "the same",
 }
