@@ -10,11 +10,13 @@ from tlbkit.arm64.cached import CachedTable
 from tlbkit.arm64.tlbi import OPERATIONS
 from tlbkit.callers import caller
 from tlbkit.observe.calls import is_kernel
-from tlbkit.observe.recording import Change, Group, Recording, Step
+from tlbkit.observe.recording import Change, Group, Place, Recording, Step
+from tlbkit.observe.timing import Clocks
+from tlbkit.observe.watched import Watched
 from tlbkit.observe.words import describe, meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from types import CodeType, FrameType
 
     from tlbkit.arm64.cached import Entry
@@ -60,12 +62,23 @@ class Recorder:
 
     Args:
         machine: What to record.
+        pages: Addresses of pages, of which the tables are watched.
     """
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, pages: Iterable[int] = ()) -> None:
         self._lpa2 = machine.model.lpa2
         self._page_shift = machine.model.page_shift
         self._start = snapshot(machine)
+        watched = tuple(pages)
+        self._place = Place(
+            len(machine.cpus), self._page_shift, self._lpa2, tuple(watched)
+        )
+        self._watched = Watched(machine, watched)
+        for cpu in machine.cpus:
+            if cpu.current is not None:
+                self._start.update(self._watched.meet(cpu.current))
+        self._clocks = Clocks(machine)
+        self._costs = self._clocks.handlers()
         self._now = self._start.copy()
         self._frames: dict[int, set[int]] = {}
         self._labels: dict[Any, str] = {}
@@ -74,7 +87,9 @@ class Recorder:
 
     def finish(self) -> Recording:
         """Return what was recorded so far."""
-        return Recording(self._start.copy(), tuple(self._steps), self._tree.parts())
+        return Recording(
+            self._start.copy(), tuple(self._steps), self._tree.parts(), self._place
+        )
 
     def stop(self) -> None:
         """Let go of everything that belongs to the running program."""
@@ -89,7 +104,39 @@ class Recorder:
         text = describe(event, lpa2=self._lpa2)
         self._tree.add(len(self._steps), caller())
         why = ": ".join(part for part in (event.why, meaning(event)) if part)
-        self._steps.append(Step(event.cpu, event.kind, text, why, changes))
+        self._steps.append(
+            Step(
+                event.cpu,
+                event.kind,
+                text,
+                why,
+                changes,
+                self._about(event),
+                self._time(event),
+            )
+        )
+
+    def _about(self, event: Event) -> Any:
+        """Return what an event was about, as a value; see `Step`."""
+        match event.kind:
+            case "read" | "write" | "execute":
+                return event.what.va
+            case "walk" | "fault" | "spurious" | "ipi" | "dsb":
+                return event.what
+            case "tlbi":
+                return event.what.name, event.new
+            case "lock":
+                return self._label(event.what)
+        return None
+
+    def _time(self, event: Event) -> float:
+        """Return the time that an event takes, when all before it are done."""
+        pay = self._costs.get(event.kind)
+        if pay is None:
+            return 0.0
+        begun = self._clocks.take_turn(event.cpu)
+        pay(event)
+        return round(self._clocks.take_turn(event.cpu) - begun, 1)
 
     def _changes(self, event: Event) -> Iterator[Change]:
         """Yield what an event changes."""
@@ -97,10 +144,14 @@ class Recorder:
         match event.kind:
             case "store" | "hardware":
                 yield self._word(event.what, event.old, event.new)
+                yield from self._told(self._watched.stored(event.what))
             case "write":
                 yield self._word(event.what.pa, event.old, event.new)
+                yield from self._told(self._watched.stored(event.what.pa))
             case "alloc":
                 yield from self._forget(event.what, event.new)
+            case "free":
+                yield from self._told(self._watched.freed(event.what))
             case "fill":
                 yield self._cache(cpu, event.new, event.what, filled=True)
             case "drop":
@@ -116,6 +167,7 @@ class Recorder:
             case "switch":
                 before = None if event.old is None else event.old.asid
                 yield self._change(("asid", cpu), before, event.new.asid)
+                yield from self._told(self._watched.meet(event.new))
             case "irq":
                 off = True if event.what == "off" else None
                 yield self._change(("irqs off", cpu), None, off)
@@ -127,6 +179,10 @@ class Recorder:
             if before is not None:
                 self._start[key] = before
         return Change(key, self._now[key], after)
+
+    def _told(self, said: Iterable[tuple[Key, Any]]) -> Iterator[Change]:
+        for key, value in said:
+            yield self._change(key, None, value)
 
     def _word(self, pa: int, old: int, new: int) -> Change:
         self._frames.setdefault(pa >> self._page_shift, set()).add(pa)
@@ -262,8 +318,13 @@ class _Tree:
 
 
 @contextmanager
-def recording(machine: Machine) -> Iterator[Recorder]:
+def recording(machine: Machine, pages: Iterable[int] = ()) -> Iterator[Recorder]:
     """Record what *machine* does from here to the end of the ``with`` block.
+
+    Args:
+        machine: What to record.
+        pages: Addresses of pages to watch: what the tables of each address space say of
+            them becomes part of the state.
 
     >>> from tlbkit.arm64.machine import Machine
     >>> machine = Machine(cpus=2)
@@ -277,7 +338,7 @@ def recording(machine: Machine) -> Iterator[Recorder]:
     >>> tape.state(1)["in flight", 0]
     (('VMALLE1IS', 0),)
     """
-    recorder = Recorder(machine)
+    recorder = Recorder(machine, pages)
     machine.events.listen(recorder.listen)
     try:
         yield recorder

@@ -16,6 +16,9 @@ What the steps reconstruct, by the keys of a state:
 - ``("lock", label)``: who has it: pairs of CPU and how.
 - ``("asid", cpu)``: the ASID that it translates under.
 - ``("irqs off", cpu)``: whether it holds interrupts off.
+- ``("page", asid, va)``: of a watched page, what the tables say: an `Entry` as a TLB
+  would hold it, or the descriptor if it is not valid and not zero.
+- ``("tables", asid, va)``: of a watched page, each `Table` on the way to it.
 """
 
 from __future__ import annotations
@@ -49,6 +52,22 @@ class Change(NamedTuple):
     after: Any
 
 
+class Place(NamedTuple):
+    """Where a recording was made.
+
+    Attributes:
+        cpus: CPUs of the machine.
+        page_shift: log2 of the bytes of its pages.
+        lpa2: Whether operands of its range TLBIs count 64 KiB units.
+        pages: Addresses of the pages that were watched.
+    """
+
+    cpus: int
+    page_shift: int
+    lpa2: bool
+    pages: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One event, and what it changed.
@@ -59,6 +78,11 @@ class Step:
         text: What happened, as one line.
         why: The reason, if one was given, and what follows from it.
         changes: Everything of the state that is different after it.
+        about: What it was about, as a value: the address of an access, walk or fault,
+            the CPUs of an IPI, name and operand of a TLBI, the kind of a DSB, the label
+            of a lock; ``None`` for all others.
+        ns: Its modelled time (`tlbkit.observe.timing`) if CPUs take turns: nobody waits
+            for a lock, or for another's broadcast.
     """
 
     cpu: int
@@ -66,6 +90,8 @@ class Step:
     text: str
     why: str
     changes: tuple[Change, ...]
+    about: Any = None
+    ns: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +121,13 @@ class Recording:
             are known in full.
         steps: In order.
         groups: The steps again, as a tree; a step outside the kernel stands by itself.
+        place: The machine, and what was watched.
     """
 
     start: Mapping[Key, Any]
     steps: tuple[Step, ...]
     groups: tuple[int | Group, ...]
+    place: Place
 
     def __len__(self) -> int:
         """Return the number of steps."""
@@ -154,10 +182,13 @@ class Recording:
                     "text": step.text,
                     "why": step.why,
                     "changes": [plain(tuple(change)) for change in step.changes],
+                    "about": plain(step.about),
+                    "ns": step.ns,
                 }
                 for step in self.steps
             ],
             "groups": [_plain_part(part) for part in self.groups],
+            "place": plain(tuple(self.place)),
         }
 
     @classmethod
@@ -177,10 +208,13 @@ class Recording:
                         step["text"],
                         step["why"],
                         tuple(Change(*restored(change)) for change in step["changes"]),
+                        restored(step["about"]),
+                        step["ns"],
                     )
                     for step in data["steps"]
                 ),
                 tuple(_restored_part(part) for part in data["groups"]),
+                Place(*restored(data["place"])),
             )
         except (KeyError, TypeError, ValueError) as problem:
             raise InputError(f"this is no recording: {problem!r}") from None

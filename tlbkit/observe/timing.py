@@ -147,6 +147,15 @@ class Clocks:
             dict(waits),
         )
 
+    def take_turn(self, cpu: int) -> float:
+        """Let *cpu* begin when all others are done, as where they take turns.
+
+        Returns:
+            When that is, in ns.
+        """
+        now = self._clock[cpu] = max(self._clock.values(), default=0.0)
+        return now
+
     def handlers(self) -> Mapping[str, Callable[[Event], None]]:
         """Return what to do with an event of each kind that costs time."""
         return {
