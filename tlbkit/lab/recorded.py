@@ -1,4 +1,4 @@
-"""A scenario's operation on one kernel, as a recording of the pages that it is about."""
+"""A scenario's operation on one kernel, as a recording of the pages that it uses."""
 
 from __future__ import annotations
 

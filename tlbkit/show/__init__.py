@@ -2,6 +2,7 @@
 
 from tlbkit.show.explorer import Explorer
 from tlbkit.show.replay import Replay
+from tlbkit.show.stage import Stage
 from tlbkit.show.turns import Turns
 
-__all__ = ["Explorer", "Replay", "Turns"]
+__all__ = ["Explorer", "Replay", "Stage", "Turns"]

@@ -17,6 +17,7 @@ import bokeh
 from sphinx.errors import ExtensionError
 
 from tlbkit.show.explorer import STATIC_PAGE
+from tlbkit.show.stage.page import asset
 from tlbkit_site import address, pyodide
 from tlbkit_site.bundle import bundle, fingerprint
 
@@ -32,6 +33,11 @@ BOOK = Path(__file__).resolve().parents[2]
 ROOT = BOOK.parent
 BOKEH_SCRIPT = f"bokeh-{version('bokeh')}.min.js"
 PYODIDE_FOLDER = f"pyodide-{pyodide.VERSION}"
+STAGE = {
+    name: f"stage-{fingerprint(asset(name).encode())}{Path(name).suffix}"
+    for name in ("stage.css", "stage.js")
+}
+"""The style and the script of the stage, and what they are called in the site."""
 _MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
@@ -50,7 +56,7 @@ def _configure(_app: "Sphinx", config: "Config") -> None:
     config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
     own = [*(BOOK / "_static").iterdir(), *Path(__file__).parent.glob("*.py")]
     config["tlbkit_site"] = (
-        fingerprint(*(path.read_bytes() for path in sorted(own))),
+        fingerprint(*(path.read_bytes() for path in sorted(own)), repr(STAGE).encode()),
         _live(),
     )
     repository = address.repository(ROOT / "pyproject.toml")
@@ -94,6 +100,9 @@ def _scripts(
         )
     if "tlbkit-player" in context.get("body", ""):
         app.add_js_file("player.js", loading_method="defer", priority=601)
+    if "tlbkit-stage" in context.get("body", ""):
+        app.add_css_file(STAGE["stage.css"], priority=901)
+        app.add_js_file(STAGE["stage.js"], loading_method="defer", priority=601)
     context["script_files"] = [
         script
         for script in context["script_files"]
@@ -109,6 +118,8 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
     static = out / "_static"
     scripts = Path(bokeh.__file__).parent / "server" / "static" / "js"
     shutil.copyfile(scripts / "bokeh.min.js", static / BOKEH_SCRIPT)
+    for name, called in STAGE.items():
+        (static / called).write_text(asset(name), "utf-8")
 
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     if spec is None or spec.origin is None:

@@ -1,4 +1,4 @@
-"""What there is to see of a machine at one moment: a function of recording and position.
+"""What there is to see of a machine after so many steps of a recording.
 
 A board is a mapping from slots, which are places to draw at, to what stands there. A
 slot that holds nothing is absent.
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.walk import Table
-    from tlbkit.observe.recording import Key, Recording, Step
+    from tlbkit.observe.recording import Key, Recording
 
 Slot = tuple[Any, ...]
 """A place to draw at; see the module."""
@@ -107,8 +107,8 @@ class Flight(NamedTuple):
     tables: bool
 
 
-def verdict(held: Entry, said: Entry | int | None, va: int) -> Verdict:
-    """Judge what a TLB holds of *va* by what the tables say."""
+def verdict(held: Entry, said: Entry | int | None) -> Verdict:
+    """Judge what a TLB holds of a page by what the tables say of it."""
     if not isinstance(said, Entry) or held.pa - held.va != said.pa - said.va:
         return Verdict.HOLE
     held_leaf, said_leaf = held.leaf, said.leaf
@@ -125,7 +125,7 @@ def rights(leaf: Leaf) -> str:
     """Write what user space may do; a right that hardware grants last in brackets."""
     now = "".join(letter for bit, letter in _LETTERS if leaf.permissions & bit)
     later = leaf.permissions_dirty & ~leaf.permissions & EL0_WRITE
-    return f"{now}(w)" if later else now or "–"
+    return f"{now}(w)" if later else now or "-"
 
 
 class Rows(NamedTuple):
@@ -251,6 +251,7 @@ class Board:
         self.position = position
         self._lasting: dict[Slot, Any] = {}
         self._passing: dict[Slot, Any] = {}
+        self._touched: set[Slot] = set()
         self._pages: dict[tuple[int, int], Entry | int] = {}
         self._tables: dict[tuple[int, int], tuple[Table, ...]] = {}
         self._held: defaultdict[tuple[int, int, int], dict[Key, Any]]
@@ -268,6 +269,15 @@ class Board:
         """What there is to see; see the module."""
         return self._lasting | self._passing
 
+    def at(self, slot: Slot) -> Any:
+        """Return what stands at one place, ``None`` if nothing does."""
+        return self._passing.get(slot, self._lasting.get(slot))
+
+    def touched(self) -> set[Slot]:
+        """Return the slots that may look different since this was asked last."""
+        touched, self._touched = self._touched, set()
+        return touched
+
     def advance(self) -> None:
         """Go on by one step."""
         step = self.recording.steps[self.position]
@@ -281,6 +291,7 @@ class Board:
 
     def _pass(self) -> None:
         """Show what is there during the last step only."""
+        self._touched.update(self._passing)
         self._passing = {}
         for lock, waiters in self._waiting.get(self.position, {}).items():
             holders, _ = self._lasting.get(("lock", lock), ((), ()))
@@ -295,6 +306,7 @@ class Board:
                 flying = self._flights(change.before)
                 self._passing["flies", step.cpu] = flying
                 self._passing["waits", step.cpu] = self._heard(step.cpu, flying)
+        self._touched.update(self._passing)
 
     def _heard(self, cpu: int, flying: Iterable[Flight]) -> tuple[int, ...]:
         """Return the CPUs that a DSB of *cpu* waits for."""
@@ -318,12 +330,16 @@ class Board:
                     _put(self._held[cpu, space, column], key, value)
                 return {(space, column) for column in named}
             case ("in flight", cpu):
-                _put(self._lasting, ("flies", cpu), self._flights(value or ()) or None)
+                self._set(("flies", cpu), self._flights(value or ()) or None)
             case ("irqs off", cpu):
-                _put(self._lasting, ("irqs", cpu), "off" if value else None)
+                self._set(("irqs", cpu), "off" if value else None)
             case ("lock", label):
-                _put(self._lasting, ("lock", label), (value, ()) if value else None)
+                self._set(("lock", label), (value, ()) if value else None)
         return set()
+
+    def _set(self, slot: Slot, value: Any) -> None:
+        _put(self._lasting, slot, value)
+        self._touched.add(slot)
 
     def _redraw(self, space: int, column: int) -> None:
         """Look anew at what tables and TLBs have of one page."""
@@ -331,23 +347,23 @@ class Board:
         said = self._pages.get((space, column))
         tables = self._tables.get((space, column), ())
         cell = None if said is None else self._cell(said, va, None)
-        _put(self._lasting, ("page", space, column), cell)
+        self._set(("page", space, column), cell)
         for cpu, whose in self.rows.holders:
             if whose != space:
                 continue
             held = self._held[cpu, space, column].values()
             entries = [one for one in held if isinstance(one, Entry)]
             walks = [one for one in held if not isinstance(one, Entry)]
-            judged = [(verdict(entry, said, va), entry) for entry in entries]
+            judged = [(verdict(entry, said), entry) for entry in entries]
             judged.sort(key=lambda one: _WORST_FIRST.index(one[0]))
             cell = self._cell(judged[0][1], va, judged[0][0]) if judged else None
-            _put(self._lasting, ("tlb", cpu, space, column), cell)
+            self._set(("tlb", cpu, space, column), cell)
             last = max(walks, key=lambda table: table.level, default=None)
             known = None
             if last is not None:
                 right = any(one[:4] == last[:4] for one in tables)
                 known = Verdict.AGREES if right else Verdict.HOLE
-            _put(self._lasting, ("walk", cpu, space, column), known)
+            self._set(("walk", cpu, space, column), known)
 
     def _cell(self, what: Entry | int, va: int, judged: Verdict | None) -> Cell:
         if not isinstance(what, Entry):
@@ -493,12 +509,13 @@ def moments(recording: Recording) -> Iterator[tuple[int, int]]:
     """
     steps = recording.steps
     first = 0
-    for index, (step, after) in enumerate(zip(steps, (*steps[1:], None), strict=True)):
-        if after is not None:
-            if step.kind == after.kind == "drop":
-                continue
+    for index, step in enumerate(steps):
+        for after in steps[index + 1 : index + 2]:
             replaced = step.kind == "drop" and step.why.startswith("replaced")
-            if (step.kind in _ON_THE_WAY or replaced) and after.cpu == step.cpu:
-                continue
-        yield first, index
-        first = index + 1
+            on_the_way = step.kind in _ON_THE_WAY or replaced
+            goes_on = on_the_way and after.cpu == step.cpu
+            if goes_on or step.kind == after.kind == "drop":
+                break
+        else:
+            yield first, index
+            first = index + 1

@@ -17,8 +17,8 @@ adds nothing of its own::
       "says": [text, ...]                       how things stand, at the start and after
     }
 
-where a slot, a value and a text is its number in the list of that name. A time is a list
-of pairs: what it was spent on, by its number in ``"spent"``, and tenths of a ns.
+where a slot, a value and a text is its number in the list of that name. A time is pairs
+of what it was spent on, by its number in ``"spent"``, and tenths of a ns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ from tlbkit.show.stage.board import Board, Cell, Flight, moments
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from tlbkit.lab.stale import Verdict
     from tlbkit.observe.recording import Recording, Step
     from tlbkit.show.stage.board import Rows, Slot
 
@@ -63,8 +62,6 @@ _SPENT_BY: Final[Mapping[str, int]] = {
 }
 _SEND, _WAIT, _LOCAL = 5, 6, 7
 
-_VERDICTS: Final = ("AGREES", "SPURIOUS", "IDLE", "HOLE")
-
 
 class _Numbers:
     """Numbers for things that come up again and again, from 0."""
@@ -85,33 +82,34 @@ def film(recording: Recording) -> Film:
 
     def changed() -> list[int]:
         """Tell what is new on the board since the last time."""
-        nonlocal seen
-        now = board.slots
-        told = [
-            (slots(slot), values(_plain(what)))
-            for slot, what in now.items()
-            if seen.get(slot) != what
-        ]
-        told += [(slots(slot), 0) for slot in seen.keys() - now.keys()]
-        seen = now
+        told = []
+        for slot in board.touched():
+            now = board.at(slot)
+            if seen.get(slot) != now:
+                seen[slot] = now
+                told.append((slots(slot), 0 if now is None else values(_plain(now))))
         return list(chain.from_iterable(sorted(told)))
 
     start = changed()
     says = [texts(telling.standing(board))]
-    seen_moments = []
+    told_moments = []
+    doer = 0
     for first, last in moments(recording):
         while board.position <= last:
             board.advance()
-        seen_moments.append(
+        if recording.steps[last].kind != "drop":
+            doer = recording.steps[last].cpu
+        delta = changed()
+        told_moments.append(
             [
-                recording.steps[last].cpu,
+                doer,
                 texts(telling.happened(board, first)),
                 texts(paths[last]),
                 _time(recording.steps[first : last + 1]),
-                changed(),
+                delta,
             ]
         )
-        says.append(texts(telling.standing(board)))
+        says.append(texts(telling.standing(board)) if delta else says[-1])
     rows = board.rows
     return {
         "columns": [[label, f"{va:#x}"] for label, va in _columns(rows)],
@@ -123,7 +121,7 @@ def film(recording: Recording) -> Film:
         "slots": [list(slot) for slot in slots.known],
         "values": [json.loads(value) if value else 0 for value in values.known],
         "start": start,
-        "moments": seen_moments,
+        "moments": told_moments,
         "texts": list(texts.known),
         "says": says,
         "spent": list(SPENT),
@@ -195,7 +193,7 @@ def _paths(recording: Recording) -> list[str]:
     def open_(parts: tuple[int | Group, ...], above: str) -> None:
         for part in parts:
             if isinstance(part, Group):
-                inner = f"{above} › {part.name}" if above else part.name
+                inner = f"{above} > {part.name}" if above else part.name
                 open_(part.parts, inner)
             else:
                 found[part] = above

@@ -1,4 +1,4 @@
-"""A board in words, for whoever does not see it: what happened, and how things stand."""
+"""A board in words: what has happened, and how things stand."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from tlbkit.observe.recording import Step
-    from tlbkit.show.stage.board import Board, Rows, Slot
+    from tlbkit.show.stage.board import Board, Rows
 
 _RIGHTS: Final = {
     "r": "read-only",
     "rw": "writable",
     "r(w)": "writable, clean",
     "rx": "readable and executable",
-    "–": "not accessible",
+    "-": "not accessible",
 }
 
 
@@ -77,11 +77,18 @@ def cell(what: Cell) -> str:
     parts += [MARKS[mark] for mark in what.marks]
     if what.kind not in {"page", "invalid"}:
         size = f"{1 << what.shift - 10:,} KiB"
-        parts.append(f"one of a contiguous {size}" if what.kind == "contiguous" else
-                     f"a {what.kind} mapping of {size}")
+        parts.append(
+            f"one of a contiguous {size}"
+            if what.kind == "contiguous"
+            else f"a {what.kind} mapping of {size}"
+        )
     if what.verdict is not None:
         parts.append(what.verdict.value)
     return f"{', '.join(parts)}; descriptor {what.raw:#x}"
+
+
+_MOST_SENTENCES: Final = 2
+"""If CPUs hold more different pages than this, they are told of together."""
 
 
 # -- how things stand ------------------------------------------------------------------
@@ -90,8 +97,7 @@ def cell(what: Cell) -> str:
 def standing(board: Board) -> str:
     """Say which TLBs do not agree with the tables, and what follows; or nothing."""
     slots = board.slots
-    alike: defaultdict[tuple[Any, ...], defaultdict[tuple[int, ...], list[int]]]
-    by_cpu: defaultdict[tuple[Any, ...], list[int]] = defaultdict(list)
+    by_cpu: defaultdict[tuple[Any, ...], dict[int, list[int]]] = defaultdict(dict)
     for slot, what in slots.items():
         if slot[0] != "tlb" or what.verdict in {Verdict.AGREES, Verdict.IDLE}:
             continue
@@ -99,15 +105,20 @@ def standing(board: Board) -> str:
         said: Cell | None = slots.get(("page", space, column))
         elsewhere = said is not None and said.frame != what.frame
         tables = "nothing" if said is None else right(said.rights)
-        by_cpu[what.verdict, what.rights, tables, elsewhere, cpu].append(column)
-    alike = defaultdict(lambda: defaultdict(list))
-    for (*how, cpu), columns in by_cpu.items():
-        alike[tuple(how)][tuple(columns)].append(cpu)
-    sentences = [
-        _stale(*how, who, columns)
-        for how, places in alike.items()
-        for columns, who in places.items()
-    ]
+        how = what.verdict, what.rights, tables, elsewhere
+        by_cpu[how].setdefault(cpu, []).append(column)
+    sentences = []
+    for how, held in by_cpu.items():
+        alike: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for cpu, columns in held.items():
+            alike[tuple(sorted(columns))].append(cpu)
+        if len(alike) > _MOST_SENTENCES:
+            some = {column for columns in alike for column in columns}
+            sentences.append(_stale(*how, list(held), f"some of {pages(some)}"))
+            continue
+        sentences += [
+            _stale(*how, who, pages(columns)) for columns, who in sorted(alike.items())
+        ]
     unlinked = {
         slot[1]
         for slot, judged in slots.items()
@@ -124,19 +135,19 @@ def _stale(
     said: str,
     elsewhere: bool,  # noqa: FBT001 - one of the values that cells are grouped by
     who: Sequence[int],
-    columns: Sequence[int],
+    which: str,
 ) -> str:
-    """Say what some CPUs hold of some pages, and how the tables differ."""
+    """Say what some CPUs hold of which pages, and how the tables differ."""
     if judged is Verdict.SPURIOUS:
         remember = "remembers" if len(who) == 1 else "remember"
         return (
-            f"{cpus(who)} still {remember} {pages(columns)} as {right(held)}: "
+            f"{cpus(who)} still {remember} {which} as {right(held)}: "
             "at most a spurious fault."
         )
     may = "write" if "w" in held else "execute" if "x" in held else "read"
     if elsewhere and said not in {"nothing", "not accessible"}:
         said = "another frame"
-    return f"{cpus(who)} may still {may} {pages(columns)}; the tables say {said}."
+    return f"{cpus(who)} may still {may} {which}; the tables say {said}."
 
 
 # -- what happened ---------------------------------------------------------------------
@@ -149,7 +160,7 @@ def happened(board: Board, first: int) -> str:
     if last.kind == "drop":
         return _drops(steps, board.rows)
     tell = _TELLERS.get(last.kind)
-    said = tell(last, board.slots, board.rows) if tell else ""
+    said = tell(last, board, board.rows) if tell else ""
     return f"CPU {last.cpu} {said or _plainly(last, board.rows)}."
 
 
@@ -171,23 +182,23 @@ def _plainly(step: Step, rows: Rows) -> str:
     return f"({step.kind}) {text}"
 
 
-def _call(step: Step, _: Mapping[Slot, Any], __: Rows) -> str:
+def _call(step: Step, _: Board, __: Rows) -> str:
     return f"calls {step.text.partition('(')[0]}()"
 
 
-def _access(verb: str) -> Callable[[Step, Mapping[Slot, Any], Rows], str]:
-    def tell(step: Step, _: Mapping[Slot, Any], rows: Rows) -> str:
+def _access(verb: str) -> Callable[[Step, Board, Rows], str]:
+    def tell(step: Step, _: Board, rows: Rows) -> str:
         return f"{verb} {_place(rows, step.about)}"
 
     return tell
 
 
-def _fault(step: Step, _: Mapping[Slot, Any], rows: Rows) -> str:
+def _fault(step: Step, _: Board, rows: Rows) -> str:
     kind = step.text.partition(",")[0]
     return f"takes a {kind} on {_place(rows, step.about)}"
 
 
-def _store(step: Step, _: Mapping[Slot, Any], rows: Rows) -> str:
+def _store(step: Step, _: Board, rows: Rows) -> str:
     changed: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
     for (kind, *where), before, after in step.changes:
         if kind == "page" and where[1] in rows.columns:
@@ -216,8 +227,8 @@ def _entry_words(what: Any) -> str:
     return "an entry that hardware does not see"
 
 
-def _tlbi(step: Step, slots: Mapping[Slot, Any], _: Rows) -> str:
-    flying: Flight = slots["flies", step.cpu][-1]
+def _tlbi(step: Step, board: Board, _: Rows) -> str:
+    flying: Flight = board.at(("flies", step.cpu))[-1]
     what = "nothing shown here"
     if flying.columns is not None:
         first, last = flying.columns
@@ -226,9 +237,9 @@ def _tlbi(step: Step, slots: Mapping[Slot, Any], _: Rows) -> str:
     return f"sends TLBI {flying.name} for {what}, {to}"
 
 
-def _dsb(step: Step, slots: Mapping[Slot, Any], _: Rows) -> str:
+def _dsb(step: Step, board: Board, _: Rows) -> str:
     kind = f"DSB {str(step.about).upper()}"
-    waits = slots.get(("waits", step.cpu))
+    waits = board.at(("waits", step.cpu))
     if waits is None:
         return f"orders its stores before what follows ({kind})"
     if waits == (step.cpu,):
@@ -237,7 +248,7 @@ def _dsb(step: Step, slots: Mapping[Slot, Any], _: Rows) -> str:
     return f"waits until {others} have answered ({kind})"
 
 
-def _ipi(step: Step, _: Mapping[Slot, Any], __: Rows) -> str:
+def _ipi(step: Step, _: Board, __: Rows) -> str:
     if not step.about:
         return "has nobody to interrupt"
     many = len(step.about)
@@ -245,12 +256,12 @@ def _ipi(step: Step, _: Mapping[Slot, Any], __: Rows) -> str:
     return f"interrupts {whom}, and waits until each has answered"
 
 
-def _irq(step: Step, _: Mapping[Slot, Any], __: Rows) -> str:
+def _irq(step: Step, _: Board, __: Rows) -> str:
     off = step.text.endswith("off")
     return "holds interrupts off" if off else "takes interrupts again"
 
 
-_TELLERS: Final[Mapping[str, Callable[[Step, Mapping[Slot, Any], Rows], str]]] = {
+_TELLERS: Final[Mapping[str, Callable[[Step, Board, Rows], str]]] = {
     "call": _call,
     "read": _access("reads"),
     "write": _access("writes"),
@@ -264,9 +275,11 @@ _TELLERS: Final[Mapping[str, Callable[[Step, Mapping[Slot, Any], Rows], str]]] =
     "irq": _irq,
     "spurious": lambda *_: "finds nothing to do: a spurious fault",
     "switch": lambda *_: "switches to another address space",
-    "lock": lambda step, *_: f"lets go of {step.about}"
-    if step.text.startswith("release")
-    else f"takes {step.about}",
+    "lock": lambda step, *_: (
+        f"lets go of {step.about}"
+        if step.text.startswith("release")
+        else f"takes {step.about}"
+    ),
 }
 
 
@@ -275,7 +288,7 @@ def _drops(steps: Sequence[Step], rows: Rows) -> str:
     forgotten: defaultdict[int, set[int]] = defaultdict(set)
     tables: set[int] = set()
     for step in steps:
-        for (kind, *where), before, _ in step.changes:
+        for (kind, *_), before, _ in step.changes:
             if kind != "tlb":
                 continue
             if isinstance(before, Entry):
