@@ -20,7 +20,13 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLE = Path(__file__).parent / "sample"
-PAGES = "format: jb-book\nroot: book/sample\nchapters:\n  - file: book/players\n  - file: book/stage\n"
+PAGES = """\
+format: jb-book
+root: book/sample
+chapters:
+  - file: book/players
+  - file: book/stage
+"""
 HERE = "127.0.0.1"
 
 

@@ -17,13 +17,6 @@ if TYPE_CHECKING:
 
 _SPEEDS: Final = (("slow", 40), ("normal", 16), ("fast", 6))
 
-_HATCH: Final = (
-    '<svg width="0" height="0" aria-hidden="true" focusable="false"'
-    ' style="position:absolute"><defs><pattern id="tlbkit-hatch" width="6" height="6"'
-    ' patternUnits="userSpaceOnUse" patternTransform="rotate(45)"><rect width="1.4"'
-    ' height="6" fill="currentColor" opacity="0.35"/></pattern></defs></svg>'
-)
-
 _BOX: Final = 'x="1" y="1" width="24" height="14" rx="3"'
 _INNER: Final = 'x="4" y="4" width="16" height="8" rx="2"'
 _OUTER: Final = 'x="2" y="2" width="20" height="12" rx="4"'
@@ -85,15 +78,17 @@ def _transport(stage: Stage) -> str:
 def _scene(stage: Stage, number: int) -> str:
     film = stage.films[number]
     look = " before" if number == 0 and len(stage.films) > 1 else ""
+    name = escape(stage.names[number])
     begins = film["texts"][film["says"][0]] or "All agree with the tables."
     return (
-        f'<figure class="tlbkit-scene{look}"><figcaption>{escape(stage.names[number])}'
-        '</figcaption><div class="tlbkit-board"></div><div class="tlbkit-says"'
+        f'<section class="tlbkit-scene{look}" aria-label="{name}">'
+        f'<p class="tlbkit-take">{name}</p>'
+        '<div class="tlbkit-board"></div><div class="tlbkit-says"'
         ' aria-live="polite"><p class="tlbkit-path"></p><p class="tlbkit-happened">'
         f'{escape(stage.summary(number))}</p><p class="tlbkit-stands">{escape(begins)}'
         '</p><p class="tlbkit-locks"></p><p class="tlbkit-bits"></p></div>'
         "<details><summary>The board in words</summary><table><tbody></tbody></table>"
-        "</details></figure>"
+        "</details></section>"
     )
 
 
@@ -115,7 +110,7 @@ def html(stage: Stage) -> str:
     lead = f'<p class="tlbkit-lead">{escape(stage.lead)}</p>' if stage.lead else ""
     return (
         f'<form class="tlbkit-stage" data-name="{quote(stage.name)}" tabindex="-1"'
-        f' aria-label="{escape(stage.title)}">{_HATCH}'
+        f' aria-label="{escape(stage.title)}">'
         f'<p class="tlbkit-title">{escape(stage.title)}</p>{lead}'
         f'<div class="tlbkit-scenes">{scenes}</div>{_transport(stage)}'
         f'<div class="tlbkit-line"></div>{_key()}'

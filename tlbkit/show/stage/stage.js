@@ -174,7 +174,7 @@ globalThis.tlbkitStage ??= (() => {
   }
 
   // A board that redraws what is different: of most rows nothing, of the others few cells.
-  function boardOf(host, one, at) {
+  function boardOf(host, one, at, name) {
     const { film } = one;
     const { label, left, right, tables, lane, rows, dots, height, roomy } = at;
     const keys = [
@@ -183,7 +183,9 @@ globalThis.tlbkitStage ??= (() => {
     ];
     const rowOf = (cpu) => film.rows.findIndex(([number]) => number === cpu);
 
-    let still = text(0, LANE - 4, "page", { class: "quiet small start" });
+    const hatch = { id: `${name}-hatch`, width: 6, height: 6, patternUnits: "userSpaceOnUse" };
+    let still = tag("pattern", { ...hatch, patternTransform: "rotate(45)" }, rect(0, 0, 1.4, 6, { class: "irqs" }));
+    still += text(0, LANE - 4, "page", { class: "quiet small start" });
     const every = Math.ceil(18 / at.cell); // as many page numbers as fit
     film.columns.forEach(([name], column) => {
       if (column % every) return;
@@ -263,12 +265,12 @@ globalThis.tlbkitStage ??= (() => {
         const turn = cpu === one.cpu();
         const wide = [0, y - 4, right + 3, height + 8];
         if (turn) under += rect(...wide, { rx: 7, class: "turn" });
-        if (off.has(cpu)) under += rect(...wide, { rx: 7, fill: "url(#tlbkit-hatch)" });
+        if (off.has(cpu)) under += rect(...wide, { rx: 7, fill: `url(#${name}-hatch)` });
         const waits = waiting.get(cpu);
         const own = waits?.length === 1 && waits[0] === cpu;
         let note = film.spaces.length > 1 ? film.spaces[space].replace("tables of ", "TLB, ") : "";
         if (off.has(cpu)) note = "irqs off";
-        if (waits) note = own ? "waits for itself" : `waits for ${waits.length}`;
+        if (waits) note = own ? "own flush" : `waits for ${waits.length}`;
         const middle = y + height / 2;
         labels += text(0, note ? middle - 2 : middle + 4, `CPU ${cpu}`, { class: turn ? "label strong" : "label" });
         if (note) labels += text(0, middle + 11, note, { class: waits ? "label waits" : "label note" });
@@ -436,7 +438,7 @@ globalThis.tlbkitStage ??= (() => {
       part("scenes").classList.toggle("wide", wide);
       boards = takes.map((take, k) => {
         const host = take.querySelector(".tlbkit-board");
-        return boardOf(host, reels[k], layout(reels[k].film, Math.max(host.clientWidth, 240)));
+        return boardOf(host, reels[k], layout(reels[k].film, Math.max(host.clientWidth, 240)), `${form.id}-${k}`);
       });
       const box = part("line");
       line = lineMarkup(reels, content.names, Math.max(box.clientWidth, 240));
