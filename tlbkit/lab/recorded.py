@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tlbkit.lab.parameter import Value
-    from tlbkit.lab.scenario import Scenario, Variant
+    from tlbkit.lab.scenario import Scenario
+    from tlbkit.lab.variant import Variant
     from tlbkit.observe.recording import Recording
 
 MOST: Final = 2048
