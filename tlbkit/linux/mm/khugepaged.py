@@ -278,5 +278,5 @@ class Khugepaged:
                 kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
             else:
                 kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
-            kernel.swap.free_pages_and_swap_cache([folio] * nr)
+            kernel.swap_state.free_pages_and_swap_cache([folio] * nr)
             place += nr

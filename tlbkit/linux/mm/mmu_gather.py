@@ -149,7 +149,7 @@ class Gather(GenericTlb):
         pages, tlb.pages = tlb.pages, []
         tlb.active, tlb.room = 0, MMU_GATHER_BUNDLE
         for first in range(0, len(pages), MAX_NR_FOLIOS_PER_FREE):
-            self._kernel.swap.free_pages_and_swap_cache(
+            self._kernel.swap_state.free_pages_and_swap_cache(
                 pages[first : first + MAX_NR_FOLIOS_PER_FREE]
             )
 

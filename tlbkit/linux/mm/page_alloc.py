@@ -182,6 +182,8 @@ class PageAlloc:
             raise BadPageError(folio, "freed while page tables map it")
         if folio.refcount > 0 and not folio.flags & PG_table:
             raise BadPageError(folio, "freed while somebody holds a reference")
+        if folio.order and folio.anon:
+            self._kernel.vmstat.mod_mthp_stat(folio.order, -1)
         if self.init_on_free:
             self.kernel_init_pages(folio)
         if self._kernel.mte.supported:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tlbkit.linux.include.linux.mm_types import PG_swapbacked, PG_swapcache
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+from tlbkit.linux.mm.swap import FOLIO_BATCH_SIZE
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio
@@ -74,10 +75,25 @@ class SwapState:
         folio.refcount -= len(pages)
 
     def free_swap_cache(self, folio: Folio) -> None:
-        """Drop the slots of a folio that nothing maps any more, if they are its own."""
+        """Free the slots of a folio that no entry maps, unless an entry needs them.
+
+        Source: mm/swap_state.c, free_swap_cache().
+        """
         if folio.flags & PG_swapcache and not folio.mapcount and folio_trylock(folio):
             self._kernel.swapfile.folio_free_swap(folio)
             folio_unlock(self._kernel.machine, folio)
+
+    def free_pages_and_swap_cache(self, folios: list[Folio]) -> None:
+        """Drop one reference for each entry of *folios*, a batch of them at a time.
+
+        Source: mm/swap_state.c, free_pages_and_swap_cache().
+        """
+        for first in range(0, len(folios), FOLIO_BATCH_SIZE):
+            batch = folios[first : first + FOLIO_BATCH_SIZE]
+            for folio in batch:
+                self.free_swap_cache(folio)
+            for folio in batch:
+                self._kernel.swap.folio_put(folio)
 
     def read_swap_cache_async(self, entry: SwpEntry) -> Folio | int:
         """Return a folio with the contents of a slot, held and cached, or an error.

@@ -44,8 +44,11 @@ class Vmscan:
         return True
 
     def folio_putback_lru(self, folio: Folio) -> None:
-        """Put an isolated folio back, and let go of it."""
-        folio.flags |= PG_lru
+        """Put an isolated folio back by a batch, and let go of it.
+
+        Source: mm/vmscan.c, folio_putback_lru().
+        """
+        self._kernel.swap.folio_add_lru(folio)
         self._kernel.swap.folio_put(folio)
 
     def reclaim_pages(self, folios: list[Folio]) -> int:

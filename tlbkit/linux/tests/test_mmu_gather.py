@@ -315,7 +315,7 @@ def test_kept_pages_are_freed_some_at_a_time(monkeypatch):
     kernel, tlb = gathering()
     sizes = []
     monkeypatch.setattr(
-        type(kernel.swap),
+        type(kernel.swap_state),
         "free_pages_and_swap_cache",
         lambda _, folios: sizes.append(len(folios)),
     )

@@ -12,7 +12,13 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
 )
 from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
-from tlbkit.linux.include.linux.mm_types import PG_locked, PG_swapbacked, PG_swapcache
+from tlbkit.linux.include.linux.mm_types import (
+    TLB_FLUSH_BATCH_FLUSHED_SHIFT,
+    TLB_FLUSH_BATCH_PENDING_LARGE,
+    PG_locked,
+    PG_swapbacked,
+    PG_swapcache,
+)
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.swapops import (
     SwpEntry,
@@ -97,7 +103,7 @@ def test_repeated_tlbis_are_not_put_off(advice):
     counts = issued(kernel, page_out(process, base, 5))
     assert counts.tlbi == {"VAE1IS": 10}, "each twice, and not leaf only"
     assert counts.dsb == {"ishst": 5, "ish": 10}
-    assert not process.mm.tlb_flush_batched
+    assert not process.mm.tlb_flush_batched_pending
     audit(kernel)
 
 
@@ -105,11 +111,45 @@ def test_who_comes_after_a_batch_flushes_the_asid():
     """Whoever changes entries after a batch cannot know that it was waited for."""
     kernel, process, base = swapping(8)
     page_out(process, base, 8)()
-    assert process.mm.tlb_flush_batched
+    assert process.mm.tlb_flush_batched_pending
     counts = issued(kernel, lambda: process.mprotect(base, 8 * PAGE, "r"))
     assert counts.tlbi == {"ASIDE1IS": 1}
     again = issued(kernel, lambda: process.mprotect(base, 8 * PAGE, "rw"))
     assert again.tlbi == {}, "no entry is present, and the batch is over"
+
+
+@given(
+    steps=st.lists(st.sampled_from(["begin", "flush", "meanwhile"]), max_size=30),
+    begun=st.sampled_from([0, 1, TLB_FLUSH_BATCH_PENDING_LARGE]),
+)
+def test_a_batch_is_pending_until_a_flush_that_began_after_it(steps, begun):
+    """A batch begun during a flush stays pending; any other is over after the flush."""
+    kernel, process, base = swapping(1, rules=False)
+    mm = process.mm
+    mm.tlb_flush_batched = begun | begun << TLB_FLUSH_BATCH_FLUSHED_SHIFT
+    (pte,) = entries(kernel, process, base, 1)
+
+    def begin():
+        kernel.rmap.set_tlb_ubc_flush_pending(mm, pte, base, base + PAGE)
+
+    def meanwhile(_):
+        kernel.machine.events.leave(meanwhile)
+        begin()
+
+    pending = False
+    for step in steps:
+        if step == "begin":
+            begin()
+            pending = True
+            continue
+        if step == "meanwhile":
+            kernel.machine.events.listen(meanwhile, {"tlbi"})
+        asked = issued(kernel, lambda: kernel.rmap.flush_tlb_batched_pending(mm)).tlbi
+        if step == "meanwhile" and not pending:
+            kernel.machine.events.leave(meanwhile)
+        assert ("ASIDE1IS" in asked) is pending
+        pending = step == "meanwhile" and pending
+        assert mm.tlb_flush_batched_pending is pending
 
 
 def test_a_block_is_split_then_unmapped_page_by_page():

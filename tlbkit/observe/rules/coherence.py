@@ -450,7 +450,7 @@ class Coherence:
         outdated = [held for held in obligation.debts if self._owner(held) is not mm]
         if len(outdated) == len(obligation.debts):
             return self._forgive(obligation, outdated, ENDED)
-        if mm.tlb_flush_batched and all(
+        if mm.tlb_flush_batched_pending and all(
             self._in_flight(debt.held, obligation.cpu)
             for debt in obligation.debts.values()
         ):

@@ -39,6 +39,12 @@ FOLIO_PAGES_MAPPED: Final = ENTIRELY_MAPPED - 1
 GUP_PIN_COUNTING_BIAS: Final = 1024
 """What one pin adds to the reference count of a small folio."""
 
+TLB_FLUSH_BATCH_FLUSHED_SHIFT: Final = 16
+"""Where ``tlb_flush_batched`` counts the batches that were flushed; mm/rmap.c."""
+TLB_FLUSH_BATCH_PENDING_MASK: Final = (1 << TLB_FLUSH_BATCH_FLUSHED_SHIFT - 1) - 1
+"""The half of it that counts those that were begun."""
+TLB_FLUSH_BATCH_PENDING_LARGE: Final = TLB_FLUSH_BATCH_PENDING_MASK // 2
+"""From here on it begins anew, before it could meet the other half."""
 
 Page = int
 """One page, by its frame number; all else that struct page holds is in its folio."""
@@ -300,6 +306,8 @@ class MmStruct:
         mmap_lock: Protects the areas.
         page_table_lock: Protects upper-level tables and tells who changes them.
         tlb_flush_pending: How many gathers are at work: mm_tlb_flush_pending().
+        tlb_flush_batched: Batches of unmapping that were begun, and how many of them
+            were flushed: see `TLB_FLUSH_BATCH_FLUSHED_SHIFT`.
         anonpages, filepages, shmempages, swapents: Resident pages by kind, in pages.
         pgtables: Tables in use, by level (1 for PUD to 3 for PTE tables).
         total_vm, locked_vm: Pages mapped and pages locked.
@@ -350,7 +358,7 @@ class MmStruct:
         self.mmap_lock = mmap_lock
         self.page_table_lock = ptl
         self.tlb_flush_pending = 0
-        self.tlb_flush_batched = False
+        self.tlb_flush_batched = 0
         self.anonpages = 0
         self.filepages = 0
         self.shmempages = 0
@@ -364,6 +372,12 @@ class MmStruct:
         self.has_pinned = False
         self.write_protect_seq = 0
         self.comm = "a.out"
+
+    @property
+    def tlb_flush_batched_pending(self) -> bool:
+        """Whether a batch was begun and is not known to be flushed."""
+        pending = self.tlb_flush_batched & TLB_FLUSH_BATCH_PENDING_MASK
+        return pending != self.tlb_flush_batched >> TLB_FLUSH_BATCH_FLUSHED_SHIFT
 
 
 @dataclass(slots=True)

@@ -124,6 +124,7 @@ class MadviseAge(MadviseDiscard):
                 self._kernel.pgtable_generic.pmdp_invalidate(vma, addr, pmdp)
                 pgtable.set_pte(pmdp, pte_mkold(pmd))
                 self._kernel.gather.tlb_remove_pmd_tlb_entry(tlb, addr)
+            folio.flags &= ~PG_referenced
             self._kernel.swap.folio_deactivate(folio)
         ptl.release()
         return True
@@ -135,6 +136,7 @@ class MadviseAge(MadviseDiscard):
             self._kernel.gather.tlb_flush_pte_range(
                 tlb, mapped.addr, mapped.nr * self._pgtable.page_size
             )
+        mapped.folio.flags &= ~PG_referenced
         self._kernel.swap.folio_deactivate(mapped.folio)
 
     def isolate(self, folio: Folio, isolated: list[Folio]) -> None:

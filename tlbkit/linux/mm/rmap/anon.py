@@ -12,14 +12,29 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 
+class TlbflushUnmapBatch:
+    """Flushes that a task has started and not waited for: tlbflush_unmap_batch.
+
+    Attributes:
+        flush_required: There are some.
+        writable: One is of an entry that was dirty, so a CPU may still write by it.
+    """
+
+    __slots__ = ("flush_required", "writable")
+
+    def __init__(self) -> None:
+        self.flush_required = False
+        self.writable = False
+
+
 class RmapAnon:
     """Families of areas, and what belongs to which."""
 
-    __slots__ = ("_flush_required", "_kernel")
+    __slots__ = ("_kernel", "_tlb_ubc")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
-        self._flush_required: dict[int, bool] = {}
+        self._tlb_ubc = tuple(TlbflushUnmapBatch() for _ in kernel.machine.cpus)
 
     def anon_vma_prepare(self, vma: VmArea) -> None:
         """Give *vma* an anon_vma before its first private page."""

@@ -9,7 +9,12 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_dirty,
     pte_present,
 )
-from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.mm_types import (
+    TLB_FLUSH_BATCH_FLUSHED_SHIFT,
+    TLB_FLUSH_BATCH_PENDING_LARGE,
+    TLB_FLUSH_BATCH_PENDING_MASK,
+    PG_dirty,
+)
 from tlbkit.linux.include.linux.swapops import make_migration_pte
 from tlbkit.linux.mm.rmap.counts import RmapCounts
 
@@ -110,36 +115,61 @@ class RmapWalk(RmapCounts):
     def set_tlb_ubc_flush_pending(
         self, mm: MmStruct, pte: int, start: int, end: int
     ) -> None:
-        """Start the flush of an entry that was *pte*, and note that it is not over."""
+        """Start the flush of an entry that was *pte*, and note that it is not over.
+
+        Source: mm/rmap.c, set_tlb_ubc_flush_pending().
+        Deviates: the counter is read and changed in one step, so no exchange is tried
+        again.
+        """
         if not self._kernel.pgtable_generic.pte_accessible(mm, pte):
             return
         self._kernel.tlbflush.arch_tlbbatch_add_pending(mm, start, end)
-        number = self._kernel.machine.running.number
-        dirty = pte_dirty(pte) or self._flush_required.get(number, False)
-        self._flush_required[number] = dirty
-        mm.tlb_flush_batched = True
+        tlb_ubc = self._tlb_ubc[self._kernel.machine.running.number]
+        tlb_ubc.flush_required = True
+        batch = mm.tlb_flush_batched
+        if batch & TLB_FLUSH_BATCH_PENDING_MASK > TLB_FLUSH_BATCH_PENDING_LARGE:
+            mm.tlb_flush_batched = 1
+        else:
+            mm.tlb_flush_batched += 1
+        if pte_dirty(pte):
+            tlb_ubc.writable = True
 
     def try_to_unmap_flush(self) -> None:
-        """Wait for the flushes that this CPU has started, if there are any."""
-        number = self._kernel.machine.running.number
-        if number in self._flush_required:
-            self._kernel.tlbflush.arch_tlbbatch_flush()
-            del self._flush_required[number]
+        """Wait for the flushes that this task has started, if there are any.
+
+        Source: mm/rmap.c, try_to_unmap_flush().
+        """
+        tlb_ubc = self._tlb_ubc[self._kernel.machine.running.number]
+        if not tlb_ubc.flush_required:
+            return
+        self._kernel.tlbflush.arch_tlbbatch_flush()
+        tlb_ubc.flush_required = False
+        tlb_ubc.writable = False
 
     def try_to_unmap_flush_dirty(self) -> None:
         """Do so if a CPU may still write to one of the pages: it is to be written out.
 
         An entry that was dirty lets a CPU write without looking at the table again.
+
+        Source: mm/rmap.c, try_to_unmap_flush_dirty().
         """
-        if self._flush_required.get(self._kernel.machine.running.number):
+        if self._tlb_ubc[self._kernel.machine.running.number].writable:
             self.try_to_unmap_flush()
 
     def flush_tlb_batched_pending(self, mm: MmStruct) -> None:
-        """Make sure that no entry of *mm* is cleared and not flushed yet.
+        """Make sure that no entry of *mm* is cleared and not flushed yet; PTL held.
 
         Another CPU may have started such flushes, for which only it can wait. Whoever
-        takes a cleared entry for proof that nobody uses the page asks this first.
+        takes a cleared entry for proof that nobody uses the page asks this first. A
+        batch that begins while this flush is under way stays pending.
+
+        Source: mm/rmap.c, flush_tlb_batched_pending().
         """
-        if mm.tlb_flush_batched:
-            self._kernel.tlbflush.flush_tlb_mm(mm)
-            mm.tlb_flush_batched = False
+        batch = mm.tlb_flush_batched
+        pending = batch & TLB_FLUSH_BATCH_PENDING_MASK
+        flushed = batch >> TLB_FLUSH_BATCH_FLUSHED_SHIFT
+        if pending == flushed:
+            return
+        self._kernel.tlbflush.flush_tlb_mm(mm)
+        if mm.tlb_flush_batched == batch:
+            mm.tlb_flush_batched = pending | pending << TLB_FLUSH_BATCH_FLUSHED_SHIFT
