@@ -25,6 +25,7 @@ def run(operation, without=(), *, pages=8, halt=True, version="v6.19"):
     for cpu in range(CPUS):
         for page in range(pages):
             process.write(base + page * PAGE, page, cpu=cpu)
+    kernel.swap.lru_add_drain_all()
     machine.without = frozenset(without)
     with Sanitizer(kernel, halt=halt) as rules:
         operation(process, base)
