@@ -11,6 +11,7 @@ from tlbkit.linux.include.linux.mm_types import (
 )
 from tlbkit.linux.mm.hugetlb import Hugetlb
 from tlbkit.linux.mm.mmu_gather import MmuGather
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series
 from tlbkit.patches.patch import Figure, Kind, Patch, Role
@@ -106,8 +107,8 @@ class HugetlbBefore(Hugetlb):
         h = self.hstate_vma(vma)
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
         span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
-        with self._kernel.mmu_notifier.invalidate_range(
-            vma.mm, "PROTECTION_VMA", *span
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_PROTECTION_VMA, 0, vma.mm, *span
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
@@ -126,7 +127,9 @@ class HugetlbBefore(Hugetlb):
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
         end = old_addr + length
         span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
             done = MmuGather(vma.mm)
@@ -146,7 +149,9 @@ class HugetlbBefore(Hugetlb):
             return
         h = self.hstate_vma(vma)
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
+        ):
             if take_locks:
                 self.hugetlb_vma_lock_write(vma)
                 i_mmap_rwsem.down_write()

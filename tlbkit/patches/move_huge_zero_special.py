@@ -9,6 +9,7 @@ from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EBUSY, EINVAL, ENOENT
 from tlbkit.linux.mm.huge_memory import HugeMemory
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.page_alloc import RAM_BASE
 from tlbkit.linux.mm.userfaultfd import double_pt_lock, double_pt_unlock
 from tlbkit.patches import series
@@ -71,8 +72,8 @@ class HugeMemoryBefore(HugeMemory):
                 return -EBUSY
             src_folio.refcount += 1
         src_ptl.release()
-        with kernel.mmu_notifier.invalidate_range(
-            mm, "CLEAR", src_addr, src_addr + size
+        with kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + size
         ):
             src_anon_vma = None
             if src_folio is not None:

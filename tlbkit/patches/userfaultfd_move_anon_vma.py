@@ -27,6 +27,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOENT,
 )
 from tlbkit.linux.include.uapi.linux.userfaultfd import UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.userfaultfd import (
     Userfaultfd,
     double_pt_lock,
@@ -189,7 +190,9 @@ class UserfaultfdBefore(Userfaultfd):
         src_anon_vma: AnonVma | None = None
         rmap = self._kernel.rmap
         notifier = self._kernel.mmu_notifier
-        with notifier.invalidate_range(mm, "CLEAR", src_addr, src_addr + length):
+        with notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + length
+        ):
             try:
                 while True:
                     dst = generic.pte_offset_map_rw_nolock(mm, dst_pmd, dst_addr)

@@ -20,6 +20,7 @@ from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_locked, PG_lru
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_armed
 from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EINVAL, ENOMEM
 from tlbkit.linux.mm.internal import folio_pte_batch
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -224,7 +225,12 @@ class Khugepaged:
         kernel.rmap.anon_vma_lock_write(vma.anon_vma)
         pmd_ptl = kernel.memory.pmd_lockptr(pmdp)
         end = addr + pgtable.pmd_size
-        with kernel.mmu_notifier.invalidate_range(mm, "CLEAR", addr, end), pmd_ptl:
+        with (
+            kernel.mmu_notifier.mmu_notifier_range_init(
+                MMU_NOTIFY_CLEAR, 0, mm, addr, end
+            ),
+            pmd_ptl,
+        ):
             pmd = kernel.pgtable_generic.pmdp_collapse_flush(vma, addr, pmdp)
         kernel.gather.tlb_remove_table_sync_one()
         table = kernel.page_alloc.folio_of(pgtable.pte_pfn(pmd))

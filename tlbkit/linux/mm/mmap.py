@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.linux.fs.hugetlbfs.inode import HugetlbfsInode
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
 from tlbkit.linux.include.linux.mm import (
+    ULONG_MAX,
     VM_ACCOUNT,
     VM_MAYEXEC,
     VM_MAYREAD,
@@ -342,7 +343,7 @@ class Mmap:
         gather = self._kernel.gather
         vmas, mm.vmas = mm.vmas, []
         tlb = gather.tlb_gather_mmu_fullmm(mm)
-        self._kernel.memory.unmap_vmas(tlb, vmas, 0, self._pgtable.task_size)
+        self._kernel.memory.unmap_vmas(tlb, vmas, 0, ULONG_MAX)
         self._kernel.memory.free_pgtables(tlb, vmas, 0, self._pgtable.task_size)
         gather.tlb_finish_mmu(tlb)
         for vma in vmas:

@@ -54,6 +54,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOMEM,
 )
 from tlbkit.linux.mm.internal import FPB_RESPECT_WRITE, folio_pte_batch_flags
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_PROTECTION_VMA
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
@@ -193,24 +194,35 @@ class Mprotect:
                 return error
         notifier = self._kernel.mmu_notifier
         changed = 0
-        notified = None
+        range_ = None
+        pgtable = self._pgtable
+        top = pgtable.pud_shift if pgtable.folded_pud else pgtable.pgdir_shift
         for pmdp, addr, following in self._kernel.memory.pmd_entries(
             vma.mm, start, end
         ):
+            if range_ is not None and addr >= range_.end:
+                notifier.mmu_notifier_invalidate_range_end(range_)
+                range_ = None
+            if range_ is None:
+                range_ = notifier.mmu_notifier_range_init(
+                    MMU_NOTIFY_PROTECTION_VMA,
+                    0,
+                    vma.mm,
+                    addr,
+                    pgtable.addr_end(addr, end, top),
+                )
+                notifier.mmu_notifier_invalidate_range_start(range_)
             pages = -EAGAIN
             while pages == -EAGAIN:
                 pmd = self._pgtable.read(pmdp)
                 if pte_none(pmd):
                     break
-                if notified is None:
-                    notified = (vma.mm, "PROTECTION_VMA", addr, end)
-                    notifier.invalidate_range_start(*notified)
                 pages = self._change_pmd(
                     tlb, vma, pmdp, pmd, addr, following, prot, how
                 )
             changed += max(pages, 0)
-        if notified is not None:
-            notifier.invalidate_range_end(*notified)
+        if range_ is not None:
+            notifier.mmu_notifier_invalidate_range_end(range_)
         return changed
 
     def _change_pmd(

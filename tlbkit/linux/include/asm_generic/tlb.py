@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.linux.mm import (
+    ULONG_MAX,
     VM_EXEC,
     VM_HUGETLB,
     VM_MIXEDMAP,
@@ -251,7 +252,7 @@ class GenericTlb:
     def _reset_range(self, tlb: MmuGather) -> None:
         """Forget what a flush takes care of: __tlb_reset_range()."""
         if tlb.fullmm:
-            tlb.start = tlb.end = (1 << 64) - 1
+            tlb.start = tlb.end = ULONG_MAX
         else:
             tlb.start, tlb.end = self._task_size, 0
         tlb.freed_tables = tlb.unshared_tables = False

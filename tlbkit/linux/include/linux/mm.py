@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Page, VmArea, VmFault
 
+ULONG_MAX: Final = (1 << 64) - 1
+"""The largest address, and the end of a range that has none."""
+
 VM_READ: Final = 0x1
 VM_WRITE: Final = 0x2
 VM_EXEC: Final = 0x4

@@ -65,6 +65,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOMEM,
 )
 from tlbkit.linux.mm.huge_memory.split import HugeSplit, vma_is_special_huge
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.userfaultfd import double_pt_lock, double_pt_unlock
 
 if TYPE_CHECKING:
@@ -537,8 +538,8 @@ class HugeChange(HugeSplit):
                 return -EBUSY
             src_folio.refcount += 1
         src_ptl.release()
-        with kernel.mmu_notifier.invalidate_range(
-            mm, "CLEAR", src_addr, src_addr + size
+        with kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + size
         ):
             src_anon_vma = None
             if src_folio is not None:

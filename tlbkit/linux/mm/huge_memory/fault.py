@@ -42,6 +42,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_wp_async,
 )
 from tlbkit.linux.mm.huge_memory.change import HugeChange
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea, VmFault
@@ -265,8 +266,8 @@ class HugeFault(HugeChange):
         folio = self.vma_alloc_anon_folio_pmd()
         if folio is None:
             return VM_FAULT_FALLBACK
-        with self._kernel.mmu_notifier.invalidate_range(
-            vma.mm, "CLEAR", haddr, haddr + self._pgtable.pmd_size
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, haddr, haddr + self._pgtable.pmd_size
         ):
             vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)
             with vmf.ptl:

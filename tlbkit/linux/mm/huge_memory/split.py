@@ -61,6 +61,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     EINVAL,
 )
 from tlbkit.linux.mm.huge_memory.settings import SMALLEST_ORDER, HugeSettings
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.page_alloc import BadPageError
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ class HugeSplit(HugeSettings):
         haddr = address & -self._pgtable.pud_size
         end = haddr + self._pgtable.pud_size
         with (
-            self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", haddr, end),
+            self._kernel.mmu_notifier.mmu_notifier_range_init(
+                MMU_NOTIFY_CLEAR, 0, vma.mm, haddr, end
+            ),
             self._kernel.memory.pud_lockptr(vma.mm),
         ):
             if pmd_leaf(self._pgtable.read(pud)):
@@ -291,7 +294,9 @@ class HugeSplit(HugeSettings):
         haddr = address & -self._pgtable.pmd_size
         end = haddr + self._pgtable.pmd_size
         with (
-            self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", haddr, end),
+            self._kernel.mmu_notifier.mmu_notifier_range_init(
+                MMU_NOTIFY_CLEAR, 0, vma.mm, haddr, end
+            ),
             self._kernel.memory.pmd_lockptr(pmd),
         ):
             self.split_huge_pmd_locked(vma, haddr, pmd, freeze=freeze)

@@ -32,6 +32,7 @@ from tlbkit.linux.include.linux.swapops import (
 from tlbkit.linux.include.linux.userfaultfd_k import vma_has_uffd_without_event_remap
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.mm.hugetlb.fault import HugetlbFault
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
@@ -64,8 +65,8 @@ class HugetlbChange(HugetlbFault):
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
         span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
         tlb = gather.tlb_gather_mmu_vma(vma)
-        with self._kernel.mmu_notifier.invalidate_range(
-            vma.mm, "PROTECTION_VMA", *span
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_PROTECTION_VMA, 0, vma.mm, *span
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
@@ -190,7 +191,9 @@ class HugetlbChange(HugetlbFault):
         end = old_addr + length
         span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
         tlb = gather.tlb_gather_mmu_vma(vma)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
             moved = self._move_range(tlb, vma, new_vma, old_addr, new_addr, length)

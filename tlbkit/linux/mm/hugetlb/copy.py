@@ -36,6 +36,7 @@ from tlbkit.linux.include.linux.swapops import (
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOMEM
 from tlbkit.linux.mm.hugetlb.change import HugetlbChange
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
@@ -115,14 +116,16 @@ class HugetlbCopy(HugetlbChange):
         """
         cow = is_cow_mapping(parent.flags)
         notifier = self._kernel.mmu_notifier
-        span = (parent.mm, "CLEAR", parent.start, parent.end)
+        range_ = notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, parent.mm, parent.start, parent.end
+        )
         if cow:
-            notifier.invalidate_range_start(*span)
+            notifier.mmu_notifier_invalidate_range_start(range_)
         else:
             self.hugetlb_vma_lock_read(parent)
         error = self._copy_range(child, parent, cow=cow)
         if cow:
-            notifier.invalidate_range_end(*span)
+            notifier.mmu_notifier_invalidate_range_end(range_)
         else:
             self.hugetlb_vma_unlock_read(parent)
         return error

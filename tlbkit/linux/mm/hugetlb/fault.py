@@ -63,6 +63,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
 )
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.hugetlb.zap import HugetlbZap
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.fs.hugetlbfs.inode import HugetlbfsInode
@@ -440,8 +441,8 @@ class HugetlbFault(HugetlbZap):
         assert vmf.ptl is not None
         copied = False
         with (
-            self._kernel.mmu_notifier.invalidate_range(
-                vma.mm, "CLEAR", vmf.address, vmf.address + h.size
+            self._kernel.mmu_notifier.mmu_notifier_range_init(
+                MMU_NOTIFY_CLEAR, 0, vma.mm, vmf.address, vmf.address + h.size
             ),
             vmf.ptl,
         ):

@@ -32,6 +32,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import uffd_disable_huge_pmd_share
 from tlbkit.linux.kernel.locking import LockError
 from tlbkit.linux.mm.hugetlb.entries import HugeEntries
 from tlbkit.linux.mm.hugetlb.pool import HugetlbPool
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace
@@ -335,7 +336,9 @@ class HugetlbShare(HugetlbPool):
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
         gather = self._kernel.gather
         tlb = gather.tlb_gather_mmu_vma(vma)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
+        ):
             if take_locks:
                 self.hugetlb_vma_lock_write(vma)
                 i_mmap_rwsem.down_write()

@@ -19,6 +19,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_swp_uffd_wp,
 )
 from tlbkit.linux.mm.hugetlb.share import HugetlbShare
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import Hstate, HugetlbFolio
@@ -180,7 +181,9 @@ class HugetlbZap(HugetlbShare):
         """Clear a range with a gather of its own; i_mmap_rwsem is held for writing."""
         gather = self._kernel.gather
         span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
             tlb = gather.tlb_gather_mmu(vma.mm)
             self.unmap_hugepage_range_(tlb, vma, start, end, folio)
         gather.tlb_finish_mmu(tlb)

@@ -16,6 +16,7 @@ from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.swapops import non_swap_entry, pte_to_swp_entry
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOMEM
 from tlbkit.linux.mm.madvise.part import MadviseWalk
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -109,8 +110,8 @@ class MadviseDiscard(MadviseWalk):
         def free(mapped: Mapped) -> None:
             self.free_ptes(tlb, mapped)
 
-        with self._kernel.mmu_notifier.invalidate_range(
-            vma.mm, "CLEAR", part.start, part.end
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, part.start, part.end
         ):
             for pmdp, addr, end in self._kernel.memory.pmd_entries(
                 vma.mm, part.start, part.end

@@ -56,6 +56,7 @@ from tlbkit.linux.mm.internal import (
     folio_pte_batch_flags,
 )
 from tlbkit.linux.mm.memory.normal import MemoryNormal
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_PROTECTION_PAGE
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
@@ -439,9 +440,11 @@ class MemoryCopy(MemoryNormal):
         addr, end = src_vma.start, src_vma.end
         is_cow = is_cow_mapping(src_vma.flags)
         notifier = self._kernel.mmu_notifier
-        span = (src_mm, "PROTECTION_PAGE", addr, end)
+        range_ = notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_PROTECTION_PAGE, 0, src_mm, addr, end
+        )
         if is_cow:
-            notifier.invalidate_range_start(*span)
+            notifier.mmu_notifier_invalidate_range_start(range_)
             src_mm.write_protect_seq += 1  # raw_write_seqcount_begin()
         ret = 0
         shift = pgtable.pud_shift if pgtable.folded_pud else pgtable.pgdir_shift
@@ -461,5 +464,5 @@ class MemoryCopy(MemoryNormal):
             addr = following
         if is_cow:
             src_mm.write_protect_seq += 1  # raw_write_seqcount_end()
-            notifier.invalidate_range_end(*span)
+            notifier.mmu_notifier_invalidate_range_end(range_)
         return ret

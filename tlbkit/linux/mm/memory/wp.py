@@ -40,6 +40,7 @@ from tlbkit.linux.include.linux.userfaultfd_k import (
     userfaultfd_wp_async,
 )
 from tlbkit.linux.mm.memory.normal import MemoryNormal
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
@@ -255,8 +256,8 @@ class MemoryWrite(MemoryNormal):
             return VM_FAULT_OOM
         self._memory.copy_frame(pgtable.pte_pfn(vmf.orig_pte), new.pfn)
         copied = False
-        with self._kernel.mmu_notifier.invalidate_range(
-            vma.mm, "CLEAR", vmf.address, vmf.address + pgtable.page_size
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, vmf.address, vmf.address + pgtable.page_size
         ):
             found = self._kernel.pgtable_generic.pte_offset_map_lock(
                 vma.mm, vmf.pmd, vmf.address

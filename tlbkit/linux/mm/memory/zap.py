@@ -35,6 +35,7 @@ from tlbkit.linux.mm.internal import (
     folio_pte_batch,
 )
 from tlbkit.linux.mm.memory.normal import MemoryNormal
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_UNMAP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -77,13 +78,15 @@ class MemoryZap(MemoryNormal):
         self, tlb: MmuGather, vmas: list[VmArea], start: int, end: int
     ) -> None:
         """Clear all entries of *vmas* within [start, end), and keep their pages."""
-        for vma in vmas:
-            first, last = max(vma.start, start), min(vma.end, end)
-            if first >= last:
-                continue
-            with self._kernel.mmu_notifier.invalidate_range(
-                vma.mm, "UNMAP", first, last
-            ):
+        if not vmas:
+            return
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_UNMAP, 0, tlb.mm, start, end
+        ):
+            for vma in vmas:
+                first, last = max(vma.start, start), min(vma.end, end)
+                if first >= last:
+                    continue
                 self.hugetlb_zap_begin(vma, first, last)
                 self.unmap_single_vma(tlb, vma, first, last, _ALL)
                 self.hugetlb_zap_end(vma, final=True)
@@ -129,7 +132,9 @@ class MemoryZap(MemoryNormal):
     ) -> None:
         """Clear the entries of a part of *vma*, which stays mapped."""
         span = self.hugetlb_zap_begin(vma, start, end)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
             self.unmap_single_vma(tlb, vma, start, end, details)
         if is_vm_hugetlb_page(vma):
             # Whoever faults next may need the very pages that are kept in the gather.

@@ -27,6 +27,7 @@ from tlbkit.linux.mm.internal import (
     folio_pte_batch_flags,
     pte_batch_hint,
 )
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_UNMAP
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -104,8 +105,8 @@ class MremapTables:
             )
         self.try_realign_addr(move)
         notifier = self._kernel.mmu_notifier
-        with notifier.invalidate_range(
-            move.old.mm, "UNMAP", move.old_addr, move.old_end
+        with notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_UNMAP, 0, move.old.mm, move.old_addr, move.old_end
         ):
             while move.old_addr < move.old_end:
                 extent = self.move_next(move)

@@ -12,6 +12,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_wrprotect,
 )
 from tlbkit.linux.include.linux.mm import VM_SHARED
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_PROTECTION_PAGE
 from tlbkit.linux.mm.rmap.walk import RmapWalk
 
 if TYPE_CHECKING:
@@ -73,8 +74,8 @@ class RmapFile(RmapWalk):
         pgtable = kernel.pgtable
         frames = range(folio.pfn, folio.pfn + folio.nr_pages)
         cleaned = 0
-        with kernel.mmu_notifier.invalidate_range(
-            vma.mm, "PROTECTION_PAGE", start, end
+        with kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_PROTECTION_PAGE, 0, vma.mm, start, end
         ):
             for pmdp, first, until in kernel.memory.pmd_entries(vma.mm, start, end):
                 found = kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, first)

@@ -16,6 +16,7 @@ from tlbkit.linux.include.linux.swapops import (
     make_migration_pte,
     swp_entry_to_pte,
 )
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.rmap.hugetlb import RmapHugetlb
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ class RmapHugetlbUnmap(RmapHugetlb):
         huge = self._kernel.hugetlbpage
         size = folio.hstate.size
         span = hugetlb.adjust_range_if_pmd_sharing_possible(vma, addr, addr + size)
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", *span):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
             ptep = huge.huge_pte_offset(vma.mm, addr, size)
             if ptep is None:
                 return True

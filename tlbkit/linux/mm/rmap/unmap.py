@@ -23,6 +23,7 @@ from tlbkit.linux.include.linux.swapops import (
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
 from tlbkit.linux.mm.internal import folio_pte_batch
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.rmap.file import RmapFile
 
 if TYPE_CHECKING:
@@ -80,7 +81,9 @@ class RmapUnmap(RmapFile):
     ) -> bool:
         """Do so in one area; false if an entry has to stay, and then the rest does."""
         pgtable = self._kernel.pgtable
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
+        ):
             for pmdp, addr, until in self._kernel.memory.pmd_entries(
                 vma.mm, start, end
             ):

@@ -16,6 +16,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_dirty,
 )
 from tlbkit.linux.include.linux.swapops import make_migration_pte
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.rmap.counts import RmapCounts
 
 if TYPE_CHECKING:
@@ -59,7 +60,9 @@ class RmapWalk(RmapCounts):
         off the wait: `try_to_unmap_flush` must follow.
         """
         pgtable = self._kernel.pgtable
-        with self._kernel.mmu_notifier.invalidate_range(vma.mm, "CLEAR", start, end):
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
+        ):
             for pmdp, addr, until in self._kernel.memory.pmd_entries(
                 vma.mm, start, end
             ):

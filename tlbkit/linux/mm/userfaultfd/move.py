@@ -42,6 +42,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOMEM,
 )
 from tlbkit.linux.include.uapi.linux.userfaultfd import UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.userfaultfd.mfill import UffdMfill
 
 if TYPE_CHECKING:
@@ -384,7 +385,9 @@ class UffdMove(UffdMfill):
         src_folio: Folio | None = None
         src_folio_pte = 0
         notifier = self._kernel.mmu_notifier
-        with notifier.invalidate_range(mm, "CLEAR", src_addr, src_addr + length):
+        with notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + length
+        ):
             try:
                 while True:
                     dst = generic.pte_offset_map_rw_nolock(mm, dst_pmd, dst_addr)

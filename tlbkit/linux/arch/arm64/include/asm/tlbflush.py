@@ -18,6 +18,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_SWBITS_MASK,
     PTE_VALID,
 )
+from tlbkit.linux.include.linux.mm import ULONG_MAX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,7 +164,9 @@ class TlbFlush:
         self._local_flush_tlb_page_nosync(mm, addr)
         size = self._page_size
         addr &= -size
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(mm, addr, addr + size)
+        self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
+            mm, addr, addr + size
+        )
         self._machine.running.dsb("nsh")
 
     def local_flush_tlb_contpte(self, vma: VmArea, addr: int) -> None:
@@ -177,7 +180,7 @@ class TlbFlush:
             addr, addr + size, self._page_size, asid, 3
         ):
             self._tlbi_user("VALE1" if single else "RVALE1", operand)
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(
+        self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
             vma.mm, addr, addr + size
         )
         cpu.dsb("nsh")
@@ -202,7 +205,9 @@ class TlbFlush:
         cpu.dsb("ishst")
         self._tlbi_user("ASIDE1IS", encode_asid(self._kernel.context.asid(mm)))
         cpu.dsb("ish")
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(mm, 0, (1 << 64) - 1)
+        self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
+            mm, 0, ULONG_MAX
+        )
 
     def flush_tlb_page(self, vma: VmArea, addr: int) -> None:
         """Drop the leaf entry of one page, of whatever level, from every CPU's TLB."""
@@ -214,7 +219,7 @@ class TlbFlush:
         self._machine.running.dsb("ishst")
         self._tlbi_user("VALE1IS", encode_va(addr, self._kernel.context.asid(mm)))
         addr &= ~(self._page_size - 1)
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(
+        self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
             mm, addr, addr + self._page_size
         )
 
@@ -280,7 +285,9 @@ class TlbFlush:
         asid = self._kernel.context.asid(mm)
         for single, operand in self._range_operands(start, end, stride, asid, level):
             self._tlbi_user(name if single else "R" + name, operand)
-        self._kernel.mmu_notifier.arch_invalidate_secondary_tlbs(mm, start, end)
+        self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
+            mm, start, end
+        )
 
     def _range_operands(
         self, start: int, end: int, stride: int, asid: int, level: int | None
