@@ -134,7 +134,7 @@ class Place:
         if existing == "table":
             table = self.kernel.page_alloc.alloc_table("a table")
             assert table is not None
-            pgtable.populate(self.entryp, table.pfn)
+            pgtable.pmd_populate(self.entryp, table.pfn)
             return
         entry = 0
         if existing == "huge zero":

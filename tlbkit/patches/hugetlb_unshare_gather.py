@@ -62,7 +62,9 @@ class HugetlbBefore(Hugetlb):
             return False
         self.mapping(vma).i_mmap_rwsem.assert_write_held()
         self.hugetlb_vma_assert_locked(vma)
-        self.pud_clear(vma.mm, addr)
+        pgtable = self._pgtable
+        pgdp = pgtable.pgd_offset(vma.mm, addr)
+        pgtable.pud_clear(pgtable.pud_offset(pgdp, addr))
         self._kernel.gather.tlb_remove_table_sync_one()
         ptdesc_pmd_pts_dec(table)
         vma.mm.pgtables[2] -= 1

@@ -242,7 +242,7 @@ class Khugepaged:
         failed = result is not ScanResult.SUCCEED
         if self._machine.sees("collapse_huge_page_isolate", failed):
             with pmd_ptl:
-                pgtable.populate(pmdp, table.pfn)
+                pgtable.pmd_populate(pmdp, table.pfn)
             return result
         with pte_ptl:
             self._copy(vma, addr, table.pfn << pgtable.page_shift, folio)

@@ -290,6 +290,7 @@ class Mprotect:
         changed = 0
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
+        pgtable.arch_enter_lazy_mmu_mode()
         while addr < end:
             old = pgtable.read(ptep)
             nr = 1
@@ -318,6 +319,7 @@ class Mprotect:
                     changed += 1
             ptep += nr * 8
             addr += nr * pgtable.page_size
+        pgtable.arch_leave_lazy_mmu_mode()
         ptl.release()
         return changed
 

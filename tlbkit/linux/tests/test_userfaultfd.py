@@ -103,7 +103,7 @@ def test_t3_1_a_run_is_flushed_once(version):
         scene.kernel, lambda: scene.fd.move(scene.dst, scene.src, scene.length)
     )
     flushes = pages if version == BEFORE else 1
-    assert counts.dsb == {"ishst": flushes, "ish": flushes}
+    assert counts.dsb == {"ishst": flushes + 1, "ish": flushes}, "one table is new"
     assert counts.notifier == flushes
     assert counts.notifier_ranges == flushes
     name = "VALE1IS" if version == BEFORE else "RVAE1IS"
@@ -148,7 +148,7 @@ def test_a_run_s_flush_arithmetic(
     if version == AFTER and not lpa2:
         assert expected == (closed_form(pages) if ranges else pages)
     flushes = 1 if version == AFTER else pages
-    assert counts.dsb == {"ishst": flushes, "ish": flushes}
+    assert counts.dsb == {"ishst": flushes + 1, "ish": flushes}, "one table is new"
 
 
 @pytest.mark.parametrize(

@@ -145,7 +145,7 @@ def test_json_of_the_issued():
         process.mprotect(address, PAGE, "r")
     assert counts.to_json() == {
         "tlbi": {"VALE1IS": 1},
-        "dsb": {"ishst": 1, "ish": 1, "nshst": 0, "nsh": 0},
+        "dsb": {"ishst": 1 + 3, "ish": 1, "nshst": 0, "nsh": 0},
         "ipi_broadcasts": 0,
         "faults": {"translation": 1, "access_flag": 0, "permission": 0},
         "walks": 2,

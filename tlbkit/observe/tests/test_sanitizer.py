@@ -165,7 +165,7 @@ def test_a_walker_that_came_later_keeps_nothing():
     walker = kernel.machine.cpu(1)
 
     def late(event):
-        if event.why == "table unhooked" and walker.irqs_on:
+        if event.why == "pmd_clear" and walker.irqs_on:
             walker.irq_disable()
 
     kernel.machine.without = frozenset({"ipi in tlb_remove_table_sync_one"})

@@ -157,6 +157,7 @@ class HugeSplit(HugeSettings):
         pgtable = self._pgtable
         old_pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, pmd)
         table = self._kernel.pgtable_generic.pgtable_trans_huge_withdraw(pmd)
+        pgtable.queue_pte_barriers()  # pmd_populate() of a copy on the stack
         entry = pgtable.pfn_pte(self._kernel.zero_pfn, vma.page_prot)
         entry = pgtable.pte_mkspecial(entry)
         if pte_uffd_wp(old_pmd):
@@ -164,7 +165,7 @@ class HugeSplit(HugeSettings):
         pte = table.pfn << pgtable.page_shift
         for ptep in range(pte, pte + pgtable.page_size, 8):
             pgtable.set_pte(ptep, entry)
-        pgtable.populate(pmd, table.pfn)
+        pgtable.pmd_populate(pmd, table.pfn)
 
     def split_huge_pmd_locked_(
         self, vma: VmArea, pmd: int, haddr: int, *, freeze: bool
@@ -215,6 +216,7 @@ class HugeSplit(HugeSettings):
                     folio, folio.pfn, nr, vma, exclusive=anon_exclusive
                 )
         table = self._kernel.pgtable_generic.pgtable_trans_huge_withdraw(pmd)
+        pgtable.queue_pte_barriers()  # pmd_populate() of a copy on the stack
         pte = table.pfn << pgtable.page_shift
         if migrating:
             moving = pte_to_swp_entry(old_pmd)
@@ -245,7 +247,7 @@ class HugeSplit(HugeSettings):
             rmap.folio_remove_rmap_pmd(folio, vma)
             if freeze:
                 self._kernel.swap.folio_put(folio)
-        pgtable.populate(pmd, table.pfn)
+        pgtable.pmd_populate(pmd, table.pfn)
 
     def _split_file_pmd(self, vma: VmArea, pmd: int, haddr: int) -> None:
         """Take the entry away, and nothing takes its place: faults find the pages.

@@ -260,7 +260,7 @@ class HugetlbShare(HugetlbPool):
             ptdesc_pmd_pts_inc(table)
             with mm.page_table_lock:
                 if self._machine.holds("pud_none", pte_none(self._pgtable.read(pudp))):
-                    self._pgtable.populate(pudp, table.pfn)
+                    self._pgtable.pud_populate(pudp, table.pfn)
                     mm.pgtables[2] += 1
                 else:
                     ptdesc_pmd_pts_dec(table)  # another thread was first
@@ -302,16 +302,12 @@ class HugetlbShare(HugetlbPool):
             return False
         self.mapping(vma).i_mmap_rwsem.assert_write_held()
         self.hugetlb_vma_assert_locked(vma)
-        self.pud_clear(vma.mm, addr)
+        pgtable = self._pgtable
+        pgdp = pgtable.pgd_offset(vma.mm, addr)
+        pgtable.pud_clear(pgtable.pud_offset(pgdp, addr))
         self._kernel.gather.tlb_unshare_pmd_ptdesc(tlb, table, addr)
         vma.mm.pgtables[2] -= 1
         return True
-
-    def pud_clear(self, mm: MmStruct, addr: int) -> None:
-        """Empty the PUD entry for *addr*."""
-        pgtable = self._pgtable
-        pudp = pgtable.pud_offset(pgtable.pgd_offset(mm, addr), addr)
-        self._machine.running.store(pudp, 0, "pud_clear")
 
     def huge_pmd_unshare_flush(self, tlb: MmuGather, vma: VmArea) -> None:
         """Make sure that nobody of this address space is in an unshared table any more.

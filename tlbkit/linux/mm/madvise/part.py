@@ -102,6 +102,7 @@ class MadviseWalk:
             try:
                 if vma.mm.tlb_flush_batched:
                     self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
+                pgtable.arch_enter_lazy_mmu_mode()
                 while addr < end:
                     ptep = start_pte + (addr - start) // pgtable.page_size * 8
                     pte = pgtable.ptep_get(ptep)
@@ -121,6 +122,7 @@ class MadviseWalk:
                         break
                     addr += mapped.nr * pgtable.page_size
             finally:
+                pgtable.arch_leave_lazy_mmu_mode()
                 ptl.release()
             if partial is not None and not self.split_held(partial.folio):
                 addr += partial.nr * pgtable.page_size

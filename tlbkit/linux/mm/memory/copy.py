@@ -290,6 +290,7 @@ class MemoryCopy(MemoryNormal):
                 break
             src_pte, _, src_ptl = src
             src_ptl.acquire()
+            pgtable.arch_enter_lazy_mmu_mode()
             table = self._memory.frame(src_pte >> pgtable.page_shift)
             while addr != end:
                 nr = 1
@@ -318,6 +319,7 @@ class MemoryCopy(MemoryNormal):
                 dst_pte += nr * 8
                 src_pte += nr * 8
                 addr += nr * size
+            pgtable.arch_leave_lazy_mmu_mode()
             src_ptl.release()
             dst_ptl.release()
             if ret == -EAGAIN:

@@ -9,6 +9,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pte_none,
 )
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.page_alloc import BadPageError
 
@@ -52,40 +53,72 @@ class MemoryTables:
         """Return the lock of every PUD table of *mm*."""
         return mm.page_table_lock
 
-    def _table_alloc(self, mm: MmStruct, entryp: int, level: int, name: str) -> bool:
-        """Point an empty upper entry to a new table at *level*; false without memory.
+    def pud_alloc_(self, mm: MmStruct, p4dp: int) -> int:
+        """Point an empty top-level entry to a new PUD table; 0 or ``-ENOMEM``.
 
-        Source: __pmd_alloc() and __pud_alloc().
+        Source: mm/memory.c, __pud_alloc()
         """
-        if not pte_none(self._pgtable.read(entryp)):
-            return True
-        table = self._kernel.page_alloc.alloc_table(name)
-        if table is None:
-            return False
+        new = self._kernel.page_alloc.alloc_table("PUD table")
+        if new is None:
+            return -ENOMEM
         with mm.page_table_lock:
-            if self._machine.holds("pud_present", pte_none(self._pgtable.read(entryp))):
-                self._pgtable.populate(entryp, table.pfn)
-                mm.pgtables[level] += 1
-                return True
-        self._kernel.page_alloc.free(table)  # another CPU was first
-        return True
+            empty = pte_none(self._pgtable.read(p4dp))
+            empty = self._machine.holds("p4d_present", empty)
+            if empty:
+                mm.pgtables[1] += 1
+                self._pgtable.p4d_populate(p4dp, new.pfn)
+        if not empty:
+            self._kernel.page_alloc.free(new)  # another CPU has populated it
+        return 0
+
+    def pmd_alloc_(self, mm: MmStruct, pudp: int) -> int:
+        """Point an empty PUD entry to a new PMD table; 0 or ``-ENOMEM``.
+
+        Source: mm/memory.c, __pmd_alloc()
+        """
+        new = self._kernel.page_alloc.alloc_table("PMD table")
+        if new is None:
+            return -ENOMEM
+        with self.pud_lockptr(mm):
+            empty = pte_none(self._pgtable.read(pudp))
+            empty = self._machine.holds("pud_present", empty)
+            if empty:
+                mm.pgtables[2] += 1
+                self._pgtable.pud_populate(pudp, new.pfn)
+        if not empty:
+            self._kernel.page_alloc.free(new)  # another CPU has populated it
+        return 0
 
     def pmd_alloc(self, mm: MmStruct, addr: int) -> int | None:
-        """Return where the PMD entry for *addr* stands, making tables; or ``None``."""
+        """Return where the PMD entry for *addr* stands, making tables; or ``None``.
+
+        Source: include/linux/mm.h, pmd_alloc()
+        Deviates: It begins at the top, and so makes the PUD table too.
+        """
         pgtable = self._pgtable
         pmdp = pgtable.find_pmd(mm, addr)
         if pmdp is not None:
             return pmdp
         pudp = self.pud_alloc(mm, addr)
-        if pudp is None or not self._table_alloc(mm, pudp, 2, "PMD table"):
+        if pudp is None:
+            return None
+        if pte_none(pgtable.read(pudp)) and self.pmd_alloc_(mm, pudp):
             return None
         return pgtable.pmd_offset(pudp, addr)
 
     def pud_alloc(self, mm: MmStruct, addr: int) -> int | None:
-        """Return where the PUD entry for *addr* stands, making a table; or ``None``."""
+        """Return where the PUD entry for *addr* stands, making a table; or ``None``.
+
+        Source: include/linux/mm.h, pud_alloc()
+        Deviates: It begins at the top.
+        """
         pgtable = self._pgtable
         pgdp = pgtable.pgd_offset(mm, addr)
-        if not pgtable.folded_pud and not self._table_alloc(mm, pgdp, 1, "PUD table"):
+        if (
+            not pgtable.folded_pud
+            and pte_none(pgtable.read(pgdp))
+            and self.pud_alloc_(mm, pgdp)
+        ):
             return None
         return pgtable.pud_offset(pgdp, addr)
 
@@ -105,8 +138,8 @@ class MemoryTables:
         with self.pmd_lockptr(pmdp):
             if not self._machine.holds("pmd_none", pte_none(self._pgtable.read(pmdp))):
                 return False
-            self._pgtable.populate(pmdp, table.pfn)
             mm.pgtables[3] += 1
+            self._pgtable.pmd_populate(pmdp, table.pfn)
         return True
 
     def pmd_entries(

@@ -45,8 +45,11 @@ if TYPE_CHECKING:
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
-_TableLevel = tuple[int, int, "Callable[[MmuGather, Folio, int], None]"]
-"""A level of tables: its number, log2 of what one maps, and how it is given back."""
+_TableLevel = tuple[
+    int, int, "Callable[[int], None]", "Callable[[MmuGather, Folio, int], None]"
+]
+"""A level of tables: its number, log2 of what one maps, how an entry that points to
+one is emptied, and how the table is given back."""
 
 
 class ZapDetails(NamedTuple):
@@ -235,6 +238,7 @@ class MemoryZap(MemoryNormal):
         ptep, ptl = found
         if vma.mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
+        pgtable.arch_enter_lazy_mmu_mode()
         while addr < end and not full:
             pte = read(ptep)
             if pte & PTE_VALID or pte_present(pte):
@@ -255,6 +259,7 @@ class MemoryZap(MemoryNormal):
                 self.zap_nonpresent_pte(vma, ptep, pte)
             ptep += 8
             addr += size
+        pgtable.arch_leave_lazy_mmu_mode()
         force_flush = full or bool(tlb.delayed_rmaps)
         if force_flush:
             gather.tlb_flush_mmu_tlbonly(tlb)
@@ -389,9 +394,9 @@ class MemoryZap(MemoryNormal):
         pgtable = self._pgtable
         gather = self._kernel.gather
         levels: list[_TableLevel] = [
-            (1, pgtable.pgdir_shift, gather.pud_free_tlb),
-            (2, pgtable.pud_shift, gather.pmd_free_tlb),
-            (3, pgtable.pmd_shift, gather.pte_free_tlb),
+            (1, pgtable.pgdir_shift, pgtable.p4d_clear, gather.pud_free_tlb),
+            (2, pgtable.pud_shift, pgtable.pud_clear, gather.pmd_free_tlb),
+            (3, pgtable.pmd_shift, pgtable.pmd_clear, gather.pte_free_tlb),
         ]
         if pgtable.folded_pud:
             del levels[0]
@@ -412,7 +417,7 @@ class MemoryZap(MemoryNormal):
 
         A table that reaches over a limit is not ours, though some below it may be.
         """
-        (level, shift, free_tlb), *deeper = levels
+        (level, shift, clear, free_tlb), *deeper = levels
         pgtable = self._pgtable
         floor, top = limits
         size = 1 << shift
@@ -436,6 +441,6 @@ class MemoryZap(MemoryNormal):
             if first < floor or first + size > top:
                 continue
             entryp = (pfn << pgtable.page_shift) + (span & mask) * 8
-            self._machine.running.store(entryp, 0, "table unhooked")
+            clear(entryp)
             free_tlb(tlb, self._kernel.page_alloc.folio_of(below), first)
             tlb.mm.pgtables[level] -= 1

@@ -219,9 +219,12 @@ class MremapTables:
         entry = pgtable.read(old)
         moved = pmd_table(entry)
         if moved:
-            cpu = self._kernel.machine.running
-            cpu.store(old, 0, "table moved away")
-            pgtable.populate(new, pgtable.pte_pfn(entry))
+            if size == pgtable.pmd_size:
+                pgtable.pmd_clear(old)
+                pgtable.pmd_populate(new, pgtable.pte_pfn(entry))
+            else:
+                pgtable.pud_clear(old)
+                pgtable.pud_populate(new, pgtable.pte_pfn(entry))
             self._kernel.tlbflush.flush_tlb_range(
                 move.old, move.old_addr, move.old_addr + size
             )
@@ -259,6 +262,7 @@ class MremapTables:
             new_ptl.acquire()
         if mm.tlb_flush_batched:
             self._kernel.rmap.flush_tlb_batched_pending(mm)
+        pgtable.arch_enter_lazy_mmu_mode()
         force_flush = False
         done = 0
         while done < extent:
@@ -267,6 +271,7 @@ class MremapTables:
             done += nr * pgtable.page_size
             old_ptep += nr * 8
             new_ptep += nr * 8
+        pgtable.arch_leave_lazy_mmu_mode()
         if force_flush:
             self._kernel.tlbflush.flush_tlb_range(
                 move.old, move.old_addr, move.old_addr + extent

@@ -224,6 +224,7 @@ class UffdMove(UffdMfill):
         # The PTE holds the folio too, and while its table is locked it stays.
         self._kernel.swap.folio_put(first_src_folio)
         err = 0
+        pgtable.arch_enter_lazy_mmu_mode()
         while src_folio is not None:
             orig_src_pte = pgtable.ptep_get_and_clear(mm, src_addr, src_pte)
             pinned = src_folio.maybe_dma_pinned()
@@ -248,6 +249,7 @@ class UffdMove(UffdMfill):
             src_folio = self.check_ptes_for_batched_move(
                 src_vma, src_addr, src_pte, dst_pte
             )
+        pgtable.arch_leave_lazy_mmu_mode()
         if src_addr > src_start:
             self._kernel.tlbflush.flush_tlb_range(src_vma, src_start, src_addr)
         if src_folio is not None:

@@ -50,7 +50,7 @@ from tlbkit.linux.include.linux.pgtable import (
 )
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.include.linux.mm_types import MmStruct, Page
     from tlbkit.linux.kernel.kernel import Kernel
 
 _DEFAULT = PTE_TYPE_PAGE | PTE_AF | PTE_SHARED | MT_NORMAL << PTE_ATTRINDX_SHIFT
@@ -286,6 +286,7 @@ class Pgtable:
         "_has_tags",
         "_kernel",
         "_last",
+        "_lazy_mmu",
         "_machine",
         "_read",
         "_special_pmd",
@@ -316,6 +317,7 @@ class Pgtable:
         self._kernel = kernel
         self._machine = kernel.machine
         self._read = kernel.machine.memory.read
+        self._lazy_mmu: dict[int, bool] = {}  # CPUs in the mode: are barriers pending?
         shift = self.page_shift = kernel.machine.model.page_shift
         self.page_size = 1 << shift
         self.page_mask = ~(self.page_size - 1)
@@ -482,15 +484,142 @@ class Pgtable:
 
     # -- changing --------------------------------------------------------------------
 
-    def populate(self, entryp: int, table_pfn: int) -> None:
-        """Point the entry at *entryp* to a table; user tables carry PXNTable."""
-        table = table_pfn << self.page_shift | PMD_TYPE_TABLE | PMD_TABLE_PXN
-        self._machine.running.store(entryp, table, "populate")
+    def pmd_populate(self, pmdp: int, table: Page) -> None:
+        """Point a PMD entry to a PTE table of user space, which carries PXNTable.
+
+        Source: arch/arm64/include/asm/pgalloc.h, pmd_populate()
+        """
+        self.set_pmd(pmdp, self._table_entry(table), "pmd_populate")
+
+    def pud_populate(self, pudp: int, table: Page) -> None:
+        """Point a PUD entry to a PMD table.
+
+        Source: arch/arm64/include/asm/pgalloc.h, pud_populate()
+        """
+        self.set_pud(pudp, self._table_entry(table), "pud_populate")
+
+    def p4d_populate(self, p4dp: int, table: Page) -> None:
+        """Point a top-level entry to a PUD table.
+
+        Source: arch/arm64/include/asm/pgalloc.h, p4d_populate()
+        """
+        self.set_p4d(p4dp, self._table_entry(table), "p4d_populate")
+
+    def _table_entry(self, table: Page) -> int:
+        return table << self.page_shift | PMD_TYPE_TABLE | PMD_TABLE_PXN
+
+    def pmd_clear(self, pmdp: int) -> None:
+        """Empty a PMD entry.
+
+        Source: arch/arm64/include/asm/pgtable.h, pmd_clear()
+        """
+        self.set_pmd(pmdp, 0, "pmd_clear")
+
+    def pud_clear(self, pudp: int) -> None:
+        """Empty a PUD entry.
+
+        Source: arch/arm64/include/asm/pgtable.h, pud_clear()
+        """
+        self.set_pud(pudp, 0, "pud_clear")
+
+    def p4d_clear(self, p4dp: int) -> None:
+        """Empty a top-level entry; the barriers come although nothing is valid there.
+
+        Source: arch/arm64/include/asm/pgtable.h, p4d_clear()
+        """
+        self.set_p4d(p4dp, 0, "p4d_clear")
+
+    def set_pmd(self, pmdp: int, pmd: int, why: str = "set_pmd") -> None:
+        """Store a PMD entry as it is; barriers follow if it is valid.
+
+        Source: arch/arm64/include/asm/pgtable.h, set_pmd()
+        """
+        self._machine.running.store(pmdp, pmd, why)
+        if pte_valid(pmd):
+            self.queue_pte_barriers()
+
+    def set_pud(self, pudp: int, pud: int, why: str = "set_pud") -> None:
+        """Store a PUD entry as it is; barriers follow if it is valid.
+
+        Source: arch/arm64/include/asm/pgtable.h, set_pud()
+        """
+        self._machine.running.store(pudp, pud, why)
+        if pte_valid(pud):
+            self.queue_pte_barriers()
+
+    def set_p4d(self, p4dp: int, p4d: int, why: str = "set_p4d") -> None:
+        """Store a top-level entry as it is; barriers follow, whatever it says.
+
+        Source: arch/arm64/include/asm/pgtable.h, set_p4d()
+        Deviates: There are four levels at most, so the entries of a PGD are stored
+            here, and there is no set_pgd().
+        """
+        self._machine.running.store(p4dp, p4d, why)
+        self.queue_pte_barriers()
+
+    # -- barriers of stores ----------------------------------------------------------
+
+    def emit_pte_barriers(self) -> None:
+        """Let walkers see the entries stored so far, and this CPU forget older reads.
+
+        Without them an access may meet the old, invalid entry once more, and fault. An
+        entry of user space can do without: the fault finds nothing to do, and returns.
+
+        Source: arch/arm64/include/asm/pgtable.h, emit_pte_barriers()
+        """
+        cpu = self._machine.running
+        cpu.dsb("ishst")
+        cpu.isb()
+
+    def queue_pte_barriers(self) -> None:
+        """Emit the barriers, in lazy MMU mode once at its end.
+
+        Source: arch/arm64/include/asm/pgtable.h, queue_pte_barriers()
+        Deviates: What the thread's flags say is kept for each CPU, because no thread
+            leaves its CPU in lazy MMU mode here; no interrupt stores entries.
+        """
+        number = self._machine.running.number
+        if number in self._lazy_mmu:
+            self._lazy_mmu[number] = True
+        else:
+            self.emit_pte_barriers()
+
+    def arch_enter_lazy_mmu_mode(self) -> None:
+        """Put the barriers of what is stored from now on off.
+
+        Source: arch/arm64/include/asm/pgtable.h, arch_enter_lazy_mmu_mode()
+        """
+        self._lazy_mmu.setdefault(self._machine.running.number, False)
+
+    def arch_flush_lazy_mmu_mode(self) -> None:
+        """Emit the barriers that were put off, if any; the mode goes on.
+
+        Source: arch/arm64/include/asm/pgtable.h, arch_flush_lazy_mmu_mode()
+        """
+        number = self._machine.running.number
+        if self._lazy_mmu.get(number):
+            self._lazy_mmu[number] = False
+            self.emit_pte_barriers()
+
+    def arch_leave_lazy_mmu_mode(self) -> None:
+        """End the mode, however often it was entered, and emit what was put off.
+
+        Source: arch/arm64/include/asm/pgtable.h, arch_leave_lazy_mmu_mode()
+        """
+        self.arch_flush_lazy_mmu_mode()
+        self._lazy_mmu.pop(self._machine.running.number, None)
+
+    # -- page entries ----------------------------------------------------------------
 
     def set_pte(self, ptep: int, pte: int) -> None:
-        """Store a user entry; no barrier follows, a spurious fault would be retried.
+        """Store an entry of user space; no barrier follows.
 
         What was there is not valid, and what is stored is part of no contiguous block.
+
+        Source: arch/arm64/include/asm/pgtable.h, __set_ptes()
+        Deviates: The entry is one of user space, for which __set_pte_complete() queues
+            no barriers, so it is not asked. It may be of any level, as set_pmd_at() and
+            set_pud_at() come down to the same.
         """
         if self._has_tags:
             self._kernel.mte.sync_cache_and_tags(pte)
