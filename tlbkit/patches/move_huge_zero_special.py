@@ -16,6 +16,7 @@ from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 
 if TYPE_CHECKING:
+    from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
 
 
@@ -23,6 +24,21 @@ _PAGE_STRUCT: Final = 64
 """Bytes of one struct page."""
 _VMEMMAP_GAP: Final = 1 << 30
 """Bytes between the end of the array of all pages and the last address."""
+
+
+def null_folio_pfn(pgtable: Pgtable) -> int:
+    """Return the frame that the folio at address 0 would describe.
+
+    The kernel's array of all pages begins at a negative address, so this lies a
+    long way behind its first element. Worked out from the layout of addresses in
+    arch/arm64/include/asm/memory.h, for 48 bits: half of them are the kernel's
+    linear map, and each of its pages has 64 bytes in the array, which ends 1 GiB
+    before the last address.
+    """
+    shift = pgtable.page_shift
+    linear_map = 1 << pgtable.va_bits - 1
+    array = (linear_map >> shift) * _PAGE_STRUCT
+    return (array + _VMEMMAP_GAP) // _PAGE_STRUCT + (RAM_BASE >> shift)
 
 
 class HugeMemoryBefore(HugeMemory):
@@ -75,16 +91,8 @@ class HugeMemoryBefore(HugeMemory):
         with kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + size
         ):
-            src_anon_vma = None
             if src_folio is not None:
                 folio_lock(self._machine, src_folio)
-                src_anon_vma = kernel.rmap.folio_get_anon_vma(src_folio)
-                if src_anon_vma is None:
-                    folio_unlock(self._machine, src_folio)
-                    kernel.swap.folio_put(src_folio)
-                    return -EAGAIN
-                # A split looks for the folio's entries under this lock alone.
-                kernel.rmap.anon_vma_lock_write(src_anon_vma)
             dst_ptl = kernel.memory.pmd_lockptr(dst_pmd)
             double_pt_lock(src_ptl, dst_ptl)
             same = pgtable.read(src_pmd) == src_pmdval
@@ -96,7 +104,7 @@ class HugeMemoryBefore(HugeMemory):
                 kernel.pgtable_generic.pmdp_huge_clear_flush(src_vma, src_addr, src_pmd)
                 pgtable.set_pte(
                     dst_pmd,
-                    pgtable.mk_huge_pmd(self.null_folio_pfn(), dst_vma.page_prot),
+                    pgtable.mk_huge_pmd(null_folio_pfn(pgtable), dst_vma.page_prot),
                 )
             else:
                 err = self._move_folio(
@@ -107,28 +115,11 @@ class HugeMemoryBefore(HugeMemory):
                 src_pgtable = store.pgtable_trans_huge_withdraw(src_pmd)
                 store.pgtable_trans_huge_deposit(dst_pmd, src_pgtable)
             double_pt_unlock(src_ptl, dst_ptl)
-            if src_anon_vma is not None:
-                kernel.rmap.anon_vma_unlock_write(src_anon_vma)
-                kernel.rmap.put_anon_vma(src_anon_vma)
             if src_folio is not None:
                 folio_unlock(self._machine, src_folio)
         if src_folio is not None:
             kernel.swap.folio_put(src_folio)
         return err
-
-    def null_folio_pfn(self) -> int:
-        """Return the frame that the folio at address 0 would describe.
-
-        The kernel's array of all pages begins at a negative address, so this lies a
-        long way behind its first element. Worked out from the layout of addresses in
-        arch/arm64/include/asm/memory.h, for 48 bits: half of them are the kernel's
-        linear map, and each of its pages has 64 bytes in the array, which ends 1 GiB
-        before the last address.
-        """
-        shift = self._pgtable.page_shift
-        linear_map = 1 << self._pgtable.va_bits - 1
-        array = (linear_map >> shift) * _PAGE_STRUCT
-        return (array + _VMEMMAP_GAP) // _PAGE_STRUCT + (RAM_BASE >> shift)
 
 
 PATCH = Patch(
@@ -146,6 +137,7 @@ PATCH = Patch(
         "Message-ID aaBVaHs8rIkNcwM0@chrisdown.name (v2, still two patches)",
         "OSV record of CVE-2026-31397",
     ),
+    needs={"cc22b9978509": "its old body is the one which that commit left"},
     repairs="d82d09e48219",
     note=(
         "Two faults in one commit. The special bit was lost since d82d09e48219; the "

@@ -28,6 +28,8 @@ from tlbkit.patches import (
     pgtable_level,
     pr350_hugetlb_record,
     print_bad_page_map,
+    prot_numa_huge,
+    prot_numa_pinned,
     ptdump_level_rename,
     rmap_unshare_comments,
     spurious_fault_pmd,
@@ -67,6 +69,8 @@ PATCHES: tuple[Patch, ...] = (
     huge_zero_zeroing.PATCH,
     # v6.19, merge window
     userfaultfd_move_anon_vma.PATCH,
+    prot_numa_pinned.PATCH,
+    prot_numa_huge.PATCH,
     mprotect_pte_needs_flush.PATCH,
     spurious_fault_pmd.PATCH,
     write_fault_local_flush.PATCH,

@@ -11,6 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.swapops import (
     is_migration_entry,
@@ -27,6 +28,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOENT,
 )
 from tlbkit.linux.include.uapi.linux.userfaultfd import UFFDIO_MOVE_MODE_ALLOW_SRC_HOLES
+from tlbkit.linux.mm.huge_memory import HugeMemory
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.userfaultfd import (
     Userfaultfd,
@@ -34,6 +36,7 @@ from tlbkit.linux.mm.userfaultfd import (
     double_pt_unlock,
 )
 from tlbkit.patches import series
+from tlbkit.patches.move_huge_zero_special import null_folio_pfn
 from tlbkit.patches.patch import Kind, Patch, Role
 
 if TYPE_CHECKING:
@@ -345,6 +348,98 @@ class UserfaultfdBefore(Userfaultfd):
                     rmap.put_anon_vma(src_anon_vma)
 
 
+class HugeMemoryBefore(HugeMemory):
+    """The anon_vma of the huge page is locked.
+
+    Source: mm/huge_memory.c, v6.18.
+    """
+
+    __slots__ = ()
+
+    def move_pages_huge_pmd(
+        self,
+        mm: MmStruct,
+        dst_pmd: int,
+        src_pmd: int,
+        dst_pmdval: int,
+        dst_vma: VmArea,
+        src_vma: VmArea,
+        dst_addr: int,
+        src_addr: int,
+    ) -> int:
+        """Move a huge page under its folio's anon_vma lock, which a split takes too.
+
+        Source: mm/huge_memory.c, move_pages_huge_pmd(), v6.18
+        """
+        kernel = self._kernel
+        pgtable = self._pgtable
+        size = pgtable.pmd_size
+        src_pmdval = pgtable.read(src_pmd)
+        src_ptl = kernel.memory.pmd_lockptr(src_pmd)
+        src_ptl.assert_held()
+        if not pte_none(dst_pmdval) or (src_addr | dst_addr) & (size - 1):
+            kernel.panic.warn_on_once("move_pages_huge_pmd", "it is no whole move")
+            src_ptl.release()
+            return -EINVAL
+        if not pmd_trans_huge(src_pmdval):
+            src_ptl.release()
+            if pmd_is_migration_entry(src_pmdval):
+                self.pmd_migration_entry_wait(src_pmd)
+                return -EAGAIN
+            return -ENOENT
+        src_folio = None
+        if not self.is_huge_zero_pmd(src_pmdval):
+            src_folio = self.pmd_folio(src_pmdval)
+            if not src_folio.page_exclusive(src_folio.pfn):
+                src_ptl.release()
+                return -EBUSY
+            src_folio.refcount += 1
+        src_ptl.release()
+        with kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + size
+        ):
+            src_anon_vma = None
+            if src_folio is not None:
+                folio_lock(self._machine, src_folio)
+                src_anon_vma = kernel.rmap.folio_get_anon_vma(src_folio)
+                if src_anon_vma is None:
+                    folio_unlock(self._machine, src_folio)
+                    kernel.swap.folio_put(src_folio)
+                    return -EAGAIN
+                # A split looks for the folio's entries under this lock alone.
+                kernel.rmap.anon_vma_lock_write(src_anon_vma)
+            dst_ptl = kernel.memory.pmd_lockptr(dst_pmd)
+            double_pt_lock(src_ptl, dst_ptl)
+            same = pgtable.read(src_pmd) == src_pmdval
+            same = same and pgtable.read(dst_pmd) == dst_pmdval
+            err = 0
+            if not self._machine.holds("pmd_same", same):
+                err = -EAGAIN
+            elif src_folio is None:
+                kernel.pgtable_generic.pmdp_huge_clear_flush(src_vma, src_addr, src_pmd)
+                pgtable.set_pte(
+                    dst_pmd,
+                    pgtable.mk_huge_pmd(null_folio_pfn(pgtable), dst_vma.page_prot),
+                )
+            else:
+                err = self._move_folio(
+                    dst_pmd, src_pmd, dst_vma, src_vma, dst_addr, src_addr, src_folio
+                )
+            if not err:
+                store = kernel.pgtable_generic
+                src_pgtable = store.pgtable_trans_huge_withdraw(src_pmd)
+                store.pgtable_trans_huge_deposit(dst_pmd, src_pgtable)
+            double_pt_unlock(src_ptl, dst_ptl)
+            if src_anon_vma is not None:
+                kernel.rmap.anon_vma_unlock_write(src_anon_vma)
+                kernel.rmap.put_anon_vma(src_anon_vma)
+            if src_folio is not None:
+                folio_unlock(self._machine, src_folio)
+        if src_folio is not None:
+            kernel.swap.folio_put(src_folio)
+        return err
+
+
 PATCH = Patch(
     commit="cc22b9978509ec973b08457e72d81fbfe4d91ef2",
     subject="userfaultfd MOVE: no anon_vma lock, the folio lock is enough",
@@ -359,6 +454,7 @@ PATCH = Patch(
             "move_present_ptes",
             "move_pages_ptes",
         ),
+        "mm/huge_memory.c": ("move_pages_huge_pmd",),
     },
     chapter="",
     sources=(
@@ -366,7 +462,7 @@ PATCH = Patch(
         "mm/userfaultfd.c of v6.17, v6.18 and v6.19, compared",
     ),
     needs={"50944692052b": "the functions that it changes were made there"},
-    reverts={"userfaultfd": UserfaultfdBefore},
+    reverts={"userfaultfd": UserfaultfdBefore, "huge_memory": HugeMemoryBefore},
     note=(
         "It rests on 95b34d66480b of the same series: every walk of a folio's mappings "
         "holds the folio lock. No walk here ever was without it."

@@ -1,7 +1,7 @@
-"""Which pages may be moved to where memory should be: mm/mempolicy.c, for huge pages.
+"""Which pages may be moved to where memory should be: mm/mempolicy.c.
 
-There is one node here, so a page that is moved goes to another frame of its pool. Left
-out: policies, and pages that are not of hugetlb.
+There is one node here, so a huge page that is moved goes to another frame of its pool.
+Left out: policies, and moving pages that are not of hugetlb.
 """
 
 from __future__ import annotations
@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
+from tlbkit.linux.include.linux.mm import MM_CP_PROT_NUMA, is_cow_mapping
+from tlbkit.linux.include.linux.mm_types import (
+    LargeFolio,
+    PG_dirty,
+    PG_ksm,
+    PG_swapbacked,
+    PG_zone_device,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT, EINVAL, EIO
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
-    from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
+    from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
     from tlbkit.linux.kernel.kernel import Kernel
 
 MPOL_MF_STRICT: Final = 1 << 0
@@ -24,13 +32,59 @@ MPOL_MF_MOVE_ALL: Final = 1 << 2
 _MOVES: Final = MPOL_MF_MOVE | MPOL_MF_MOVE_ALL
 
 
+def folio_maybe_mapped_shared(folio: Folio) -> bool:
+    """Tell whether more than one address space may map *folio*.
+
+    Source: include/linux/mm.h, folio_maybe_mapped_shared()
+    """
+    if isinstance(folio, LargeFolio):
+        return folio.maybe_mapped_shared
+    return folio.mapcount > 1
+
+
 class Mempolicy:
-    """mbind(), as far as it moves huge pages."""
+    """mbind(), as far as it moves huge pages, and hinting faults."""
 
     __slots__ = ("_kernel",)
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+
+    @staticmethod
+    def folio_can_map_prot_numa(folio: Folio | None, vma: VmArea) -> bool:
+        """Tell whether it is worth hiding a folio's pages to learn who uses them.
+
+        A folio that several processes have, or that is pinned, does not move anyway.
+
+        Source: mm/mempolicy.c, folio_can_map_prot_numa()
+        Deviates: every folio counts as being on another node than the CPU that runs,
+        and no node is slower than another.
+        """
+        if folio is None or folio.flags & (PG_zone_device | PG_ksm):
+            return False
+        if is_cow_mapping(vma.flags) and folio_maybe_mapped_shared(folio):
+            return False
+        if folio.maybe_dma_pinned():
+            return False
+        file_lru = not folio.flags & PG_swapbacked
+        return not (file_lru and folio.flags & PG_dirty)
+
+    def change_prot_numa(self, vma: VmArea, addr: int, end: int) -> int:
+        """Hide the pages of a range, to learn by their faults who uses them.
+
+        The scheduler calls it from time to time.
+
+        Returns:
+            How many were hidden.
+
+        Source: mm/mempolicy.c, change_prot_numa()
+        """
+        tlb = self._kernel.gather.tlb_gather_mmu(vma.mm)
+        nr_updated = self._kernel.mprotect.change_protection(
+            tlb, vma, addr, end, MM_CP_PROT_NUMA
+        )
+        self._kernel.gather.tlb_finish_mmu(tlb)
+        return nr_updated
 
     def do_mbind(self, mm: MmStruct, start: int, length: int, flags: int) -> int:
         """Move the huge pages of a range; how many moved, or a negative error number.

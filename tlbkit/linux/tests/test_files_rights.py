@@ -125,7 +125,7 @@ def test_pages_of_files_that_are_dirty_are_not_hidden():
     """Hiding pages to learn who uses them passes by what cannot move soon."""
     kernel, process, base = mapped(written=1)
     vma = kernel.vma.vma_lookup(process.mm, base)
-    kernel.mprotect.change_prot_numa(vma, base, base + PAGES * PAGE)
+    kernel.mempolicy.change_prot_numa(vma, base, base + PAGES * PAGE)
     hidden = [pte_protnone(pte) for pte in entries(kernel, process, base, PAGES)]
     assert hidden == [False, True, True, True]
     for page in range(PAGES):

@@ -738,7 +738,7 @@ def test_numa_hinting_hides_blocks_and_a_fault_shows_them(version):
     process.read(zeros)
     vma = kernel.vma.vma_lookup(process.mm, base)
     names, _ = forms(
-        kernel, lambda: kernel.mprotect.change_prot_numa(vma, base, base + 2 * BLOCK)
+        kernel, lambda: kernel.mempolicy.change_prot_numa(vma, base, base + 2 * BLOCK)
     )
     assert names[:2] == ["RVAE1IS"] * 2
     assert set(names[2:]) == {"RVALE1IS"}
@@ -748,7 +748,7 @@ def test_numa_hinting_hides_blocks_and_a_fault_shows_them(version):
     assert pte_valid(pmd_of(kernel, process, base))
     other = kernel.vma.vma_lookup(process.mm, zeros)
     counts = issued(
-        kernel, lambda: kernel.mprotect.change_prot_numa(other, zeros, zeros + BLOCK)
+        kernel, lambda: kernel.mempolicy.change_prot_numa(other, zeros, zeros + BLOCK)
     )
     assert total(counts) == 0, "nobody moves zeros"
     audit(kernel)
@@ -768,8 +768,8 @@ def test_numa_hinting_of_pages(version):
     for start in (base, base + 16 * PAGE):
         vma = kernel.vma.vma_lookup(process.mm, start)
         end = start + 16 * PAGE
-        assert kernel.mprotect.change_prot_numa(vma, start, end) == 16
-        assert kernel.mprotect.change_prot_numa(vma, start, end) == 0
+        assert kernel.mempolicy.change_prot_numa(vma, start, end) == 16
+        assert kernel.mempolicy.change_prot_numa(vma, start, end) == 0
     counts = issued(kernel, lambda: process.write(base, 1))
     assert (counts.tlbi, counts.faults.total()) == ({}, 1)
     counts = issued(kernel, lambda: process.read(base + 20 * PAGE))

@@ -27,7 +27,14 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_VALID,
     PTE_WRITE,
 )
-from tlbkit.linux.include.linux.mm import VM_EXEC, VM_READ, VM_SHARED, VM_WRITE
+from tlbkit.linux.include.linux.mm import (
+    VM_ACCOUNT,
+    VM_EXEC,
+    VM_READ,
+    VM_SHARED,
+    VM_WRITE,
+)
+from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, pte_marker_get
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.process import PROT
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total, touched
@@ -391,3 +398,178 @@ def test_userfaultfd_protection_makes_an_entry_read_only():
     protected = pte_mkuffd_wp(pte)
     assert not pte_write(protected)
     assert pte_dirty(protected)
+
+
+# -- against a plain model -------------------------------------------------------------
+
+
+def mapped_by(kernel, size):
+    """A process with 2 MiB of private memory, 64 pages of it written; and where."""
+    if size == "contpte":
+        kernel.huge_memory.set_hugepages_enabled(64, "always")
+    kernel.huge_memory.enabled = "always" if size == "pmd" else "never"
+    process = kernel.spawn()
+    base = process.mmap(512 * PAGE)
+    for page in range(64):
+        process.write(base + page * PAGE, page)
+    return process, base
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    size=st.sampled_from(["page", "contpte", "pmd"]),
+    changes=st.lists(
+        st.tuples(
+            st.integers(0, 63),
+            st.integers(1, 64),
+            st.sampled_from(["none", "r", "rw", "rx"]),
+        ),
+        max_size=8,
+    ),
+    forked=st.sampled_from(["never", "alive", "gone"]),
+    at=st.integers(0, 7),
+)
+def test_a_page_can_do_what_its_last_mprotect_says(size, changes, forked, at):
+    """Whatever maps it, and whoever has it besides: reads, writes and contents."""
+    kernel = boot(cpus=1)
+    process, base = mapped_by(kernel, size)
+    rights = ["rw"] * 64
+    child, theirs = None, list(rights)
+    for number, (first, count, prot) in enumerate(changes):
+        if number == at and forked != "never":
+            child, theirs = process.fork(), list(rights)
+            if forked == "gone":
+                child.exit()
+        last = min(first + count, 64)
+        process.mprotect(base + first * PAGE, (last - first) * PAGE, prot)
+        rights[first:last] = [prot] * (last - first)
+
+    def can(who, page, access):
+        """What an access gives, or that it is a signal."""
+        try:
+            address = base + page * PAGE
+            return who.read(address) if access == "r" else who.write(address, 99)
+        except Signal:
+            return "signal"
+
+    for page, prot in enumerate(rights):
+        assert can(process, page, "r") == (page if "r" in prot else "signal")
+        assert can(process, page, "w") == (None if "w" in prot else "signal")
+    if child is not None and forked == "alive":
+        for page, prot in enumerate(theirs):
+            assert can(child, page, "r") == (page if "r" in prot else "signal")
+
+
+@pytest.mark.parametrize("size", ["page", "contpte", "pmd"])
+def test_what_is_exclusive_is_writable_at_once(size):
+    """Read-only and back: no write fault, for no page of any mapping."""
+    kernel = boot(cpus=1)
+    process, base = mapped_by(kernel, size)
+    process.mprotect(base, 512 * PAGE, "r")
+    process.mprotect(base, 512 * PAGE, "rw")
+    counts = issued(
+        kernel, lambda: [process.write(base + n * PAGE, n) for n in range(64)]
+    )
+    assert not counts.faults.total()
+
+
+def test_a_batch_is_committed_by_what_is_exclusive():
+    """Pages of one folio that a child shares stay read-only; the rest are writable."""
+    kernel = boot(cpus=1)
+    process, base = mapped_by(kernel, "contpte")
+    child = process.fork()
+    for page in (3, 4, 5):
+        child.munmap(base + page * PAGE, PAGE)
+    child.munmap(base + 16 * PAGE, 16 * PAGE)
+    process.write(base + 16 * PAGE, 9)
+    process.mprotect(base, 32 * PAGE, "r")
+    process.mprotect(base, 32 * PAGE, "rw")
+    find, read = kernel.pgtable.find_pte, kernel.pgtable.read
+    mine = [pte_write(read(find(process.mm, base + page * PAGE))) for page in range(32)]
+    for page in range(32):
+        folio = kernel.page_alloc.folio_of(
+            kernel.pgtable.pte_pfn(read(find(process.mm, base + page * PAGE)))
+        )
+        pfn = kernel.pgtable.pte_pfn(read(find(process.mm, base + page * PAGE)))
+        assert mine[page] == folio.page_exclusive(pfn)
+    assert not any(mine[:16])
+    assert mine[16]
+
+
+# -- tables for markers ----------------------------------------------------------------
+
+
+def protected_holes(kernel, length, *, shared=False):
+    """A process whose empty memory is watched for writes, with its descriptor."""
+    process = kernel.spawn()
+    base = process.mmap(length, shared=shared, addr=1 << 40, fixed=True)
+    fd = process.userfaultfd("WP_UNPOPULATED")
+    fd.register(base, length, wp=True)
+    return process, fd, base
+
+
+def test_tables_are_made_one_by_one_as_the_walk_comes():
+    """A PTE table is made when the walk comes there, not before the first marker."""
+    kernel = boot(cpus=1)
+    process, fd, base = protected_holes(kernel, 3 * 512 * PAGE)
+    seen: list[str] = []
+
+    def look(event):
+        if event.kind == "store":
+            marker = event.why != "populate" and event.new
+            seen.append("marker" if marker and not event.new & 1 else "table")
+
+    kernel.machine.events.listen(look, {"store"})
+    fd.writeprotect(base, 3 * 512 * PAGE)
+    kernel.machine.events.leave(look)
+    runs = [kind for n, kind in enumerate(seen) if not n or seen[n - 1] != kind]
+    assert runs == ["table", "marker"] * 3
+    assert process.mm.pgtables[3] == 3
+
+
+def test_without_memory_for_a_table_protection_fails():
+    """ENOMEM from the first table; the markers before a later one stay."""
+    kernel = boot(cpus=1)
+    process, fd, base = protected_holes(kernel, 2 * 512 * PAGE)
+    kernel.page_alloc.fail = lambda: True
+    with pytest.raises(SystemCallError, match="ENOMEM"):
+        fd.writeprotect(base, 2 * 512 * PAGE)
+    kernel.page_alloc.fail = None
+    assert not process.mm.mmap_lock.readers
+
+
+def test_a_huge_file_mapping_is_split_for_markers():
+    """Only PTEs have markers, so what maps a file by a PMD is unmapped first."""
+    kernel = boot(cpus=1)
+    process, fd, base = protected_holes(kernel, 512 * PAGE, shared=True)
+    process.read(base)
+    fd.writeprotect(base, 512 * PAGE)
+    pte = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base + PAGE))
+    assert pte_marker_get(pte) == PTE_MARKER_UFFD_WP
+
+
+# -- hints and charges -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("version", "hidden"), [("v6.18", 4), ("v6.19", 3)])
+def test_what_is_pinned_is_not_hidden(version, hidden):
+    """Before v6.19 a pin counted in private mappings alone."""
+    kernel = boot(version)
+    process = kernel.spawn()
+    base = process.mmap(4 * PAGE, shared=True)
+    for page in range(4):
+        process.write(base + page * PAGE, page)
+    pages = process.pin(base + PAGE, PAGE)
+    vma = kernel.vma.vma_lookup(process.mm, base)
+    assert kernel.mempolicy.change_prot_numa(vma, base, base + 4 * PAGE) == hidden
+    process.unpin(pages)
+
+
+def test_huge_pages_of_pools_are_not_charged_again():
+    """They were promised when they were mapped, whatever the rights."""
+    kernel = boot()
+    kernel.hugetlb.set_max_huge_pages(1)
+    process = kernel.spawn()
+    base = process.mmap(512 * PAGE, "r", hugetlb=True)
+    process.mprotect(base, 512 * PAGE, "rw")
+    assert not kernel.vma.vma_lookup(process.mm, base).flags & VM_ACCOUNT

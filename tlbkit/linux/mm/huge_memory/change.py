@@ -425,7 +425,10 @@ class HugeChange(HugeSplit):
             return 1
         if prot_numa and (
             self.is_huge_zero_pmd(oldpmd)
-            or self._kernel.mprotect.prot_numa_skip(vma, self.pmd_folio(oldpmd), oldpmd)
+            or pte_protnone(oldpmd)
+            or not self._kernel.mempolicy.folio_can_map_prot_numa(
+                self.pmd_folio(oldpmd), vma
+            )
         ):
             ptl.release()
             return 1
@@ -541,16 +544,8 @@ class HugeChange(HugeSplit):
         with kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, mm, src_addr, src_addr + size
         ):
-            src_anon_vma = None
             if src_folio is not None:
                 folio_lock(self._machine, src_folio)
-                src_anon_vma = kernel.rmap.folio_get_anon_vma(src_folio)
-                if src_anon_vma is None:
-                    folio_unlock(self._machine, src_folio)
-                    kernel.swap.folio_put(src_folio)
-                    return -EAGAIN
-                # A split looks for the folio's entries under this lock alone.
-                kernel.rmap.anon_vma_lock_write(src_anon_vma)
             dst_ptl = kernel.memory.pmd_lockptr(dst_pmd)
             double_pt_lock(src_ptl, dst_ptl)
             same = pgtable.read(src_pmd) == src_pmdval
@@ -572,9 +567,6 @@ class HugeChange(HugeSplit):
                 src_pgtable = store.pgtable_trans_huge_withdraw(src_pmd)
                 store.pgtable_trans_huge_deposit(dst_pmd, src_pgtable)
             double_pt_unlock(src_ptl, dst_ptl)
-            if src_anon_vma is not None:
-                kernel.rmap.anon_vma_unlock_write(src_anon_vma)
-                kernel.rmap.put_anon_vma(src_anon_vma)
             if src_folio is not None:
                 folio_unlock(self._machine, src_folio)
         if src_folio is not None:
