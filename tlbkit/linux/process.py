@@ -8,6 +8,7 @@ from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
 from tlbkit.arm64.tags import ATTR_TAGGED
 from tlbkit.errors import InputError, TlbkitError
+from tlbkit.linux.arch.arm64.include.asm.uaccess import untagged_addr
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
 from tlbkit.linux.include.linux.mm import (
     FOLL_FAST_ONLY,
@@ -27,6 +28,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     Signal,
     SystemCallError,
 )
+from tlbkit.linux.mm.madvise import ADVICE
 from tlbkit.linux.mm.mmap import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -70,6 +72,8 @@ _MODES: Final = {
     "rw": FMODE_READ | FMODE_WRITE,
 }
 _FAULTS_BEFORE_GIVING_UP: Final = 64
+_ULONG: Final = (1 << 64) - 1
+"""What an argument can say: addresses are unsigned long, lengths size_t."""
 
 
 class LivelockError(TlbkitError):
@@ -252,7 +256,7 @@ class Thread:
             noreplace: MAP_FIXED_NOREPLACE: what is there is an error.
             noreserve: MAP_NORESERVE.
             populate: MAP_POPULATE: the pages are faulted in at once.
-            mte: PROT_MTE: the memory's tags count. Needs a CPU that has tags.
+            mte: PROT_MTE: the memory's tags count, if the CPU has tags at all.
             hugetlb: MAP_HUGETLB: huge pages of a pool, of the default size unless
                 *flags* hold another (MAP_HUGE_64KB).
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
@@ -265,11 +269,12 @@ class Thread:
         flags |= MAP_HUGETLB * hugetlb
         if fd is None:
             flags |= MAP_ANONYMOUS
-        protection = _protection(prot) | VM_MTE * mte
+        protection = _protection(prot)
         self.enter_kernel("mmap", length, prot)
         kernel = self._kernel
-        if mte and not kernel.mte.supported:
-            raise SystemCallError("mmap", EINVAL)
+        if kernel.mte.supported:  # otherwise PROT_MTE is passed over
+            protection |= VM_MTE * mte
+        addr, length, offset = addr & _ULONG, length & _ULONG, offset & _ULONG
         mm = self.mm
         file = None
         if offset & ~kernel.pgtable.page_mask:
@@ -303,7 +308,9 @@ class Thread:
         mm = self.mm
         unmapped: list[Unmapping] = []
         mm.mmap_lock.down_write()
-        result = self._kernel.mmap.do_munmap(mm, address, length, unmapped)
+        result = self._kernel.mmap.do_munmap(
+            mm, untagged_addr(address & _ULONG), length & _ULONG, unmapped
+        )
         mm.mmap_lock.up_write()
         self._kernel.fs_userfaultfd.userfaultfd_unmap_complete(unmapped)
         self._result("munmap", result)
@@ -335,7 +342,12 @@ class Thread:
         flags |= MREMAP_DONTUNMAP * dontunmap
         self.enter_kernel("mremap", address, old_length, new_length)
         result = self._kernel.mremap.do_mremap(
-            self.mm, address, old_length, new_length, flags, new_address
+            self.mm,
+            untagged_addr(address & _ULONG),
+            old_length & _ULONG,
+            new_length & _ULONG,
+            flags,
+            new_address & _ULONG,
         )
         return self._result("mremap", result)
 
@@ -346,16 +358,27 @@ class Thread:
         self._result(
             "mprotect",
             self._kernel.mprotect.do_mprotect_pkey(
-                self.mm, address, length, protection
+                self.mm, untagged_addr(address & _ULONG), length & _ULONG, protection
             ),
         )
 
-    def madvise(self, address: int, length: int, advice: str) -> None:
-        """Say something of a range, for example ``"hugepage"`` or ``"collapse"``."""
+    def madvise(self, address: int, length: int, advice: str | int) -> None:
+        """Say something of a range, for example ``"hugepage"`` or ``"collapse"``.
+
+        Args:
+            address: Page-aligned.
+            length: In bytes.
+            advice: A name of `tlbkit.linux.mm.madvise.ADVICE`, or a number.
+        """
+        if isinstance(advice, str) and advice not in ADVICE:
+            raise InputError(f"advice {advice!r}: known are {', '.join(ADVICE)}")
         self.enter_kernel("madvise", address, length, advice)
+        behavior = ADVICE[advice] if isinstance(advice, str) else advice
         self._result(
             "madvise",
-            self._kernel.madvise.do_madvise(self.mm, address, length, advice),
+            self._kernel.madvise.do_madvise(
+                self.mm, address & _ULONG, length & _ULONG, behavior
+            ),
         )
 
     def mbind(self, address: int, length: int, flags: int) -> int:
@@ -368,13 +391,20 @@ class Thread:
         """
         self.enter_kernel("mbind", address, length, flags)
         return self._result(
-            "mbind", self._kernel.mempolicy.do_mbind(self.mm, address, length, flags)
+            "mbind",
+            self._kernel.mempolicy.do_mbind(
+                self.mm, untagged_addr(address & _ULONG), length & _ULONG, flags
+            ),
         )
 
     def msync(self, address: int, length: int, flags: int = MS_SYNC) -> None:
         """Write back the files that a range maps shared; *flags* are ``MS_`` bits."""
         self.enter_kernel("msync", address, length, flags)
-        self._result("msync", self._kernel.msync.msync(self.mm, address, length, flags))
+        address = untagged_addr(address & _ULONG)
+        self._result(
+            "msync",
+            self._kernel.msync.msync(self.mm, address, length & _ULONG, flags),
+        )
 
     # -- pages that a driver takes ---------------------------------------------------
 

@@ -98,11 +98,22 @@ class Mempolicy:
             start: Page-aligned, or ``-EINVAL``.
             length: In bytes.
             flags: The ``MPOL_MF_`` bits.
+
+        Source: mm/mempolicy.c, do_mbind()
+
+        Deviates: there is one node and no policy, so nothing is bound; success is told
+        by the number of pages that moved, and not by 0; the caller is root.
         """
         pgtable = self._kernel.pgtable
-        if start & ~pgtable.page_mask or flags & ~(_MOVES | MPOL_MF_STRICT):
+        if flags & ~(_MOVES | MPOL_MF_STRICT) or start & ~pgtable.page_mask:
             return -EINVAL
-        end = start + -(-length // pgtable.page_size) * pgtable.page_size
+        end = start + pgtable.page_align(length)
+        if end >> 64:
+            return -EINVAL
+        if end == start:
+            return 0
+        if flags & _MOVES:
+            self._kernel.swap.lru_add_drain_all()  # lru_cache_disable()
         mm.mmap_lock.down_write()
         folios: list[HugetlbFolio] = []
         failed = 0
@@ -114,12 +125,13 @@ class Mempolicy:
                 failed += self.queue_folios_hugetlb(vma, start, end, flags, folios)
             at = vma.end
         hole = at < end
+        mm.mmap_lock.up_write()
         moved = 0
         for folio in folios:
             if not hole:
                 moved += self._kernel.migrate.unmap_and_move_huge_page(folio)
             self._kernel.swap.folio_put(folio)
-        mm.mmap_lock.up_write()
+        failed += len(folios) - moved
         if hole:
             return -EFAULT
         if failed and flags & MPOL_MF_STRICT:
@@ -141,6 +153,8 @@ class Mempolicy:
 
         Returns:
             How many may not be moved, if that counts as failure.
+
+        Source: mm/mempolicy.c, queue_folios_hugetlb()
         """
         hugetlb = self._kernel.hugetlb
         size = hugetlb.hstate_vma(vma).size

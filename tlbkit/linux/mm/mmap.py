@@ -13,6 +13,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_MAYREAD,
     VM_MAYSHARE,
     VM_MAYWRITE,
+    VM_MTE,
     VM_NORESERVE,
     VM_SHARED,
     VM_WRITE,
@@ -66,6 +67,7 @@ MAP_KNOWN: Final = (
 MAX_LFS_FILESIZE: Final = (1 << 63) - 1
 """The bytes that a file can have at most."""
 MMAP_MIN_ADDR: Final = 0x1_0000
+_ULONG: Final = (1 << 64) - 1
 _STACK_GAP: Final = 128 << 20
 
 
@@ -80,7 +82,10 @@ class Mmap:
         self.vma_lookup = kernel.vma.vma_lookup
 
     def mmap_base(self) -> int:
-        """Return below which address mappings are placed; it is never random here."""
+        """Return below which address mappings are placed; it is never random here.
+
+        Source: mm/util.c, mmap_base()
+        """
         return self._pgtable.task_size - _STACK_GAP
 
     # -- mmap ------------------------------------------------------------------------
@@ -101,25 +106,36 @@ class Mmap:
             mm: The address space; its lock is held for writing.
             addr: A hint, or with MAP_FIXED the place.
             length: Rounded up to pages.
-            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``.
+            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``, and ``VM_MTE`` for PROT_MTE.
             flags: The ``MAP_`` bits.
             file: What to map, or ``None`` for anonymous memory.
             pgoff: From which place of the file on, in pages.
+
+        Source: mm/mmap.c, do_mmap()
+
+        Deviates: nothing is locked in memory, no file forbids a program, swap files and
+        append-only files are not told apart, and the caller faults the pages in.
         """
-        page_size = self._pgtable.page_size
+        shift = self._pgtable.page_shift
         if not length:
             return -EINVAL
         if flags & MAP_FIXED_NOREPLACE:
             flags |= MAP_FIXED
-        length = -(-length // page_size) * page_size
-        if length > self._pgtable.task_size:
+        if not flags & MAP_FIXED:
+            addr = self.round_hint_to_min(addr)
+        length = self._pgtable.page_align(length)
+        if not length:
             return -ENOMEM
+        if pgoff + (length >> shift) > _ULONG:
+            return -EOVERFLOW
         if len(mm.vmas) > DEFAULT_MAX_MAP_COUNT:
             return -ENOMEM
         place = self.get_unmapped_area(mm, addr, length, flags, file)
         if place < 0:
             return place
-        if file is not None and pgoff * page_size + length > MAX_LFS_FILESIZE:
+        if flags & MAP_FIXED_NOREPLACE and self._overlaps(mm, place, length):
+            return -EEXIST
+        if file is not None and not self.file_mmap_ok(pgoff, length):
             return -EOVERFLOW
         vm_flags = prot | VM_MAYREAD | VM_MAYWRITE | VM_MAYEXEC
         vm_flags = self._flags_of_type(vm_flags, flags, file)
@@ -128,8 +144,24 @@ class Mmap:
         if flags & MAP_NORESERVE:
             vm_flags |= VM_NORESERVE
         if file is None:
-            pgoff = 0 if vm_flags & VM_SHARED else place // page_size
+            pgoff = 0 if vm_flags & VM_SHARED else place >> shift
         return self.mmap_region(mm, place, length, vm_flags, file, pgoff)
+
+    def round_hint_to_min(self, hint: int) -> int:
+        """Return a hint as whole pages, and not below what processes may map.
+
+        Source: mm/mmap.c, round_hint_to_min()
+        """
+        hint &= self._pgtable.page_mask
+        return MMAP_MIN_ADDR if 0 < hint < MMAP_MIN_ADDR else hint
+
+    def file_mmap_ok(self, pgoff: int, length: int) -> bool:
+        """Tell whether a file can be so long that a range lies within it.
+
+        Source: mm/mmap.c, file_mmap_ok()
+        """
+        maxsize = MAX_LFS_FILESIZE - length
+        return maxsize >= 0 and pgoff <= maxsize >> self._pgtable.page_shift
 
     @staticmethod
     def _flags_of_type(vm_flags: int, flags: int, file: File | None) -> int:
@@ -138,6 +170,8 @@ class Mmap:
         Or a negative error number: there is no such type, or the file was opened for
         less, or cannot be mapped. Only MAP_SHARED_VALIDATE looks for flags that nobody
         knows.
+
+        Source: mm/mmap.c, do_mmap()
         """
         kind = flags & MAP_TYPE
         if file is None:
@@ -191,33 +225,39 @@ class Mmap:
     ) -> int:
         """Return where a mapping can go: the highest hole that is long enough.
 
-        A mapping of whole PMD blocks is aligned to one, so that it can have them; one
-        of huge pages is aligned to those.
+        A mapping of whole huge pages without a hint is aligned to one, so that it can
+        have them; one of a pool's pages is aligned to those.
+
+        Source: mm/mmap.c, __get_unmapped_area() and generic_get_unmapped_area_topdown()
+
+        Deviates: files and shared memory are aligned to huge pages as well, whether
+        they can have them or not; below the lowest VMA nothing else is tried.
         """
         pgtable = self._pgtable
+        if length > pgtable.task_size:
+            return -ENOMEM
         huge = self._huge_size(file)
         if huge and length & (huge - 1):
             return -EINVAL
         if huge and flags & MAP_FIXED and addr & (huge - 1):
             return -EINVAL
+        if length > pgtable.task_size - MMAP_MIN_ADDR:
+            return -ENOMEM
         if flags & MAP_FIXED:
-            if addr & ~pgtable.page_mask or addr < 0:
-                return -EINVAL
-            if addr + length > pgtable.task_size:
+            if addr > pgtable.task_size - length:
                 return -ENOMEM
-            if flags & MAP_FIXED_NOREPLACE and self._overlaps(mm, addr, length):
-                return -EEXIST
-            return addr
+            return -EINVAL if addr & ~pgtable.page_mask else addr
         align = huge or pgtable.page_size
-        addr = -(-addr // align) * align
-        if (
-            addr >= MMAP_MIN_ADDR
-            and addr + length <= pgtable.task_size
-            and not self._overlaps(mm, addr, length)
-        ):
-            return addr
-        if not huge and length % pgtable.pmd_size == 0:
+        if not huge and not addr and length % pgtable.pmd_size == 0:
             align = pgtable.pmd_size
+        if addr:
+            addr = -(-addr // align) * align
+            if (
+                addr >= MMAP_MIN_ADDR
+                and addr + length <= pgtable.task_size
+                and not self._overlaps(mm, addr, length)
+            ):
+                return addr
         top = mm.mmap_base
         for vma in reversed(mm.vmas):
             if vma.start >= top:
@@ -230,7 +270,10 @@ class Mmap:
         return place if place >= MMAP_MIN_ADDR else -ENOMEM
 
     def _huge_size(self, file: File | None) -> int:
-        """Return the bytes of the huge pages of a file, 0 if it has none."""
+        """Return the bytes of the huge pages of a file, 0 if it has none.
+
+        Source: include/linux/hugetlb.h, is_file_hugepages()
+        """
         if file is None or not isinstance(file.inode, HugetlbfsInode):
             return 0
         return file.inode.hstate.size
@@ -250,8 +293,12 @@ class Mmap:
         """Put a new area in place; what was mapped there before is unmapped.
 
         If the owner of *file* then refuses, there is nothing at all.
+
+        Source: mm/vma.c, mmap_region()
         """
         end = addr + length
+        if vm_flags & VM_MTE and not self._may_be_tagged(file):
+            return -EINVAL
         if self._overlaps(mm, addr, length):
             error = self.do_munmap(mm, addr, length)
             if error:
@@ -276,6 +323,18 @@ class Mmap:
         mm.total_vm += length >> self._pgtable.page_shift
         return addr
 
+    @staticmethod
+    def _may_be_tagged(file: File | None) -> bool:
+        """Tell whether memory may have tags: no page of an ordinary file does.
+
+        Source: arch/arm64/include/asm/mman.h, arch_validate_flags()
+        """
+        return (
+            file is None
+            or file.mapping.ops.swap_backed
+            or (isinstance(file.inode, HugetlbfsInode))
+        )
+
     # -- munmap ----------------------------------------------------------------------
 
     def do_munmap(
@@ -290,12 +349,18 @@ class Mmap:
         The lock is held for writing. Areas are cut first, so that an error changes
         nothing that user space can see. Into *uf* goes whom to tell of it once the lock
         is released; without it nobody is told.
+
+        Source: mm/vma.c, do_vmi_munmap() and vms_gather_munmap_vmas()
+
+        Deviates: that an owner lets no VMA be cut is found out before the first cut.
         """
         pgtable = self._pgtable
-        if start & ~pgtable.page_mask or start < 0 or length <= 0:
+        if start & ~pgtable.page_mask or start > pgtable.task_size:
             return -EINVAL
-        end = start + -(-length // pgtable.page_size) * pgtable.page_size
-        if end > pgtable.task_size:
+        if length > pgtable.task_size - start:
+            return -EINVAL
+        end = start + pgtable.page_align(length)
+        if end == start:
             return -EINVAL
         vmas = self._kernel.vma.overlapping(mm, start, end)
         if not vmas:
@@ -319,7 +384,10 @@ class Mmap:
         return 0
 
     def unmap_region(self, mm: MmStruct, vmas: list[VmArea]) -> None:
-        """Take whole, neighbouring areas out of the address space."""
+        """Take whole, neighbouring areas out of the address space.
+
+        Source: mm/vma.c, vms_complete_munmap_vmas() and vms_clear_ptes()
+        """
         first = mm.vmas.index(vmas[0])
         after = first + len(vmas)
         floor = mm.vmas[first - 1].end if first else 0
@@ -339,7 +407,10 @@ class Mmap:
             mm.total_vm -= (vma.end - vma.start) >> self._pgtable.page_shift
 
     def exit_mmap(self, mm: MmStruct) -> None:
-        """Remove everything, because nobody uses the address space any more."""
+        """Remove everything, because nobody uses the address space any more.
+
+        Source: mm/mmap.c, exit_mmap()
+        """
         gather = self._kernel.gather
         vmas, mm.vmas = mm.vmas, []
         tlb = gather.tlb_gather_mmu_fullmm(mm)

@@ -30,16 +30,20 @@ class Msync:
         Only MS_SYNC does anything; the range is the file's, not only what is mapped of
         it by this process. Addresses that nothing is mapped at are stepped over;
         ``-ENOMEM`` tells of them in the end.
+
+        Source: mm/msync.c, SYSCALL_DEFINE3(msync)
         """
         pgtable = self._kernel.pgtable
         if flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC) or start & ~pgtable.page_mask:
             return -EINVAL
         if flags & MS_ASYNC and flags & MS_SYNC:
             return -EINVAL
-        end = start + -(-length // pgtable.page_size) * pgtable.page_size
-        if end < start:
+        end = start + pgtable.page_align(length)
+        if end >> 64:
             return -ENOMEM
         unmapped = 0
+        if end == start:
+            return 0
         mm.mmap_lock.down_read()
         while start < end:
             vma = self._kernel.vma.find_vma(mm, start)
@@ -48,8 +52,9 @@ class Msync:
                 break
             if start < vma.start:
                 unmapped = -ENOMEM
+                if flags == MS_ASYNC or vma.start >= end:
+                    break
                 start = vma.start
-                continue
             if flags & MS_INVALIDATE and vma.flags & VM_LOCKED:
                 unmapped = -EBUSY
                 break

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
-    VM_ACCOUNT,
     VM_DONTEXPAND,
     VM_LOCKED,
     VM_MAYSHARE,
@@ -34,6 +33,7 @@ MREMAP_MAYMOVE: Final = 1
 MREMAP_FIXED: Final = 2
 MREMAP_DONTUNMAP: Final = 4
 
+_ULONG: Final = (1 << 64) - 1
 _KNOWN: Final = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP
 
 
@@ -78,10 +78,9 @@ class Remap:
     @property
     def overlaps(self) -> bool:
         """Whether the old and the new range share an address: vrm_overlaps()."""
-        return (
-            self.addr + self.old_len > self.new_addr
-            and self.new_addr + self.new_len > self.addr
-        )
+        old_end = (self.addr + self.old_len) & _ULONG
+        new_end = (self.new_addr + self.new_len) & _ULONG
+        return old_end > self.new_addr and new_end > self.addr
 
 
 class Mremap(MremapTables):
@@ -110,9 +109,14 @@ class Mremap(MremapTables):
             new_len: Rounded up to pages.
             flags: The ``MREMAP_`` bits.
             new_addr: With MREMAP_FIXED the place, with MREMAP_DONTUNMAP a hint.
+
+        Source: mm/mremap.c, do_mremap()
+
+        Deviates: nothing is locked in memory, so what grows is never faulted in.
         """
+        page_align = self._pgtable.page_align
         remap = Remap(
-            mm, addr, self._align(old_len), self._align(new_len), flags, new_addr
+            mm, addr, page_align(old_len), page_align(new_len), flags, new_addr
         )
         error = self.check_mremap_params(remap)
         if error:
@@ -130,20 +134,20 @@ class Mremap(MremapTables):
         self.notify_uffd(remap, result)
         return result
 
-    def _align(self, length: int) -> int:
-        return -(-length // self._pgtable.page_size) * self._pgtable.page_size
-
     def check_mremap_params(self, remap: Remap) -> int:
-        """Return what is wrong with what user space asks for, or 0."""
+        """Return what is wrong with what user space asks for, or 0.
+
+        Source: mm/mremap.c, check_mremap_params()
+        """
         task_size = self._pgtable.task_size
         offset = ~self._pgtable.page_mask
         if remap.flags & ~_KNOWN or remap.addr & offset:
             return -EINVAL
-        if not 0 < remap.new_len <= task_size or remap.old_len < 0:
+        if not remap.new_len or remap.new_len > task_size:
             return -EINVAL
         if not remap.implies_new_addr:
             return 0
-        if not 0 <= remap.new_addr <= task_size - remap.new_len:
+        if remap.new_addr > task_size - remap.new_len:
             return -EINVAL
         if remap.new_addr & offset or not remap.flags & MREMAP_MAYMOVE:
             return -EINVAL
@@ -160,6 +164,8 @@ class Mremap(MremapTables):
         """Round a range to whole huge pages; false if it cannot be moved so.
 
         It cannot grow: the reservation is for what was mapped.
+
+        Source: mm/mremap.c, align_hugetlb()
         """
         size = self._kernel.hugetlb.hstate_vma(remap.vma).size
         remap.old_len = -(-remap.old_len // size) * size
@@ -169,14 +175,21 @@ class Mremap(MremapTables):
         return remap.new_len <= remap.old_len
 
     def check_prep_vma(self, remap: Remap) -> int:
-        """Return why the area of a range cannot be moved or resized, or 0."""
+        """Return why the area of a range cannot be moved or resized, or 0.
+
+        Source: mm/mremap.c, check_prep_vma()
+
+        Deviates: no VMA is sealed or locked, and there is no limit of memory.
+        """
         vma = remap.area
         if vma is None:
             return -EFAULT
         if is_vm_hugetlb_page(vma) and not self.align_hugetlb(remap):
             return -EINVAL
-        if not remap.implies_new_addr and remap.new_len <= remap.old_len:
-            return 0
+        if not remap.implies_new_addr:
+            remap.new_addr = remap.addr
+            if remap.new_len <= remap.old_len:
+                return 0
         if not remap.old_len and not vma.flags & (VM_SHARED | VM_MAYSHARE):
             return -EINVAL
         rigid = vma.flags & (VM_DONTEXPAND | VM_PFNMAP)
@@ -185,12 +198,18 @@ class Mremap(MremapTables):
         # What a shrinking range loses may go over the end of the area.
         if min(remap.old_len, remap.new_len) > vma.end - remap.addr:
             return -EFAULT
-        if remap.new_len > remap.old_len and rigid:
-            return -EFAULT
-        return 0
+        if remap.new_len <= remap.old_len:
+            return 0
+        pgoff = vma.pgoff + (remap.addr - vma.start >> self._pgtable.page_shift)
+        if pgoff + (remap.new_len >> self._pgtable.page_shift) > _ULONG:
+            return -EINVAL
+        return -EFAULT if rigid else 0
 
     def notify_uffd(self, remap: Remap, result: int) -> None:
-        """Tell user space what happened; no lock is held."""
+        """Tell user space what happened; no lock is held.
+
+        Source: mm/mremap.c, notify_uffd()
+        """
         uffd = self._kernel.fs_userfaultfd
         uffd.userfaultfd_unmap_complete(remap.uf_unmap_early)
         if result >= 0:
@@ -202,7 +221,10 @@ class Mremap(MremapTables):
     # -- where it stands -------------------------------------------------------------
 
     def mremap_at(self, remap: Remap) -> int:
-        """Resize a mapping, which need not move; its address or an error number."""
+        """Resize a mapping, which need not move; its address or an error number.
+
+        Source: mm/mremap.c, mremap_at()
+        """
         if remap.new_len == remap.old_len:
             return remap.addr
         if remap.new_len < remap.old_len:
@@ -210,18 +232,29 @@ class Mremap(MremapTables):
         return self.expand_vma(remap)
 
     def shrink_vma(self, remap: Remap) -> int:
-        """Unmap what a range is to lose; 0 or a negative error number."""
+        """Unmap what a range is to lose; 0 or a negative error number.
+
+        Source: mm/mremap.c, shrink_vma()
+
+        Deviates: the mmap lock is never dropped before the end.
+        """
         error = self._kernel.mmap.do_munmap(
             remap.mm,
             remap.addr + remap.new_len,
             remap.old_len - remap.new_len,
             remap.uf_unmap,
         )
+        remap.area = None
+        if error:
+            return error
         remap.area = self._kernel.vma.vma_lookup(remap.mm, remap.addr)
-        return error
+        return 0 if remap.area is not None else -EFAULT
 
     def expand_vma(self, remap: Remap) -> int:
-        """Let a mapping grow, at its place if it can; its address or an error."""
+        """Let a mapping grow, at its place if it can; its address or an error.
+
+        Source: mm/mremap.c, expand_vma() and expand_vma_in_place()
+        """
         delta = remap.new_len - remap.old_len
         if self.can_expand_in_place(remap):
             self._kernel.vma.vma_merge_extend(remap.vma, delta)
@@ -232,7 +265,10 @@ class Mremap(MremapTables):
         return self.set_new_addr(remap) or self.move_vma(remap)
 
     def can_expand_in_place(self, remap: Remap) -> bool:
-        """Tell whether a range ends with its area, and nothing is in the way."""
+        """Tell whether a range ends with its area, and nothing is in the way.
+
+        Source: mm/mremap.c, vrm_can_expand_in_place() and vma_expandable()
+        """
         vma = remap.vma
         if vma.end - remap.addr != remap.old_len:
             return False
@@ -248,6 +284,10 @@ class Mremap(MremapTables):
         """Tell whether an area may be moved together with others.
 
         One that is watched may not: to tell of each move, the lock must be dropped.
+
+        Source: mm/mremap.c, vma_multi_allowed()
+
+        Deviates: drivers do not choose addresses here, so MAP_FIXED is always obeyed.
         """
         return not userfaultfd_armed(vma)
 
@@ -255,6 +295,8 @@ class Mremap(MremapTables):
         """Move all areas of a range, with the gaps between them; address or error.
 
         Areas before the one that gives an error have moved.
+
+        Source: mm/mremap.c, remap_move()
         """
         start, end = remap.addr, remap.addr + remap.old_len
         target = remap.new_addr
@@ -283,15 +325,19 @@ class Mremap(MremapTables):
         return result
 
     def mremap_to(self, remap: Remap) -> int:
-        """Move a range to another address; that, or a negative error number."""
+        """Move a range to another address; that, or a negative error number.
+
+        Source: mm/mremap.c, mremap_to()
+        """
         mm = remap.mm
         if remap.flags & MREMAP_FIXED:
             error = self._kernel.mmap.do_munmap(
                 mm, remap.new_addr, remap.new_len, remap.uf_unmap_early
             )
-            remap.area = self._kernel.vma.vma_lookup(mm, remap.addr)
+            remap.area = None
             if error:
                 return error
+            remap.area = self._kernel.vma.vma_lookup(mm, remap.addr)
             if remap.area is None:
                 return -EFAULT
         if remap.new_len < remap.old_len:
@@ -302,7 +348,10 @@ class Mremap(MremapTables):
         return self.set_new_addr(remap) or self.move_vma(remap)
 
     def set_new_addr(self, remap: Remap) -> int:
-        """Find room for a range that moves; 0 or a negative error number."""
+        """Find room for a range that moves; 0 or a negative error number.
+
+        Source: mm/mremap.c, vrm_set_new_addr()
+        """
         flags = MAP_FIXED if remap.flags & MREMAP_FIXED else 0
         if remap.vma.flags & VM_MAYSHARE:
             flags |= MAP_SHARED
@@ -315,15 +364,39 @@ class Mremap(MremapTables):
         remap.new_addr = place
         return 0
 
+    def prep_move_vma(self, remap: Remap) -> int:
+        """Tell whether a range can be cut out and moved; 0 or a negative error number.
+
+        Source: mm/mremap.c, prep_move_vma()
+
+        Deviates: no pages are merged by KSM, which would be undone here.
+        """
+        vma = remap.vma
+        if len(remap.mm.vmas) >= DEFAULT_MAX_MAP_COUNT - 3:
+            return -ENOMEM
+        error = 0
+        if vma.ops is not None:
+            end = remap.addr + remap.old_len
+            if vma.start != remap.addr:
+                error = vma.ops.may_split(vma, remap.addr)
+            if not error and vma.end != end:
+                error = vma.ops.may_split(vma, end)
+        return error
+
     def move_vma(self, remap: Remap) -> int:
         """Move a range to ``remap.new_addr``; that, or a negative error number.
 
         If tables for it cannot be had, what has moved moves back, and the new area is
         unmapped instead of the old.
+
+        Source: mm/mremap.c, move_vma() and unmap_source_vma()
+
+        Deviates: memory is never short of what was promised, so nothing is charged.
         """
         mm = remap.mm
-        if len(mm.vmas) >= DEFAULT_MAX_MAP_COUNT - 3:
-            return -ENOMEM
+        error = self.prep_move_vma(remap)
+        if error:
+            return error
         self._kernel.mmap_lock.vma_start_write(remap.vma)
         new, moved = self.copy_vma_and_data(remap)
         mm.total_vm += remap.new_len >> self._pgtable.page_shift
@@ -343,6 +416,8 @@ class Mremap(MremapTables):
 
         Returns:
             The new area, and false if the entries are back at the old one.
+
+        Source: mm/mremap.c, copy_vma_and_data()
         """
         vma = remap.vma
         pgoff = vma.pgoff + (remap.addr - vma.start >> self._pgtable.page_shift)
@@ -355,17 +430,20 @@ class Mremap(MremapTables):
             back = PagetableMove.of(new, vma, remap.new_addr, remap.addr, moved)
             back.need_rmap_locks = True
             self.move_page_tables(back)
-            return new, False
-        if is_vm_hugetlb_page(vma):
+        else:
+            remap.uf = self._kernel.fs_userfaultfd.mremap_userfaultfd_prep(new)
+        if is_vm_hugetlb_page(vma):  # fixup_hugetlb_reservations()
             self._kernel.hugetlb.clear_vma_resv_huge_pages(vma)
-        remap.uf = self._kernel.fs_userfaultfd.mremap_userfaultfd_prep(new)
-        return new, True
+        return new, moved >= remap.old_len
 
     @staticmethod
     def dontunmap_complete(remap: Remap, new: VmArea) -> None:
-        """Leave the old area as one that was never touched."""
+        """Leave the old area as one that was never touched.
+
+        Source: mm/mremap.c, dontunmap_complete()
+        """
         old = remap.vma
-        old.flags &= ~(VM_LOCKED | VM_ACCOUNT)
+        old.flags &= ~VM_LOCKED
         whole = remap.addr == old.start and remap.addr + remap.old_len == old.end
         if new is not old and whole:
             old.anon_vma = None  # unlink_anon_vmas()

@@ -78,6 +78,8 @@ _MODIFY_MASK = (
     | PTE_PO_IDX_MASK
 )
 
+_ULONG: Final = (1 << 64) - 1
+
 _CONT_PTE_SHIFT: Final = {12: 4, 14: 7, 16: 5}
 """log2 of the entries of a contiguous block, by log2 of the page size."""
 
@@ -404,6 +406,13 @@ class Pgtable:
     def mk_huge_pmd(self, pfn: int, prot: int) -> int:
         """Return a block entry for the frames from *pfn* on."""
         return pmd_mkhuge(self.pfn_pte(pfn, prot))
+
+    def page_align(self, addr: int) -> int:
+        """Return the next multiple of a page from *addr* on; the last one is 0.
+
+        Source: include/linux/mm.h, PAGE_ALIGN()
+        """
+        return (addr + self.page_size - 1) & self.page_mask & _ULONG
 
     # -- walking ---------------------------------------------------------------------
 
