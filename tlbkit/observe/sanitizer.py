@@ -15,10 +15,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, Self
 
-from tlbkit.observe.rules import coherence, counts, locks, walkers
+from tlbkit.observe.rules import coherence, counts, locks, pages, walkers
 from tlbkit.observe.rules.coherence import Coherence
 from tlbkit.observe.rules.counts import Counts
 from tlbkit.observe.rules.locks import Locks
+from tlbkit.observe.rules.pages import Pages
 from tlbkit.observe.rules.rule import Report, Rule, RuleBrokenError
 from tlbkit.observe.rules.tables import LEAVES, Tables
 from tlbkit.observe.rules.walkers import Walkers
@@ -41,12 +42,16 @@ RULES: Final[Mapping[str, Rule]] = {
         coherence.FREED,
         coherence.BREAK_FIRST,
         coherence.REUSED_ASID,
+        coherence.GIVEN_UP,
         walkers.LOCKLESS,
         walkers.HOOKED,
         counts.MAPCOUNT,
         counts.REFERENCES,
         counts.RESIDENT,
         counts.AT_EXIT,
+        pages.EXCLUSIVE,
+        pages.PINNED,
+        pages.DIRTY,
         locks.ENTRY,
         locks.ORDER,
     )
@@ -88,6 +93,7 @@ class Sanitizer:
         self._locks = Locks(machine, self._report)
         self._coherence = Coherence(kernel, self._locks, self._report)
         self._counts = Counts(kernel, self._tables, self._report)
+        self._pages = Pages(kernel, self._tables, self._report)
         self._walkers = Walkers(machine, self._report)
         self._handlers = {
             "store": self._store,
@@ -103,6 +109,7 @@ class Sanitizer:
             "alloc": self._alloc,
             "free": self._free,
             "call": self._call,
+            "notifier range": self._coherence.announced,
         }
         machine.events.listen_by_kind(self._handlers)
 
@@ -160,6 +167,7 @@ class Sanitizer:
         self._coherence.store(event, gone)
         self._locks.store(event, table, gone)
         self._counts.store(event, table)
+        self._pages.store(event, table)
 
     def _hardware(self, event: Event) -> None:
         self._coherence.store(event, None)
@@ -170,11 +178,13 @@ class Sanitizer:
             return
         self._locks.release(event)
         self._counts.released(event.what, self._locks.held, event)
+        self._pages.released(event.what, self._locks.held[event.cpu], event)
         self._coherence.released(event.what, event)
 
     def _alloc(self, event: Event) -> None:
         self._tables.forget(event.what, event.new)
         self._counts.forget(event.what, event.new)
+        self._pages.forget(event.what, event.new)
 
     def _free(self, event: Event) -> None:
         self._coherence.free(event)
@@ -184,9 +194,11 @@ class Sanitizer:
             self._counts.free(event, table)
         self._tables.forget(event.what, event.old)
         self._counts.forget(event.what, event.old)
+        self._pages.forget(event.what, event.old)
 
     def _call(self, event: Event) -> None:
-        self._coherence.settle(event.number)
+        self._coherence.call(event)
+        self._pages.call(event)
 
 
 def audit(kernel: Kernel) -> None:

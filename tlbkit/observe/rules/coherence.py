@@ -116,6 +116,49 @@ REUSED_ASID: Final = Rule(
     ("arch/arm64/mm/context.c: a rollover makes every CPU owe a flush of its own TLB",),
 )
 
+GIVEN_UP: Final = Rule(
+    "returned-call",
+    "When a call that takes a range back returns, no TLB holds what was taken out of "
+    "that range before the call began.",
+    (
+        (
+            "mm/rmap.c: flush_tlb_batched_pending() makes a call wait for the batch of "
+            "reclaim"
+        ),
+        "mm/mmu_gather.c: tlb_finish_mmu() flushes for others whose gather is open",
+    ),
+    (DEAD, ENDED),
+)
+
+_TAKING_BACK: Final = frozenset({"madvise", "mprotect", "mremap", "munmap"})
+"""Calls that wait for who unmapped pages before them and owes the flush."""
+
+
+class Promise:
+    """What a system call at work says of its ranges once it returns.
+
+    Attributes:
+        event: Its beginning.
+        ranges: What it has announced: address space, first address, end.
+    """
+
+    __slots__ = ("event", "ranges")
+
+    def __init__(self, event: Event) -> None:
+        self.event = event
+        self.ranges: list[tuple[MmStruct, int, int]] = []
+
+    def covers(self, debt: Debt) -> bool:
+        """Tell whether what is owed is of a range, and older than the call."""
+        store, va = debt.of.store, debt.held.va
+        return (
+            store is not None
+            and store.number < self.event.number
+            and any(
+                mm is debt.of.mm and start <= va < end for mm, start, end in self.ranges
+            )
+        )
+
 
 class Debt:
     """One item that a TLB should have lost.
@@ -248,6 +291,7 @@ class Coherence:
         self._loose: list[Obligation] = []
         self._flushes: list[Flush] = []
         self._stale_tables = 0
+        self._promises: dict[int, Promise] = {}
 
     # -- what TLBs hold --------------------------------------------------------------
 
@@ -420,6 +464,46 @@ class Coherence:
             ):
                 flush.completed = event.number
 
+    # -- what a call promises --------------------------------------------------------
+
+    def call(self, event: Event) -> None:
+        """A CPU begins a system call: the one before has returned."""
+        self._returned(event.cpu, event.number)
+        if event.what in _TAKING_BACK and "collapse" not in event.new:
+            self._promises[event.cpu] = Promise(event)
+        self.settle(event.number)
+
+    def announced(self, event: Event) -> None:
+        """A call at work tells of a range that changes."""
+        promise = self._promises.get(event.cpu)
+        if promise is not None:
+            promise.ranges.append((event.new, *event.what))
+
+    def _returned(self, cpu: int, step: int) -> None:
+        """Hold a call that has returned to what it promised."""
+        promise = self._promises.pop(cpu, None)
+        if promise is None or not self._debts:
+            return
+        for debt in tuple(self._debts.values()):
+            if not promise.covers(debt) or self._owner(debt.held) is not debt.of.mm:
+                continue
+            held = debt.held
+            headline = (
+                f"{promise.event.what} has returned on CPU {cpu}, and CPU {held.cpu} "
+                f"can still use {held}: {debt.excess}"
+            )
+            report = Report(
+                GIVEN_UP,
+                headline,
+                cpu,
+                step,
+                sections(
+                    self._changed(debt.of), self._filled(held), self._flushed(debt)
+                ),
+            )
+            self._pay(held)
+            self._report(report)
+
     # -- when a debt is due ----------------------------------------------------------
 
     def released(self, lock: Lock, event: Event) -> None:
@@ -573,6 +657,8 @@ class Coherence:
 
     def audit(self, step: int) -> None:
         """Compare everything that is held, at a moment when nobody owes anything."""
+        for cpu in tuple(self._promises):
+            self._returned(cpu, step)
         self.settle(step)
         for held in self.holdings.held.values():
             if held in self._debts or self._owner(held) is None:
