@@ -10,6 +10,7 @@ from tlbkit import lab
 from tlbkit.__main__ import main
 from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
+from tlbkit.lab.gallery.programme import PROGRAMME
 from tlbkit.patches import registry
 
 
@@ -179,7 +180,7 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("", "list, patches, where, run, at, litmus, gallery, mutate or random"),
+        ("", "gallery, mutate, meetings or random"),
         ("walk", "list"),
         ("run", "NAME"),
         ("run mprotekt", "there are: mprotect"),
@@ -262,7 +263,21 @@ def test_the_gallery_lists_every_point(capsys):
     assert main(["gallery"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(told) + 2
-    assert max(map(len, lines)) <= 132
+    for one, line in zip(told, lines[2:], strict=True):
+        assert line.startswith(f"{one['name']} ")
+        assert line.endswith(one["flow"])
+
+
+def test_meetings_are_listed(capsys):
+    """Each meeting has its line, and its place in what scripts read."""
+    assert main(["meetings", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [one["name"] for one in told] == list(PROGRAMME)
+    assert main(["meetings"]) == 0
+    lines = capsys.readouterr().out.splitlines()[2:]
+    for one, line in zip(told, lines, strict=True):
+        assert line.startswith(one["name"])
+        assert one["title"] in line
 
 
 def test_random_walks_have_a_seed(capsys):
@@ -280,22 +295,27 @@ def test_random_walks_have_a_seed(capsys):
     assert "can still use" in shown.out
     assert shown.err.startswith("tlbkit: seed 7 breaks 1")
     assert main(["random", "protekt"]) == 2
+    assert "close to it: 'protect'" in capsys.readouterr().err
 
 
 def test_a_mutant_is_judged_anew(capsys, monkeypatch):
     """Only the points named are searched; one that is none is refused."""
     point = "pte_none_mostly in mfill_atomic_install_pte"
     assert main(["mutate", "--json", point]) == 0
-    (told,) = json.loads(capsys.readouterr().out)
+    shown = capsys.readouterr()
+    (told,) = json.loads(shown.out)
     assert told == verdicts.find(point).to_json()
+    assert f"1 of 1: {point}: breaks" in shown.err
+    assert "every search was complete" in shown.err
     few = {"protect": MEETINGS["protect"]}
     monkeypatch.setattr(judge, "PROGRAMME", few)  # not to look through all of them
-    assert main(["mutate", "dsb in nowhere"]) == 2
+    assert main(["mutate", "dsb ish in flush_tlb_rang"]) == 2
+    assert "close to it: 'dsb ish in flush_tlb_range_'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["mutate", "random"])
+@pytest.mark.parametrize("command", ["mutate", "meetings", "random"])
 def test_who_has_no_greenlet_is_told(command):
-    """Without greenlet the two commands that need it name it, in one line."""
+    """Without greenlet the commands that need it name it, in one line."""
     program = (
         "import sys; sys.modules['greenlet'] = None;"
         f"from tlbkit.__main__ import main; sys.exit(main(['{command}']))"

@@ -123,6 +123,9 @@ def parser() -> Parser:
     )
     _add_json(one)
 
+    one = command("meetings", "List who meets in the gallery.", _meetings)
+    _add_json(one)
+
     one = command("random", "Run meetings of the gallery by chance, for long.", _random)
     one.add_argument(
         "meetings", nargs="*", metavar="MEETING", help="by name; default all"
@@ -175,7 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
-        "list, patches, where, run, at, litmus, gallery, mutate or random"
+        "list, patches, where, run, at, litmus, gallery, mutate, meetings or random"
     )
 
 
@@ -387,11 +390,32 @@ def _gallery(asked: argparse.Namespace) -> None:
 def _mutate(asked: argparse.Namespace) -> None:
     with _exploring("mutate"):
         from tlbkit.lab.gallery import judge  # noqa: PLC0415 - no other needs greenlet
-    found = judge.mutate(asked.points or None)
+    found = judge.mutate(asked.points or None, tell=_tell)
     _print_verdicts(found, asked)
+    left = sum(not one.complete for one in found if one.verdict != verdicts.BREAKS)
+    _tell(
+        f"{sum(one.runs for one in found):,} schedules were tried; "
+        + (f"{left} searches left some out" if left else "every search was complete")
+    )
     changed = verdicts.changed(found)
     if changed:
         raise SurvivorError(changed)
+
+
+def _tell(line: str) -> None:
+    """Say how far the work has come, beside what is printed."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _meetings(asked: argparse.Namespace) -> None:
+    with _exploring("meetings"):
+        from tlbkit.lab.gallery import programme  # noqa: PLC0415 - as above
+    met = programme.PROGRAMME.values()
+    if asked.json:
+        _print_json([one.to_json() for one in met])
+        return
+    rows = [[one.name, str(one.cpus), one.title, one.chapter] for one in met]
+    print(table(["meeting", "CPUs", "who meets", "chapter"], rows))
 
 
 @contextmanager
@@ -414,14 +438,17 @@ def _print_verdicts(
     rows = [
         [
             one.point,
-            textwrap.shorten(one.flow, 32, placeholder=" ..."),
             one.verdict,
             str(one.steps or "-"),
+            f"{one.runs:,}",
+            "complete" if one.complete or one.verdict == verdicts.BREAKS else "partial",
             one.chapter,
+            one.flow,
         ]
         for one in found
     ]
-    print(table(["without", "flow", "verdict", "steps", "chapter"], rows))
+    head = ["without", "verdict", "steps", "schedules", "search", "chapter", "flow"]
+    print(table(head, rows))
 
 
 # -- random --------------------------------------------------------------------------

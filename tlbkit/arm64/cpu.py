@@ -46,6 +46,12 @@ BARRIERS = {
 }
 
 
+AFTER_UNLOCK = "tlbi moved after unlock"
+"""Takes a flush and its DSB behind the release of all spin locks."""
+BEFORE_STORE = "tlbi moved before store"
+"""Takes a flush before the stores to the tables that it follows, under one lock."""
+
+
 class NoRegimeError(TlbkitError):
     """A CPU was asked to translate before any table was given to it."""
 
@@ -107,6 +113,7 @@ class Cpu:
     __slots__ = (
         "_events",
         "_fixed",
+        "_flushes",
         "_held",
         "_irqs_off",
         "_issued",
@@ -115,7 +122,9 @@ class Cpu:
         "_plain",
         "_probes",
         "_regime",
+        "_sections",
         "_seen_here",
+        "_stores",
         "_table_probes",
         "asid_bits",
         "machine",
@@ -142,6 +151,9 @@ class Cpu:
         self._seen_here = 0
         self._irqs_off = 0
         self._held: list[Callable[[Cpu], None]] = []
+        self._sections = 0  # spin locks that it has, counted while something is moved
+        self._flushes: list[tuple[Operation, int]] = []
+        self._stores: list[tuple[int, int, str]] = []
 
     # -- translation -----------------------------------------------------------------
 
@@ -396,6 +408,8 @@ class Cpu:
         Raises:
             BreakBeforeMakeError: what is there is live, and must be made invalid first.
         """
+        if self._sections and self._puts_off(pa, value, why):
+            return
         old = self._memory.swap(pa, value)
         if old & VALID:
             self._replaced(pa, old, value)
@@ -408,6 +422,8 @@ class Cpu:
         Raises:
             BreakBeforeMakeError: as `store`.
         """
+        if self._sections and self._puts_off(pa, value, why):
+            return self._memory.read(pa)
         old = self._memory.swap(pa, value)
         if old & VALID:
             self._replaced(pa, old, value)
@@ -458,8 +474,16 @@ class Cpu:
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
         machine = self.machine
-        if machine.without and (machine.omits(f"tlbi {name}") or machine.omits("tlbi")):
-            return
+        if machine.without:
+            if machine.omits(f"tlbi {name}") or machine.omits("tlbi"):
+                return
+            if self._sections and machine.omits(AFTER_UNLOCK):
+                self._flushes.append((operation, operand))
+                return
+        self._issue(operation, operand)
+
+    def _issue(self, operation: Operation, operand: int) -> None:
+        """Put a TLBI in flight."""
         spared = _NOTHING
         seen = 0 if operation.broadcast else self._seen_here
         if self._late and len(self._late) > seen:
@@ -484,6 +508,13 @@ class Cpu:
             raise InputError(f"dsb {kind!r}: known are {', '.join(BARRIERS)}")
         if self.machine.without and self.machine.omits(f"dsb {kind}"):
             return
+        overtaken = self._stores and barrier.invalidations and self._issued
+        self._wait_for(kind, barrier)
+        if overtaken:
+            self._store_now()
+
+    def _wait_for(self, kind: str, barrier: Barrier) -> None:
+        """Do what a DSB does."""
         if "dsb" in self._events.heard:
             self._events.emit(self.number, "dsb", kind)
         local, stores, invalidations = barrier
@@ -503,6 +534,44 @@ class Cpu:
             # They are in flight until the last TLB has answered; what an interrupt
             # has issued since is behind them, and stays.
             self._issued[:before] = rest
+
+    # -- what is moved ---------------------------------------------------------------
+
+    def enter_section(self) -> None:
+        """Take note of a spin lock that is held, where something may be moved."""
+        self._sections += 1
+
+    def leave_section(self) -> None:
+        """Take note that one is about to be released: no store waits for longer."""
+        self._store_now()
+        self._sections -= bool(self._sections)
+
+    def catch_up(self) -> None:
+        """Issue the flushes that were moved behind the last release."""
+        if self._flushes and not self._sections:
+            flushes, self._flushes = self._flushes, []
+            for operation, operand in flushes:
+                self._issue(operation, operand)
+            self._wait_for("ish", BARRIERS["ish"])
+
+    def _puts_off(self, pa: int, value: int, why: str) -> bool:
+        """Tell whether a store comes behind the next flush; it is kept for then."""
+        if any(place == pa for place, _, _ in self._stores):
+            self._store_now()
+        if not self.machine.omits(BEFORE_STORE):
+            return False
+        self._stores.append((pa, value, why))
+        return True
+
+    def _store_now(self) -> None:
+        """Store what a flush has overtaken."""
+        stores, self._stores = self._stores, []
+        for pa, value, why in stores:
+            old = self._memory.swap(pa, value)
+            if old & VALID:
+                self._replaced(pa, old, value)
+            if "store" in self._events.heard:
+                self._events.emit(self.number, "store", pa, old, value, why)
 
     def isb(self) -> None:
         """Make what follows use what was completed before it."""

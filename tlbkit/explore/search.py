@@ -71,8 +71,9 @@ class Search:
         breach: The shortest schedule that breaks a rule: of those with the fewest
             preemptions, one with the fewest steps. ``None`` if there is none.
         preemptions: Up to how many were allowed.
-        complete: Whether everything within that bound was looked at; always so if
-            there is a breach or no limit on the runs.
+        complete: Whether everything within that bound was looked at. Not so if there
+            was a limit on the runs, or if loads were left out; always so if there is a
+            breach.
         runs: How many worlds were made.
         steps: How many steps were made in them.
         crossings: Locks that flows took in orders that can end in a deadlock, seen over
@@ -92,7 +93,7 @@ def explore(
     *,
     preemptions: int = PREEMPTIONS,
     reduce: bool = True,
-    loads: bool = False,
+    loads: bool | None = None,
     max_runs: int | None = None,
 ) -> Search:
     """Try schedules of a scenario, fewest preemptions first.
@@ -102,9 +103,13 @@ def explore(
         preemptions: Up to how many.
         reduce: Leave out schedules that cannot differ from one that is tried.
         loads: Let flows be stopped after each load of a page-table word by software
-            too: for code without the lock that would keep others out.
+            too: for code without the lock that would keep others out. If not given, so
+            where the scenario takes a lock out.
         max_runs: Give up after so many runs.
     """
+    if loads is None:
+        without = scenario().machine.without
+        loads = any(point.startswith("lock ") for point in without)
     if not reduce:
         with watching_loads() if loads else nullcontext() as told:
             return _Plain(scenario, preemptions, max_runs, told).search()
@@ -121,12 +126,14 @@ class Shortest(NamedTuple):
             the one whose scenario was named first. ``None`` if there is none.
         runs: How many schedules were tried.
         steps: How many steps were made in them.
+        complete: As `Search` says, of all of them.
     """
 
     name: str
     breach: Breach | None
     runs: int
     steps: int
+    complete: bool
 
 
 def shortest(
@@ -162,7 +169,7 @@ def shortest(
     runs = sum(search.runs for search in searches.values())
     steps = sum(search.steps for search in searches.values())
     name, breach = best or ("", None)
-    return Shortest(name, breach, runs, steps)
+    return Shortest(name, breach, runs, steps, complete=loads or breach is not None)
 
 
 def wander(
@@ -313,7 +320,8 @@ class _Plain:
             breach = self.deepen(cost)
             if breach is not None or self._open[cost]:
                 break
-        complete = not any(self._open[: cost + 1])
+        every = self._loads is not None and not any(self._open[: cost + 1])
+        complete = every or breach is not None
         crossings = tuple(self._orders.crossings)
         return Search(breach, cost, complete, self.runs, self.steps, crossings)
 

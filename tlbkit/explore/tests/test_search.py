@@ -1,5 +1,6 @@
 """Laws of the search: nothing is missed, the shortest comes first, runs repeat."""
 
+from functools import partial
 from random import Random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from tlbkit import Kernel, Machine
 from tlbkit.errors import InputError
 from tlbkit.explore.scheduler import DeadlockError, Flow, World
-from tlbkit.explore.search import explore, replay, wander
+from tlbkit.explore.search import explore, replay, shortest, wander
 from tlbkit.explore.tests.support import (
     StaleError,
     everything,
@@ -180,9 +181,28 @@ def test_no_two_flows_on_one_cpu():
         World(machine, flows)
 
 
+def test_a_search_without_loads_is_not_complete():
+    """What other CPUs may do between two loads was not looked at, and it says so."""
+    for loads in (True, False):
+        search = explore(process_world("mprotect"), preemptions=1, loads=loads)
+        assert search.breach is None
+        assert search.complete is loads
+        shown = shortest({"one": process_world("mprotect")}, preemptions=1, loads=loads)
+        assert shown.complete is loads
+
+
+def test_loads_are_steps_where_a_lock_is_taken_out():
+    """Unless the caller says otherwise: the lock kept others out between two loads."""
+    for without in ({"lock PTE table in nowhere"}, frozenset()):
+        scenario = partial(reclaiming, without)
+        found = explore(scenario, preemptions=0)
+        assert found == explore(scenario, preemptions=0, loads=bool(without))
+        assert found.complete is bool(without)
+
+
 def test_a_limit_on_runs_is_kept():
     """A search that gives up says that it is not complete."""
-    search = explore(process_world("mprotect"), preemptions=2, max_runs=3)
+    search = explore(process_world("mprotect"), preemptions=2, loads=True, max_runs=3)
     assert (search.runs, search.complete) == (3, False)
 
 
@@ -216,7 +236,7 @@ def reclaiming(without=()):
 
 def test_a_flush_is_in_flight_until_its_dsb_is_over():
     """Whoever looks in while reclaim's DSB waits finds a flush, and nothing amiss."""
-    search = explore(reclaiming)
+    search = explore(reclaiming, loads=True)
     assert (search.breach, search.complete) == (None, True)
     without = {"dsb ish in arch_tlbbatch_flush"}
     assert explore(lambda: reclaiming(without)).breach is not None

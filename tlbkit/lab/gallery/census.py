@@ -11,22 +11,30 @@ A point is named as `Machine.without` names it, what and where:
 - interrupts held off, by who does so: ``"irq in gup_fast"``;
 - the wait of RCU before something is freed, by who leaves it to RCU:
   ``"call_rcu in tlb_flush_mmu"``;
-- a check that is made again once a lock is held: ``"pte_same in wp_page_copy"``.
+- a check that is made again once a lock is held: ``"pte_same in wp_page_copy"``;
+- a flush that is moved, by who wants it: ``"tlbi moved after unlock in
+  ptep_clear_flush"`` comes behind the release of the spin locks under which it stands,
+  ``"tlbi moved before store in ptep_clear_flush"`` before the stores that it follows.
+
+A DSB moved before its TLBI waits for nothing, and a DSB moved behind it orders no
+store before it: that is to take them out.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import dis
+from collections import defaultdict
 from itertools import islice
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.arm64.cpu import AFTER_UNLOCK, BEFORE_STORE
 from tlbkit.arm64.machine import Machine
 from tlbkit.callers import caller
 from tlbkit.explore.search import explore
 from tlbkit.linux.kernel.kernel import PARTS
-from tlbkit.linux.kernel.locking import kind_of
+from tlbkit.linux.kernel.locking import SpinLock, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -54,7 +62,9 @@ _LOCKERS: Final = frozenset(
 )
 """Functions that take a lock for whoever calls them, and are not named themselves."""
 
-_KINDS: Final = frozenset({"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu"})
+_KINDS: Final = frozenset(
+    {"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu", "store"}
+)
 _ASKING: Final = frozenset({Machine.holds.__name__, Machine.sees.__name__})
 _PREEMPTIONS: Final = 1
 
@@ -134,12 +144,18 @@ def points_of(meeting: Meeting) -> frozenset[str]:
                 points.add(f"{check} in {caller().f_code.co_name}")
             return bool(condition)
 
+    sections = _Sections()
+
     def hear(event: Event) -> None:
-        points.update(_named(event, caller()))
+        frame = caller()
+        points.update(_named(event, frame))
+        points.update(sections.movable(event, frame))
 
     scenario = meeting.scenario(machine=Asked)
 
     def make() -> World:
+        nonlocal sections
+        sections = _Sections()
         world = scenario()
         events = world.machine.events
         events.listen(hear, _KINDS)
@@ -153,6 +169,32 @@ def points_of(meeting: Meeting) -> frozenset[str]:
 
     explore(make, preemptions=_PREEMPTIONS, loads=True)
     return frozenset(points)
+
+
+class _Sections:
+    """What each CPU does while it has spin locks: which flush can be moved there."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, int] = defaultdict(int)
+        self._stored: dict[int, set[str]] = defaultdict(set)
+
+    def movable(self, event: Event, frame: FrameType | None) -> Iterator[str]:
+        """Yield the names under which a flush can be moved; note what comes before."""
+        cpu = event.cpu
+        match event.kind:
+            case "lock" if isinstance(event.what, SpinLock):
+                self._locks[cpu] += 1 if event.new == "acquired" else -1
+                if not self._locks[cpu]:
+                    self._stored[cpu].clear()
+            case "store" if self._locks[cpu]:
+                self._stored[cpu].update(name for _, name in _places(frame))
+            case "tlbi" if self._locks[cpu]:
+                places = _places(frame)
+                wants = next((name for at, name in places if at != _FLUSHES), "")
+                if wants:
+                    yield f"{AFTER_UNLOCK} in {wants}"
+                if wants in self._stored[cpu]:
+                    yield f"{BEFORE_STORE} in {wants}"
 
 
 def _named(event: Event, frame: FrameType | None) -> Iterator[str]:

@@ -8,8 +8,8 @@ from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tlbkit.errors import InputError
 from tlbkit.explore.search import wander
+from tlbkit.lab.gallery.names import check
 from tlbkit.lab.gallery.programme import PROGRAMME
 
 if TYPE_CHECKING:
@@ -67,10 +67,7 @@ def walks(
     """
     names = list(PROGRAMME if meetings is None else meetings)
     for name in names:
-        if name not in PROGRAMME:
-            raise InputError(
-                f"{name!r}: no meeting has this name; there are: {', '.join(PROGRAMME)}"
-            )
+        check("meeting", name, PROGRAMME, "python -m tlbkit meetings")
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count()) as pool:
             return walks(seed, runs, names, without, pool)

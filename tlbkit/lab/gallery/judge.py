@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tlbkit.errors import InputError
 from tlbkit.explore.search import PREEMPTIONS, replay, shortest
 from tlbkit.lab.gallery.arguments import ARGUMENTS
 from tlbkit.lab.gallery.census import census, points_of
+from tlbkit.lab.gallery.names import check
 from tlbkit.lab.gallery.programme import PROGRAMME
 from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Verdict, gallery
 from tlbkit.observe.recorder import recording
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.explore.scheduler import Schedule
@@ -43,6 +43,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
             preemptions=PREEMPTIONS,
             why=why,
             runs=found.runs,
+            complete=found.complete,
             chapter=PROGRAMME[meetings[0]].chapter,
         )
     return Verdict(
@@ -60,7 +61,9 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
 
 
 def mutate(
-    points: Iterable[str] | None = None, executor: Executor | None = None
+    points: Iterable[str] | None = None,
+    executor: Executor | None = None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> list[Verdict]:
     """Take every point out, one at a time, and judge each anew.
 
@@ -68,25 +71,31 @@ def mutate(
         points: Which; all that there are if not given.
         executor: Where the searches run; a pool of processes, one for each CPU, if not
             given.
+        tell: Called with one line for each step of the work.
 
     Errors:
         InputError: No meeting comes by a point.
     """
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count()) as pool:
-            return mutate(points, pool)
+            return mutate(points, pool, tell)
+    tell(f"looking through {len(PROGRAMME)} meetings for what can be taken out")
     known = census(PROGRAMME, executor.map(_points, PROGRAMME))
     wanted = list(known if points is None else points)
     for point in wanted:
-        if point not in known:
-            raise InputError(f"{point!r}: no meeting comes by it; see the gallery")
+        check("point", point, known, "python -m tlbkit gallery")
     # Those that took longest the last time begin first, and the unknown before them.
     runs = {verdict.point: verdict.runs for verdict in gallery()}
     longest = sorted(
         dict.fromkeys(wanted), key=lambda point: -runs.get(point, sys.maxsize)
     )
-    verdicts = executor.map(judge, longest, [known[point] for point in longest])
-    found = dict(zip(longest, verdicts, strict=True))
+    searches = {executor.submit(judge, point, known[point]) for point in longest}
+    found: dict[str, Verdict] = {}
+    for search in as_completed(searches):
+        verdict = search.result()
+        found[verdict.point] = verdict
+        count = f"{len(found)} of {len(longest)}"
+        tell(f"{count}: {verdict.point}: {verdict.verdict}, {verdict.runs:,} schedules")
     return [found[point] for point in wanted]
 
 

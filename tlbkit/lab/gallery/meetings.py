@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.machine import Machine
@@ -218,6 +218,16 @@ class Meeting:
     chapter: str
     cpus: int = 2
     model: CpuModel = SMALL
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what can be told of it as a plain dictionary."""
+        return {
+            "name": self.name,
+            "title": self.title,
+            "cpus": self.cpus,
+            "cpu": self.model.name,
+            "chapter": self.chapter,
+        }
 
     def scenario(
         self, without: Collection[str] = (), machine: type[Machine] = Machine

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from tlbkit.errors import InputError
+from tlbkit.lab.gallery.names import check
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +37,8 @@ class Verdict:
         error: What is broken, in one line.
         why: The argument, where nothing breaks.
         runs: How many schedules were tried.
+        complete: Whether those are all that there are, up to so many preemptions, with
+            a step at each load of a table's word too; so if nothing breaks.
         chapter: The page that tells of the flow.
     """
 
@@ -50,6 +52,7 @@ class Verdict:
     error: str = ""
     why: str = ""
     runs: int = field(default=0, compare=False)
+    complete: bool = False
     chapter: str = ""
 
     @property
@@ -70,6 +73,7 @@ class Verdict:
             "why": self.why,
             "meetings": list(self.meetings),
             "runs": self.runs,
+            "complete": self.complete,
             "chapter": self.chapter,
         }
 
@@ -87,6 +91,7 @@ class Verdict:
             said["error"],
             said["why"],
             said["runs"],
+            said["complete"],
             said["chapter"],
         )
 
@@ -99,10 +104,9 @@ def gallery() -> list[Verdict]:
 
 def find(point: str) -> Verdict:
     """Return the verdict on a point; `InputError` if there is none."""
-    for verdict in gallery():
-        if verdict.point == point:
-            return verdict
-    raise InputError(f"{point!r} is not in the gallery: python -m tlbkit gallery")
+    known = {verdict.point: verdict for verdict in gallery()}
+    check("point", point, known, "python -m tlbkit gallery")
+    return known[point]
 
 
 def changed(found: Iterable[Verdict]) -> list[str]:

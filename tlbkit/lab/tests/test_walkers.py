@@ -111,7 +111,7 @@ def test_of_three_the_last_to_leave_sends_it_for_all(first):
 
 def test_no_schedule_with_one_preemption_steals_a_page():
     """The explorer finds nothing as long as nothing is taken out."""
-    search = explore(unshare_and_walk(2), preemptions=1)
+    search = explore(unshare_and_walk(2), preemptions=1, loads=True)
     assert search.breach is None
     assert search.complete
 

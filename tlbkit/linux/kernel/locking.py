@@ -89,6 +89,8 @@ class SpinLock:
                 raise LockError(cpu.number, self.name, "taken twice by its holder")
             machine.wait(lambda: self.holder is None, self.name)
         self.holder = cpu
+        if machine.without:
+            cpu.enter_section()
         if "lock" in machine.events.heard:
             machine.events.emit(cpu.number, "lock", self, new="acquired")
 
@@ -101,9 +103,13 @@ class SpinLock:
                 _say_omitted(self, "released")
                 return
             raise LockError(cpu.number, self.name, "released by one who has it not")
+        if self.machine.without:
+            cpu.leave_section()
         self.holder = None
         if "lock" in self.machine.events.heard:
             self.machine.events.emit(cpu.number, "lock", self, new="released")
+        if self.machine.without:
+            cpu.catch_up()
 
     @property
     def held(self) -> bool:
