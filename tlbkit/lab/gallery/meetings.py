@@ -19,6 +19,8 @@ from tlbkit.arm64.walk import walk
 from tlbkit.errors import TlbkitError
 from tlbkit.explore.scheduler import Flow, World
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_uffd_wp
+from tlbkit.linux.arch.arm64.mm.fault import OutOfMemoryError
+from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.kernel.kernel import Kernel
 from tlbkit.observe.sanitizer import Sanitizer
@@ -119,10 +121,10 @@ class Stage:
     ends: list[Callable[[], None]] = field(default_factory=list)
 
     def flow(self, name: str, cpu: int, run: Callable[[], None]) -> None:
-        """Add a flow; a system call's error and a signal end it, and are no fault."""
+        """Add a flow; an error of a call, a signal and the OOM killer only end it."""
 
         def forgiving() -> None:
-            with contextlib.suppress(Signal, SystemCallError):
+            with contextlib.suppress(Signal, SystemCallError, OutOfMemoryError):
                 run()
 
         self.flows.append(Flow(name, cpu, forgiving))
@@ -170,6 +172,7 @@ class Stage:
         for one in tuple(kernel.processes):
             one.exit()
         kernel.swap.lru_add_drain_all()
+        self._drop_swap_cache()
         kernel.huge_memory.shrink_huge_zero_folio_scan()
         kernel.rcu.quiesce()
         if kernel.page_alloc.in_use != BOOT_FRAMES:
@@ -180,6 +183,16 @@ class Stage:
                 raise LeakError(used << pool.order)
             if pool.resv_huge_pages:
                 raise BrokenPromiseError(pool.resv_huge_pages)
+
+    def _drop_swap_cache(self) -> None:
+        """Free what reclaim has left in the swap cache for nobody, as it does later."""
+        kernel = self.kernel
+        for folio in tuple(kernel.swap_state.folios.values()):
+            folio.refcount += 1
+            folio_lock(kernel.machine, folio)
+            kernel.swapfile.folio_free_swap(folio)
+            folio_unlock(kernel.machine, folio)
+            kernel.swap.folio_put(folio)
 
 
 def _peek(process: Process, address: int, cpu: int) -> int:

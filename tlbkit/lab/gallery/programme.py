@@ -1,4 +1,4 @@
-"""Everybody who meets: of pages, files, huge pages, walks, blocks, and swap."""
+"""Everybody who meets: of pages, files, huge pages, walks, swap, and want of memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tlbkit.lab.gallery.gup_meetings import GUP_MEETINGS
 from tlbkit.lab.gallery.huge_meetings import HUGE_MEETINGS
 from tlbkit.lab.gallery.hugetlb_meetings import HUGETLB_MEETINGS
 from tlbkit.lab.gallery.meetings import MEETINGS
+from tlbkit.lab.gallery.pressure_meetings import PRESSURE_MEETINGS
 from tlbkit.lab.gallery.swap_meetings import SWAP_MEETINGS
 
 PROGRAMME: Final = (
@@ -18,5 +19,6 @@ PROGRAMME: Final = (
     | GUP_MEETINGS
     | HUGE_MEETINGS
     | SWAP_MEETINGS
+    | PRESSURE_MEETINGS
 )
 """Every meeting of the gallery, by its name."""

@@ -29,7 +29,9 @@ class Written:
 
     def place(self, process=None):
         """Where the entry of the page stands."""
-        return self.kernel.pgtable.find_pte((process or self.process).mm, self.page)
+        ptep = self.kernel.pgtable.find_pte((process or self.process).mm, self.page)
+        assert ptep is not None
+        return ptep
 
     @property
     def entry(self):
@@ -45,6 +47,7 @@ class Written:
     def lock(self, process=None):
         """Lock the table."""
         pmd = self.kernel.pgtable.find_pmd((process or self.process).mm, self.page)
+        assert pmd is not None
         with self.kernel.memory.pte_lockptr(self.kernel.pgtable.read(pmd)):
             yield
 
@@ -83,6 +86,7 @@ def test_a_pinned_page_stays_where_it_is():
         other = box.process.mmap(PAGE)
         box.process.write(other, 2)
         ptep = box.kernel.pgtable.find_pte(box.process.mm, other)
+        assert ptep is not None
         foreign = box.kernel.pgtable.read(ptep)
         if pinned:
             box.process.pin(box.page, PAGE, write=True)
