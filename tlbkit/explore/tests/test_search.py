@@ -193,7 +193,7 @@ def test_a_search_without_loads_is_not_complete():
 
 def test_loads_are_steps_where_a_lock_is_taken_out():
     """Unless the caller says otherwise: the lock kept others out between two loads."""
-    for without in ({"lock PTE table in nowhere"}, frozenset()):
+    for without in (("lock PTE table in nowhere",), ()):
         scenario = partial(reclaiming, without)
         found = explore(scenario, preemptions=0)
         assert found == explore(scenario, preemptions=0, loads=bool(without))
