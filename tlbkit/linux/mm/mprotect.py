@@ -200,10 +200,11 @@ class Mprotect:
         Source: mm/mprotect.c, prot_commit_flush_ptes()
         """
         pgtable = self._pgtable
-        addr += idx * pgtable.page_size
-        ptep += idx * 8
-        oldpte = pgtable.pte_advance_pfn(oldpte, idx)
-        ptent = pgtable.pte_advance_pfn(ptent, idx)
+        if idx:
+            addr += idx * pgtable.page_size
+            ptep += idx * 8
+            oldpte = pgtable.pte_advance_pfn(oldpte, idx)
+            ptent = pgtable.pte_advance_pfn(ptent, idx)
         if set_write:
             ptent = pgtable.pte_mkwrite(ptent)
         pgtable.set_ptes(vma.mm, addr, ptep, ptent, nr_ptes)

@@ -30,6 +30,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 from tlbkit.linux.include.linux.mm import (
     VM_ACCOUNT,
     VM_EXEC,
+    VM_LOCKED,
     VM_READ,
     VM_SHARED,
     VM_WRITE,
@@ -573,3 +574,19 @@ def test_huge_pages_of_pools_are_not_charged_again():
     base = process.mmap(512 * PAGE, "r", hugetlb=True)
     process.mprotect(base, 512 * PAGE, "rw")
     assert not kernel.vma.vma_lookup(process.mm, base).flags & VM_ACCOUNT
+
+
+def test_locked_memory_that_becomes_writable_gets_its_copies_at_once():
+    """A write to it must not fault, so mprotect breaks COW for the whole range."""
+    kernel = boot()
+    process = kernel.spawn()
+    base = process.mmap(4 * PAGE, "r")
+    for page in range(4):
+        process.read(base + page * PAGE)
+    kernel.vma.vma_lookup(process.mm, base).flags |= VM_LOCKED
+    process.mprotect(base, 4 * PAGE, "rw")
+    counts = issued(
+        kernel, lambda: [process.write(base + n * PAGE, n) for n in range(4)]
+    )
+    assert not counts.faults.total()
+    assert process.mm.mmap_lock.writer is None
