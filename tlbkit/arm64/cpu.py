@@ -508,7 +508,7 @@ class Cpu:
             raise InputError(f"dsb {kind!r}: known are {', '.join(BARRIERS)}")
         if self.machine.without and self.machine.omits(f"dsb {kind}"):
             return
-        overtaken = self._stores and barrier.invalidations and self._issued
+        overtaken = bool(self._stores and barrier.invalidations and self._issued)
         self._wait_for(kind, barrier)
         if overtaken:
             self._store_now()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlbkit.arm64.cpu import Cpu, NoRegimeError
+from tlbkit.arm64.cpu import AFTER_UNLOCK, BEFORE_STORE, Cpu, NoRegimeError
 from tlbkit.arm64.fault import Fault, FaultKind
 from tlbkit.arm64.machine import MAX_CPUS, Machine, StuckError
 from tlbkit.arm64.models import NEOVERSE_V2
@@ -369,6 +369,54 @@ def test_a_check_that_is_taken_out_passes(condition):
     assert (holds(), sees()) == (condition, condition)
     box.without = frozenset({"same in holds", "dirty in sees"})
     assert (holds(), sees()) == (True, False)
+
+
+def change(cpu, place):
+    """Take an entry away under a lock, and flush there."""
+    cpu.enter_section()
+    cpu.store(place, 0)
+    flush_tlb_page(cpu)
+    cpu.leave_section()
+    cpu.catch_up()
+
+
+@pytest.mark.parametrize(
+    ("moved", "kinds"),
+    [
+        ("", ["store", "dsb", "tlbi", "dsb", "isb"]),
+        (AFTER_UNLOCK, ["store", "dsb", "dsb", "isb", "tlbi", "dsb"]),
+        (BEFORE_STORE, ["dsb", "tlbi", "dsb", "store", "isb"]),
+    ],
+)
+def test_a_flush_is_moved(moved, kinds):
+    """Behind the unlock or before the store: nothing is lost, and the order changes."""
+    box, space = booted(2)
+    place = space.map(VA, FRAME)
+    box.cpus[1].read(VA)
+    box.without = frozenset({f"{moved} in change"})
+    told = hear(box, "store", "dsb", "tlbi", "isb")
+    change(box.cpus[0], place)
+    assert [event.kind for event in told] == kinds
+    assert box.memory.read(place) == 0
+
+
+def test_what_no_flush_overtakes_is_stored_before_the_unlock():
+    """A store waits for a flush under the same lock, and no longer."""
+    box, space = booted(2)
+    place = space.map(VA, FRAME)
+    box.without = frozenset({f"{BEFORE_STORE} in store_twice"})
+    told = hear(box, "store")
+
+    def store_twice():
+        box.cpus[0].enter_section()
+        box.cpus[0].store(place, 0)
+        assert not told
+        box.cpus[0].swap(place, 0)
+        assert len(told) == 1
+        box.cpus[0].leave_section()
+
+    store_twice()
+    assert len(told) == 2
 
 
 def test_an_ipi_can_be_left_out():
