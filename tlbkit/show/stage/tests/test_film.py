@@ -27,7 +27,7 @@ def shown(made, moment):
     }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(STEPS, st.data())
 def test_a_film_shows_the_board_of_each_moment(steps, data):
     """What a film makes of a moment is the board after its last step."""
@@ -43,7 +43,7 @@ def test_a_film_shows_the_board_of_each_moment(steps, data):
     assert shown(made, moment) == expected
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(STEPS)
 def test_a_film_takes_as_long_as_its_steps(steps):
     """The time of all moments is the time of all steps, to the nearest ns."""
@@ -53,7 +53,7 @@ def test_a_film_takes_as_long_as_its_steps(steps):
     )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(STEPS)
 def test_all_rows_that_are_shown_are_known(steps):
     """No cell stands in a row or a column that the film does not name."""
