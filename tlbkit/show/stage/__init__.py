@@ -8,5 +8,6 @@ The page's script (``stage.js`` beside this file) draws films, and decides nothi
 from tlbkit.show.stage.board import Board, Cell, Flight, board_state
 from tlbkit.show.stage.film import film
 from tlbkit.show.stage.show import Stage
+from tlbkit.show.stage.storm import storm
 
-__all__ = ["Board", "Cell", "Flight", "Stage", "board_state", "film"]
+__all__ = ["Board", "Cell", "Flight", "Stage", "board_state", "film", "storm"]

@@ -17,31 +17,61 @@ if TYPE_CHECKING:
 
 _SPEEDS: Final = (("slow", 40), ("normal", 16), ("fast", 6))
 
+_CELL: Final = 7
+"""How many parts a cell has in a film."""
+
 _BOX: Final = 'x="1" y="1" width="24" height="14" rx="3"'
 _INNER: Final = 'x="4" y="4" width="16" height="8" rx="2"'
 _OUTER: Final = 'x="2" y="2" width="20" height="12" rx="4"'
+_SIGN: Final = '<circle class="sign" cx="21" cy="4" r="4"/>'
 _KEY: Final = {
-    f'<rect class="read" {_BOX}/>': "read-only",
-    f'<rect class="write" {_BOX}/>': "writable",
-    f'<rect class="read" {_INNER}/><rect class="verdict spurious" {_OUTER}/>': (
-        "stricter than the tables: at most a spurious fault"
+    "read": (f'<rect class="read" {_BOX}/>', "read-only"),
+    "write": (f'<rect class="write" {_BOX}/>', "writable"),
+    "SPURIOUS": (
+        f'<rect class="read" {_INNER}/><rect class="verdict spurious" {_OUTER}/>',
+        "stricter than the tables: at most a spurious fault",
     ),
-    f'<rect class="write" {_INNER}/><rect class="verdict hole" {_OUTER}/>'
-    '<circle class="sign" cx="21" cy="4" r="4"/>': (
-        "grants what the tables do not: a hole until it is flushed"
+    "IDLE": (
+        f'<rect class="read" {_INNER}/><rect class="verdict idle" {_OUTER}/>',
+        "only a flag differs from the tables",
     ),
-    f'<rect class="flight" {_BOX}/><rect class="flight-edge" {_BOX}/>': (
-        "a TLBI in flight: the pages that it names, the CPUs that it reaches"
+    "HOLE": (
+        f'<rect class="write" {_INNER}/><rect class="verdict hole" {_OUTER}/>{_SIGN}',
+        "grants what the tables do not: a hole until it is flushed",
     ),
+    "walk": (
+        '<line class="walk" x1="2" y1="8" x2="24" y2="8"/>',
+        "the walk cache knows the table of these pages",
+    ),
+    "flies": (
+        f'<rect class="flight" {_BOX}/><rect class="flight-edge" {_BOX}/>',
+        "a TLBI in flight: the pages that it names, the CPUs that it reaches",
+    ),
+    "strikes": (
+        '<polyline class="strike" points="1 11 7 4 13 11 19 4 25 11"/>',
+        "an interrupt from another CPU",
+    ),
+    "heap": ('<path class="there" d="M4 3h5v5h-5zM12 3h5v5h-5z"/>', "a process"),
 }
-"""How things look, and what they mean."""
+"""How things look, and what they mean, by what of a film makes them look so."""
 
 
-def _key() -> str:
+def _key(stage: Stage) -> str:
+    """Return what the pictures of a stage mean, and only of what is in them."""
+    kinds = {slot[0] for film in stage.films for slot in film["slots"]}
+    cells = [
+        value
+        for film in stage.films
+        for value in film["values"]
+        if isinstance(value, list) and len(value) == _CELL
+    ]
+    kinds |= {str(value[5]) for value in cells}
+    kinds |= {"write" if "w" in value[0] else "read" for value in cells}
     items = "".join(
         f'<li><svg width="26" height="16" aria-hidden="true" focusable="false">{look}'
         f"</svg>{escape(words)}</li>"
-        for look, words in _KEY.items()
+        for kind, (look, words) in _KEY.items()
+        if kind in kinds
     )
     return f'<ul class="tlbkit-key tlbkit-board">{items}</ul>'
 
@@ -113,7 +143,7 @@ def html(stage: Stage) -> str:
         f' aria-label="{escape(stage.title)}">'
         f'<p class="tlbkit-title">{escape(stage.title)}</p>{lead}'
         f'<div class="tlbkit-scenes">{scenes}</div>{_transport(stage)}'
-        f'<div class="tlbkit-line"></div>{_key()}'
+        f'<div class="tlbkit-line"></div>{_key(stage)}'
         f'<script type="application/json">{data}</script>'
         "</form>"
     )

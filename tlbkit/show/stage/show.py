@@ -10,6 +10,7 @@ from tlbkit import lab
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
 from tlbkit.lab.recorded import recorded
+from tlbkit.observe.recording import Recording
 from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.film import slug, weight
 from tlbkit.show.stage.film import film
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from tlbkit.lab.parameter import Value
-    from tlbkit.observe.recording import Recording
     from tlbkit.show.stage.film import Film
 
 
@@ -32,8 +32,8 @@ class Stage:
     Args:
         subject: What is done: the name of a scenario, on both of its kernels; or, with
             recordings of one's own, what they show, in words.
-        takes: Recordings of watched pages by name, one or two, the earlier kernel
-            first.
+        takes: Recordings of watched pages, or films, by name: one or two, the earlier
+            kernel first.
         title: What is seen, in words; the scenario's own title if not given.
         lead: What to look for, in a sentence.
         at: The moment to begin at.
@@ -46,7 +46,8 @@ class Stage:
         lead: As given.
         name: As an address spells it.
         names: Of the recordings.
-        films: Of the recordings; see `tlbkit.show.stage.film`.
+        films: Of the recordings; see `tlbkit.show.stage.film`. If both would be the
+            same, there is one, which has both names.
         differs: Of each film, the moments at which it begins to do something else than
             the other; empty if there is one.
         at: As given.
@@ -59,7 +60,7 @@ class Stage:
     def __init__(
         self,
         subject: str,
-        takes: Mapping[str, Recording] | None = None,
+        takes: Mapping[str, Recording | Film] | None = None,
         *,
         title: str = "",
         lead: str = "",
@@ -81,7 +82,13 @@ class Stage:
         self.lead = lead
         self.name = slug(name or subject)
         self.names = tuple(takes)
-        self.films: tuple[Film, ...] = tuple(map(film, takes.values()))
+        self.films: tuple[Film, ...] = tuple(
+            film(take) if isinstance(take, Recording) else take
+            for take in takes.values()
+        )
+        if len(self.films) > 1 and self.films[0] == self.films[1]:
+            self.names = (" and ".join(self.names),)
+            self.films = self.films[:1]
         self.differs: tuple[tuple[int, ...], ...] = ()
         if len(self.films) > 1:
             self.differs = differences(*self.films)

@@ -20,7 +20,10 @@ globalThis.tlbkitStage ??= (() => {
   const text = (x, y, said, attributes = {}) => tag("text", { x, y, ...attributes }, esc(said));
   const rect = (x, y, width, height, attributes) =>
     tag("rect", { x, y, width: Math.max(width, 0), height, ...attributes });
-  const ns = (tenths) => `${Math.round(tenths / 10).toLocaleString("en")} ns`;
+  const ns = (tenths) => {
+    const [number, unit] = tenths < 1e6 ? [tenths / 10, "ns"] : [tenths / 1e4, "µs"];
+    return `${Math.round(number).toLocaleString("en")} ${unit}`;
+  };
 
   // ---- A film, at any moment ------------------------------------------------------
 
@@ -70,6 +73,7 @@ globalThis.tlbkitStage ??= (() => {
 
   const LANE = 18; // where the names of TLBIs in flight stand
   const DOT = 9;
+  const PILE = 7; // what one of a heap takes
 
   // Where everything is, for one width; a film is laid out once for each.
   function layout(film, width) {
@@ -89,19 +93,25 @@ globalThis.tlbkitStage ??= (() => {
       x += cell;
     }
     const right = x;
-    const tables = film.spaces.map((_, space) => LANE + 4 + space * pitch);
-    let y = LANE + 4 + film.spaces.length * pitch + 4;
+    const [, most] = film.heap ?? ["", 0];
+    const perPile = Math.max(1, Math.floor((width - label) / PILE));
+    const pile = LANE + Math.ceil(most / perPile) * PILE;
+    const top = film.heap ? pile : LANE + 4;
+    const tables = film.spaces.map((_, space) => top + space * pitch);
+    let y = top + film.spaces.length * pitch + 4;
     const lane = y;
     y += LANE;
     const rows = film.rows.map((_, row) => y + row * pitch);
     y += film.rows.length * pitch;
     const dots = y + 4;
-    const perLine = Math.max(1, Math.floor((right - label) / DOT));
+    const across = film.heap ? width : right;
+    const perLine = Math.max(1, Math.floor((across - label) / DOT));
     const lines = Math.ceil(film.others / perLine);
-    const bottom = film.others ? dots + Math.max(lines * DOT, 16) + 6 : y;
+    const tally = dots + Math.max(lines * DOT, 16) + 18;
+    const bottom = film.heap ? tally + 4 : film.others ? tally - 12 : y;
     return {
       width, label, cell, roomy, height, pitch, left, right, tables, lane, rows, dots, perLine,
-      bottom,
+      perPile, tally, bottom,
       end: (column) => left[column] + cell,
     };
   }
@@ -117,13 +127,13 @@ globalThis.tlbkitStage ??= (() => {
     const [rights, frame, marks, kind, , verdict] = value;
     const valid = kind !== "invalid";
     const look = !valid ? "invalid" : rights.includes("w") ? "write" : rights.startsWith("r") ? "read" : "other";
-    const letters = width >= 22;
+    const letters = width >= 17;
     // Where there is no room for letters, read-only is half as high as writable.
     const low = look === "read" && !letters ? height / 2 : 0;
     let made = rect(x, y + low, width, height - low, { ...inset, class: look });
     if (letters) {
       const short = { "no access": "none", "swapped out": "swap" }[rights] ?? rights;
-      const small = short.length * 7 > width ? "tiny" : "strong";
+      const small = short.length * 7.5 > width - 2 ? "tiny" : "strong";
       made += text(x + width / 2, y + (frame ? 14 : height / 2 + 4), short, { class: `on-${look} ${small}` });
       if (frame && roomy) made += text(x + width / 2, y + 25, frame, { class: `on-${look} small` });
       if (marks.includes("d")) made += tag("circle", { cx: x + width - 5, cy: y + 5, r: 2.4, class: `dot-${look}` });
@@ -173,6 +183,26 @@ globalThis.tlbkitStage ??= (() => {
     return found;
   }
 
+  // Thousands of processes are a heap; who has gone leaves an empty place.
+  function heapMarkup(at, film, alive, tally) {
+    const [name, most] = film.heap;
+    const place = (n) => [at.label + (n % at.perPile) * PILE, LANE - 6 + Math.floor(n / at.perPile) * PILE];
+    let there = "";
+    let gone = "";
+    for (let n = 0; n < most; n++) {
+      const [x, y] = place(n);
+      if (n < alive) there += `M${x} ${y}h5v5h-5z`;
+      else gone += `M${x + 2} ${y + 2}h1v1h-1z`;
+    }
+    return (
+      text(0, LANE + 4, alive.toLocaleString("en"), { class: "label strong" }) +
+      text(0, LANE + 18, name, { class: "label" }) +
+      tag("path", { d: there, class: "there" }) +
+      tag("path", { d: gone, class: "gone" }) +
+      text(at.label, at.tally, tally, { class: "start strong" })
+    );
+  }
+
   // A board that redraws what is different: of most rows nothing, of the others few cells.
   function boardOf(host, one, at, name) {
     const { film } = one;
@@ -184,8 +214,8 @@ globalThis.tlbkitStage ??= (() => {
     const rowOf = (cpu) => film.rows.findIndex(([number]) => number === cpu);
 
     const hatch = { id: `${name}-hatch`, width: 6, height: 6, patternUnits: "userSpaceOnUse" };
-    let still = tag("pattern", { ...hatch, patternTransform: "rotate(45)" }, rect(0, 0, 1.4, 6, { class: "irqs" }));
-    still += text(0, LANE - 4, "page", { class: "quiet small start" });
+    const hole = film.heap ? "" : text(0, LANE - 4, "page", { class: "quiet small start" });
+    let still = hole + tag("pattern", { ...hatch, patternTransform: "rotate(45)" }, rect(0, 0, 1.4, 6, { class: "irqs" }));
     const every = Math.ceil(18 / at.cell); // as many page numbers as fit
     film.columns.forEach(([name], column) => {
       if (column % every) return;
@@ -194,9 +224,9 @@ globalThis.tlbkitStage ??= (() => {
     film.spaces.forEach((name, space) => {
       still += text(0, tables[space] + height / 2 + 4, name, { class: "label" });
     });
-    still += tag("line", { x1: 0, x2: right, y1: lane, y2: lane, class: "rule" });
+    if (!film.heap) still += tag("line", { x1: 0, x2: right, y1: lane, y2: lane, class: "rule" });
     if (!roomy) for (const [, y] of keys) still += rect(left[0], y, right - left[0], height, { class: "none" });
-    if (film.others) still += text(0, dots + 9, `${film.others} others`, { class: "label" });
+    if (film.others) still += text(0, dots + 9, `${film.others} ${film.heap ? "CPUs" : "others"}`, { class: "label" });
 
     const parts = ["under", "walks", "labels", ...keys.map(([key]) => key), "over"];
     host.innerHTML = tag(
@@ -244,6 +274,8 @@ globalThis.tlbkitStage ??= (() => {
       const waiting = new Map();
       const struck = new Map();
       const off = new Set();
+      let alive = 0;
+      let tally = "";
       for (const [slot, value, number] of one.shown()) {
         const [kind, cpu, space] = slot;
         if (kind === "page") cells.get(`page/${cpu}`)[slot[2]] = number;
@@ -253,6 +285,8 @@ globalThis.tlbkitStage ??= (() => {
         else if (kind === "waits") waiting.set(cpu, value);
         else if (kind === "strikes") struck.set(cpu, value);
         else if (kind === "irqs") off.add(cpu);
+        else if (kind === "heap") alive = value;
+        else if (kind === "tally") tally = value;
       }
       for (const [key, y] of keys) drawRow(key, y, cells.get(key));
       let under = "";
@@ -296,8 +330,11 @@ globalThis.tlbkitStage ??= (() => {
           const y = dots + Math.floor(n / at.perLine) * DOT + DOT / 2;
           field += `M${x - 3} ${y}a3 3 0 1 0 6 0a3 3 0 1 0 -6 0`;
         }
-        over += tag("path", { d: field, class: `dots ${hit ? "struck" : loud ? "loud" : ""}` });
+        // Told apart by the moment, so that each is a new one and flashes.
+        const look = hit ? "dots struck" : loud ? "dots loud" : "dots";
+        over += tag("path", { d: field, class: look, "data-moment": one.at });
       }
+      if (film.heap) over += heapMarkup(at, film, alive, tally);
 
       // A TLBI in flight: the pages that it names, across the CPUs that it reaches.
       const bottom = film.others ? at.bottom - 2 : rows.at(-1) + height + 6;
@@ -317,7 +354,7 @@ globalThis.tlbkitStage ??= (() => {
       });
 
       // An IPI goes through whatever the others do.
-      for (const whom of struck.values()) {
+      for (const whom of film.heap ? [] : struck.values()) {
         for (const row of new Set(whom.map(rowOf))) {
           if (row < 0) continue;
           const y = rows[row] + height / 2;
@@ -356,7 +393,7 @@ globalThis.tlbkitStage ??= (() => {
       const high = lanes.length > 6 ? 9 : 15;
       lanes.forEach((cpu, lane) => {
         const top = y + lane * (high + 3);
-        made += text(0, top + high - 3, `CPU ${cpu}`, { class: "quiet small start" });
+        made += text(0, top + high - 3, cpu < 0 ? "exits" : `CPU ${cpu}`, { class: "quiet small start" });
         made += tag("line", { x1: label, x2: px(one.end), y1: top + high / 2, y2: top + high / 2, class: "rule" });
         let run = null; // neighbours of one kind are one block
         const flush = () => {
