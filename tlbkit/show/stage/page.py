@@ -63,7 +63,7 @@ def _key(stage: Stage) -> str:
         value
         for film in stage.films
         for value in film["values"]
-        if isinstance(value, list) and len(value) == _CELL
+        if isinstance(value, list) and len(value) == _CELL and isinstance(value[0], str)
     ]
     kinds |= {str(value[5]) for value in cells}
     kinds |= {"write" if "w" in value[0] else "read" for value in cells}
