@@ -139,7 +139,7 @@ def test_cells_are_those_of_python_forwards_and_backwards(page):
 
 
 def test_two_kernels_go_in_step_until_they_differ(page):
-    """Both stand at one moment up to the first difference, and each at its time then."""
+    """Both stand at one moment up to the first difference, then each at its time."""
     form = stage(page)
     load(form, shown := Stage("two", {v: small(v) for v in ("v6.17", "v6.19")}))
     first = shown.differs[0][0]
