@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tlbkit.errors import InputError
 from tlbkit.patches import (
     dax_hole_huge_zero,
+    fault_whole_file_folio,
     find_normal_page,
     folio_add_rmap_statistics,
     huge_zero_special,
@@ -63,6 +64,7 @@ PATCHES: tuple[Patch, ...] = (
     vm_normal_page_pud.PATCH,
     find_normal_page.PATCH,
     userfaultfd_move_batching.PATCH,
+    fault_whole_file_folio.PATCH,
     # v6.18-rc6 and -rc7
     mremap_write_bit.PATCH,
     huge_zero_tags.PATCH,

@@ -296,3 +296,25 @@ def test_without_the_flush_of_write_back_a_write_is_lost():
         kernel.truncate.invalidate_mapping_pages(mapping)
         read.append(process.pread(fd, 0))
     assert read == [8, 7]
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "mapped"),
+    [("v6.17", 16, 1), ("v6.18", 16, 16), ("v6.19", 16, 16), ("v6.19", 14, 1)],
+)
+def test_a_write_maps_all_of_a_large_folio_that_ends_within_its_file(
+    version, size, mapped
+):
+    """So it is since 19773df031bc; before, RSS grew by the page that was used."""
+    kernel = boot(version)
+    process = kernel.spawn()
+    fd = process.open("f", create=True)
+    process.ftruncate(fd, 16 * PAGE)
+    kernel.file_table.names["f"].mapping.folio_order = 4
+    process.pwrite(fd, 0, 1)
+    process.ftruncate(fd, size * PAGE)
+    base = process.mmap(16 * PAGE, addr=1 << 32, fixed=True, fd=fd, shared=True)
+    process.write(base + 3 * PAGE, 7)
+    assert process.mm.filepages == mapped
+    assert process.pread(fd, 3 * PAGE) == 7
+    check(kernel)
