@@ -22,6 +22,7 @@ from tlbkit.patches import (
     insert_huge_zero_folio,
     insert_pmd,
     insert_pud,
+    lazyfree_write_bit,
     move_huge_zero_special,
     mprotect_pte_needs_flush,
     mremap_write_bit,
@@ -82,6 +83,7 @@ PATCHES: tuple[Patch, ...] = (
     rmap_unshare_comments.PATCH,
     hugetlb_unshare_gather.PATCH,
     # v7.0 and later
+    lazyfree_write_bit.PATCH,
     move_huge_zero_special.PATCH,
     huge_zero_tags_init_on_free.PATCH,
     normal_page_special_by_level.PATCH,

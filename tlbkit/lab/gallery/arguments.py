@@ -164,7 +164,7 @@ ARGUMENTS: Final[dict[str, str]] = {
         "and stayed in the swap cache, all between the two looks of MOVE: then it "
         "would say of itself that it is at the source. No meeting has that."
     ),
-    "folio_ref_freeze in _remove_mapping": (
+    "folio_ref_freeze in remove_mapping_": (
         "Whoever has found the page in the swap cache by then waits for its lock, and "
         "looks again under which slot it is known before it maps it. The frame stays "
         "as long as somebody holds it: here reclaim gives up only its own references, "

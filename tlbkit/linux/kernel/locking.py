@@ -177,6 +177,13 @@ class RwSemaphore:
         if "lock" in machine.events.heard:
             self._say("read")
 
+    def down_read_trylock(self) -> bool:
+        """Take it for reading unless it is being written; tell whether it was taken."""
+        if self.writer is not None:
+            return False
+        self.down_read()
+        return True
+
     def down_write(self) -> None:
         """Take it for writing, waiting for everybody else."""
         machine = self.machine

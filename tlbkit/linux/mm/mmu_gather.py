@@ -126,8 +126,7 @@ class Gather(GenericTlb):
         if tlb.active == tlb.batches:
             if tlb.batches >= self.max_gather_batches:
                 return False
-            fail = self._kernel.page_alloc.fail
-            if fail is not None and fail():
+            if self._kernel.page_alloc.should_fail_alloc_page():
                 return False
             tlb.batches += 1
         tlb.active += 1
@@ -157,8 +156,7 @@ class Gather(GenericTlb):
 
     def tlb_remove_table(self, tlb: MmuGather, table: Folio) -> None:
         """Keep an unhooked table until no walker can be in it."""
-        fail = self._kernel.page_alloc.fail
-        if not tlb.tables and fail is not None and fail():
+        if not tlb.tables and self._kernel.page_alloc.should_fail_alloc_page():
             # No page to keep tables in.
             self._table_invalidate(tlb)
             self._remove_table_one(table)

@@ -16,6 +16,7 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_zone_device,
 )
 from tlbkit.linux.kernel.locking import SpinLock
+from tlbkit.linux.mm.fail_page_alloc import FailPageAlloc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,8 @@ class PageAlloc:
     """The frames of one kernel.
 
     Attributes:
-        fail: Asked before each allocation; a true answer makes it fail.
+        fail: Asked before each allocation, if it is given; a true answer makes it fail.
+        fail_page_alloc: The plan by which allocations fail.
         in_use: Frames handed out and not freed.
         init_on_free: Frames are zeroed as they are freed, and not when they are handed
             out: the boot option of that name.
@@ -73,6 +75,7 @@ class PageAlloc:
         "_sizes",
         "_top_order",
         "fail",
+        "fail_page_alloc",
         "highest_memmap_pfn",
         "in_use",
         "init_on_free",
@@ -91,6 +94,7 @@ class PageAlloc:
         self._free: list[list[int]] = [[] for _ in range(self._top_order + 1)]
         self._sizes = 0  # a bit for each order of which some block is free
         self.fail: Callable[[], bool] | None = None
+        self.fail_page_alloc = FailPageAlloc()
         self.in_use = 0
 
     def pfn_valid(self, pfn: int) -> bool:
@@ -116,12 +120,23 @@ class PageAlloc:
             raise BadPageError(Folio(pfn), "this frame is not in use")
         return folio
 
+    def folios(self) -> list[Folio]:
+        """Return every folio of memory in use, by frame."""
+        return list(dict.fromkeys(folio for folio in self._folios if folio is not None))
+
+    def should_fail_alloc_page(self, order: int = 0) -> bool:
+        """Tell whether an allocation of 2**order pages fails, and count it."""
+        if self.fail is not None and self.fail():
+            return True
+        plan = self.fail_page_alloc
+        return plan.times != 0 and plan.should_fail_alloc_page(order)
+
     def alloc(self, order: int = 0) -> Folio | None:
         """Return a new folio with one reference, or ``None`` without memory.
 
         Its contents are whatever the frames held last.
         """
-        if self.fail is not None and self.fail():
+        if self.should_fail_alloc_page(order):
             return None
         pfn = self._take(order)
         folio = LargeFolio(pfn, order) if order else Folio(pfn)

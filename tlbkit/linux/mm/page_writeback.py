@@ -37,9 +37,12 @@ class PageWriteback:
 
         From here on nobody can write to it unnoticed: all that map it lose the right to
         write, and whoever writes next faults. Entries that were dirty make it so first.
+        What has no file system to tell only loses the flag.
+
+        Source: mm/page-writeback.c, folio_clear_dirty_for_io()
         """
-        mapping: AddressSpace = folio.mapping
-        if mapping.ops.can_writeback and self._kernel.rmap.folio_mkclean(folio):
+        writeback = not folio.anon and folio.mapping.ops.can_writeback
+        if writeback and self._kernel.rmap.folio_mkclean(folio):
             self.folio_mark_dirty(folio)
         dirty = bool(folio.flags & PG_dirty)
         folio.flags &= ~PG_dirty

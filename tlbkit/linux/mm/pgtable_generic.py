@@ -62,6 +62,17 @@ class PgtableGeneric:
             self._kernel.tlbflush.flush_tlb_page(vma, address)
         return pte
 
+    def pmdp_clear_flush_young(self, vma: VmArea, address: int, pmdp: int) -> bool:
+        """Clear the access flag of a huge page and flush it; tell whether it was set.
+
+        Source: mm/pgtable-generic.c, pmdp_clear_flush_young()
+        """
+        young = self._pgtable.ptep_test_and_clear_young_(pmdp)
+        if young:
+            end = address + self._pgtable.pmd_size
+            self._kernel.tlbflush.flush_pmd_tlb_range(vma, address, end)
+        return young
+
     def ptep_clear_flush_young(self, vma: VmArea, address: int, ptep: int) -> bool:
         """Clear the access flag, start a flush, and do not wait for it.
 

@@ -35,6 +35,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOENT,
     ENOMEM,
 )
+from tlbkit.linux.mm.page_io import AOP_WRITEPAGE_ACTIVATE
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -171,6 +172,17 @@ class Shmem:
         assert folio.flags & PG_uptodate
         vmf.page = folio
         return VM_FAULT_LOCKED
+
+    def shmem_writeout(self, folio: Folio) -> int:
+        """Leave a locked folio dirty: AOP_WRITEPAGE_ACTIVATE.
+
+        It was unmapped already; whoever needs it finds it in the file by a fault.
+
+        Source: mm/shmem.c, shmem_writeout()
+        Deviates: shared memory is never swapped, as on a mount with the option noswap.
+        """
+        self._kernel.page_writeback.folio_mark_dirty(folio)
+        return AOP_WRITEPAGE_ACTIVATE
 
     def shmem_add_to_page_cache(self, vma: VmArea, folio: Folio, index: int) -> int:
         """Let the file of *vma* have a page that was filled already, and lock it.

@@ -248,7 +248,7 @@ def test_a_named_kernel_comes_without_remarks(version):
 def test_leaving_out_a_commit_takes_its_dependents_along():
     """Without the marking of huge zero PMDs the shared decision cannot stand either."""
     made = build(EVERY_PART, "fixed", without=["d82d09"])
-    assert made.missing == {
+    assert made.missing - registry.kernel("fixed").missing == {
         "d82d09e48219",
         "af38538801c6",
         "2db308160b5a",

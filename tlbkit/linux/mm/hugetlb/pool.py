@@ -156,8 +156,7 @@ class HugetlbPool:
         """Return a huge page over the number of the pool, if it may have one more."""
         if h.surplus_huge_pages >= h.nr_overcommit_huge_pages:
             return None
-        fail = self._kernel.page_alloc.fail
-        if fail is not None and fail():
+        if self._kernel.page_alloc.should_fail_alloc_page(h.order):
             return None
         if h.spare:
             pfn: int | None = h.spare.pop()
@@ -423,8 +422,7 @@ class HugetlbPool:
         """
         if not vma.flags & VM_MAYSHARE or vma.private_data is not None:
             return
-        fail = self._kernel.page_alloc.fail
-        if fail is None or not fail():
+        if not self._kernel.page_alloc.should_fail_alloc_page():
             vma.private_data = HugetlbVmaLock(self._machine, vma)
 
     def hugetlb_vma_lock_free(self, vma: VmArea) -> None:

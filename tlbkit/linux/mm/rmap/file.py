@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_trans_huge,
     pte_dirty,
     pte_mkclean,
     pte_present,
@@ -43,6 +44,63 @@ class RmapFile(RmapWalk):
             end = min(base + (nr << shift), vma.end)
             if start < end:
                 yield vma, start, end
+
+    def folio_referenced(self, folio: Folio) -> int:
+        """Return in how many VMAs a locked folio was used; their flags are cleared.
+
+        Entries of single pages are not flushed: a CPU that goes on by its TLB only lets
+        the folio look idle. -1 if somebody has the lock of all its VMAs for writing.
+
+        Source: mm/rmap.c, folio_referenced()
+        """
+        if not folio.mapcount or folio.mapping is None:
+            return 0
+        lock = folio.mapping.root.lock if folio.anon else folio.mapping.i_mmap_rwsem
+        if not lock.down_read_trylock():
+            return -1
+        walk = self.rmap_walk_anon if folio.anon else self.rmap_walk_file
+        referenced = sum(
+            self.folio_referenced_one(folio, vma, start, end)
+            for vma, start, end in walk(folio.mapping, folio.index, folio.nr_pages)
+        )
+        lock.up_read()
+        return referenced
+
+    def folio_referenced_one(
+        self, folio: Folio, vma: VmArea, start: int, end: int
+    ) -> bool:
+        """Clear the access flags of the entries of one VMA; tell whether one was set.
+
+        Source: mm/rmap.c, folio_referenced_one(), and lru_gen_look_around() of
+        mm/vmscan.c
+        Deviates: a locked VMA is not told of. Only the folio's own entries are looked
+        at, not their neighbours.
+        """
+        kernel = self._kernel
+        pgtable = kernel.pgtable
+        generic = kernel.pgtable_generic
+        frames = range(folio.pfn, folio.pfn + folio.nr_pages)
+        referenced = False
+        for pmdp, first, until in kernel.memory.pmd_entries(vma.mm, start, end):
+            if pmd_trans_huge(pgtable.read(pmdp)):
+                with kernel.memory.pmd_lockptr(pmdp):
+                    pmd = pgtable.read(pmdp)
+                    if pmd_trans_huge(pmd) and pgtable.pte_pfn(pmd) == folio.pfn:
+                        young = generic.pmdp_clear_flush_young(vma, first, pmdp)
+                        referenced = referenced or young
+                continue
+            found = generic.pte_offset_map_lock(vma.mm, pmdp, first)
+            if found is None:
+                continue
+            ptep, ptl = found
+            for _ in range(first, until, pgtable.page_size):
+                pte = pgtable.ptep_get(ptep)
+                if pte_present(pte) and pgtable.pte_pfn(pte) in frames:
+                    young = pgtable.ptep_test_and_clear_young(ptep)
+                    referenced = referenced or young
+                ptep += 8
+            ptl.release()
+        return referenced
 
     def folio_mkclean(self, folio: Folio) -> int:
         """Write-protect a locked folio of a file wherever it is mapped shared.

@@ -22,7 +22,7 @@ from tlbkit.linux.include.linux.swapops import (
     swp_entry_to_pte,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
-from tlbkit.linux.mm.internal import folio_pte_batch
+from tlbkit.linux.mm.internal import FPB_RESPECT_WRITE, folio_pte_batch_flags
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.rmap.file import RmapFile
 
@@ -152,14 +152,21 @@ class RmapUnmap(RmapFile):
     def folio_unmap_pte_batch(
         self, folio: Folio, ptep: int, pte: int, addr: int, end: int
     ) -> int:
-        """Return how many entries are unmapped at once: several only to be dropped."""
+        """Return how many entries are unmapped at once: several only to be dropped.
+
+        They agree in the write bit, for they may have to be restored as they were.
+
+        Source: mm/rmap.c, folio_unmap_pte_batch()
+        """
         if not isinstance(folio, LargeFolio):
             return 1
         if not folio.anon or folio.flags & PG_swapbacked:
             return 1
         pgtable = self._kernel.pgtable
         most = (end - addr) >> pgtable.page_shift
-        return folio_pte_batch(pgtable, folio, ptep, pte, most)
+        return folio_pte_batch_flags(
+            pgtable, folio, ptep, pte, most, FPB_RESPECT_WRITE
+        )[0]
 
     def _unmap_run(
         self, folio: Folio, vma: VmArea, addr: int, ptep: int, nr: int, flags: int
