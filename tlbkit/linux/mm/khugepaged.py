@@ -16,9 +16,21 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_uffd_wp,
 )
-from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_locked, PG_lru
+from tlbkit.linux.include.linux.mm import FAULT_FLAG_ALLOW_RETRY, VM_FAULT_ERROR
+from tlbkit.linux.include.linux.mm_types import (
+    LargeFolio,
+    PG_locked,
+    PG_lru,
+    PG_swapcache,
+    VmFault,
+)
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
+    pte_marker_get,
+    pte_swp_uffd_wp,
+)
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_armed
-from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EINVAL, ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EBUSY, EINVAL, ENOMEM
 from tlbkit.linux.mm.internal import folio_pte_batch
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
@@ -31,7 +43,8 @@ class ScanResult(Enum):
     """What came of looking at a range, or of collapsing it: enum scan_result."""
 
     SUCCEED = auto()
-    PMD_NULL = auto()
+    FAIL = auto()
+    NO_PTE_TABLE = auto()
     PMD_MAPPED = auto()
     EXCEED_NONE_PTE = auto()
     PTE_NON_PRESENT = auto()
@@ -48,7 +61,7 @@ class ScanResult(Enum):
 _DONE = frozenset({ScanResult.SUCCEED, ScanResult.PMD_MAPPED})
 _TRY_NEXT_BLOCK = frozenset(
     {
-        ScanResult.PMD_NULL,
+        ScanResult.NO_PTE_TABLE,
         ScanResult.PTE_NON_PRESENT,
         ScanResult.PTE_UFFD_WP,
         ScanResult.PAGE_NULL,
@@ -77,41 +90,60 @@ class Khugepaged:
 
         Settings do not matter, since user space asks for it. The mmap lock is held for
         reading; it is released and taken again meanwhile.
+
+        Source: mm/khugepaged.c, madvise_collapse()
+        Deviates: files are left out.
         """
         mm = vma.mm
         size = self._pgtable.pmd_size
-        if not self._allowed(vma):
+        last_addr = (vma.end - size) & -size
+        if last_addr < vma.start or not self._allowed(vma):
             return -EINVAL
         self._kernel.swap.lru_add_drain_all()
         first = -(-start // size) * size
         last = end // size * size
-        failed = ScanResult.SUCCEED
+        failed = ScanResult.FAIL
         done = 0
-        for addr in range(first, last, size):
-            result = self.hugepage_vma_revalidate(mm, addr)
-            if isinstance(result, ScanResult):
-                failed = result
-                break
-            scan = self.hpage_collapse_scan_pmd(result, addr)
+        mmap_locked = True
+        addr = first
+        while addr < last:
+            if not mmap_locked:
+                mm.mmap_lock.down_read()
+                mmap_locked = True
+                found = self.hugepage_vma_revalidate(mm, addr, expect_anon=False)
+                if isinstance(found, ScanResult):
+                    failed = found
+                    break
+                vma = found
+                last = min(last, vma.end & -size)
+            scan, unmapped = self.hpage_collapse_scan_pmd(vma, addr)
             if scan is ScanResult.SUCCEED:
                 mm.mmap_lock.up_read()
-                scan = self.collapse_huge_page(mm, addr)
-                mm.mmap_lock.down_read()
+                mmap_locked = False
+                scan = self.collapse_huge_page(mm, addr, unmapped)
+            addr += size
             if scan in _DONE:
                 done += 1
                 continue
             failed = scan
             if scan not in _TRY_NEXT_BLOCK:
                 break
-        if done == max(last - first, 0) // size:
+        if not mmap_locked:
+            mm.mmap_lock.down_read()
+        if done == (last - first) // size:
             return 0
         return self.madvise_collapse_errno(failed)
 
     @staticmethod
     def madvise_collapse_errno(result: ScanResult) -> int:
-        """Return the error number for what went wrong last."""
+        """Return the error number for what went wrong last.
+
+        Source: mm/khugepaged.c, madvise_collapse_errno()
+        """
         if result is ScanResult.ALLOC_HUGE_PAGE_FAIL:
             return -ENOMEM
+        if result is ScanResult.EXCEED_NONE_PTE:
+            return -EBUSY
         return -EAGAIN if result in _TRY_AGAIN else -EINVAL
 
     def _allowed(self, vma: VmArea) -> bool:
@@ -121,8 +153,13 @@ class Khugepaged:
             self._kernel.huge_memory.thp_vma_allowable_orders(vma, order, forced=True)
         )
 
-    def hugepage_vma_revalidate(self, mm: MmStruct, addr: int) -> VmArea | ScanResult:
-        """Return the area that can have a block at *addr*, or why there is none."""
+    def hugepage_vma_revalidate(
+        self, mm: MmStruct, addr: int, *, expect_anon: bool
+    ) -> VmArea | ScanResult:
+        """Return the VMA that can have a huge page at *addr*, or why there is none.
+
+        Source: mm/khugepaged.c, hugepage_vma_revalidate()
+        """
         vma = self._kernel.vma.vma_lookup(mm, addr)
         if (
             vma is None
@@ -130,7 +167,9 @@ class Khugepaged:
             or not self._allowed(vma)
         ):
             return ScanResult.VMA_CHECK
-        return vma if vma.anon_vma is not None else ScanResult.PAGE_ANON
+        if expect_anon and vma.anon_vma is None:
+            return ScanResult.PAGE_ANON
+        return vma
 
     def _find_pmd(self, mm: MmStruct, addr: int) -> int | ScanResult:
         """Return where the entry stands that points to the table of *addr*."""
@@ -139,78 +178,170 @@ class Khugepaged:
         if pmd_trans_huge(pmd):
             return ScanResult.PMD_MAPPED
         if pmdp is None or not pmd_table(pmd):
-            return ScanResult.PMD_NULL
+            return ScanResult.NO_PTE_TABLE
         return pmdp
 
-    def hpage_collapse_scan_pmd(self, vma: VmArea, addr: int) -> ScanResult:
-        """Tell whether the pages of a table can be put into a block."""
-        pmdp = self._find_pmd(vma.mm, addr)
-        if isinstance(pmdp, ScanResult):
-            return pmdp
-        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
-        if found is None:
-            return ScanResult.PMD_NULL
-        ptep, ptl = found
-        result = self._check_ptes(vma, addr, ptep)
-        ptl.release()
-        return result
+    def hpage_collapse_scan_pmd(self, vma: VmArea, addr: int) -> tuple[ScanResult, int]:
+        """Tell whether the pages of a table can be put into one huge page.
 
-    def _check_ptes(self, vma: VmArea, addr: int, ptep: int) -> ScanResult:
-        """Tell what stands against it; the table that begins at *ptep* is locked.
+        Returns:
+            What was found, and how many pages must be swapped in first.
 
-        Places without a page, and the zero page, are welcome. A page that somebody
-        holds besides the tables is not: it would be left behind.
+        Source: mm/khugepaged.c, hpage_collapse_scan_pmd()
+        Deviates: the caller goes on with collapse_huge_page().
         """
         pgtable = self._pgtable
-        for place in range(pgtable.hpage_pmd_nr):
-            pte = pgtable.read(ptep + place * 8)
-            if pte_none(pte) or self._is_zero(pte):
-                if userfaultfd_armed(vma):
-                    return ScanResult.EXCEED_NONE_PTE
-                continue
-            if not pte_present(pte):
+        pmdp = self._find_pmd(vma.mm, addr)
+        if isinstance(pmdp, ScanResult):
+            return pmdp, 0
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        if found is None:
+            return ScanResult.NO_PTE_TABLE, 0
+        ptep, ptl = found
+        unmapped = 0
+        result = ScanResult.SUCCEED
+        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * 8, 8):
+            pte = pgtable.read(at)
+            if not pte_none(pte) and not pte_present(pte):
+                unmapped += 1
+                if pte_swp_uffd_wp(pte) or pte_marker_get(pte) & PTE_MARKER_UFFD_WP:
+                    result = ScanResult.PTE_UFFD_WP
+            else:
+                result = self._check_pte(vma, addr, pte)
+            if result is not ScanResult.SUCCEED:
+                break
+        ptl.release()
+        return result, unmapped
+
+    def _collapse_huge_page_isolate(
+        self, vma: VmArea, addr: int, ptep: int
+    ) -> ScanResult:
+        """Tell what stands against it; the table that begins at *ptep* is locked.
+
+        Source: mm/khugepaged.c, __collapse_huge_page_isolate()
+        Deviates: folios are neither locked nor taken off the LRU lists: while the table
+        is unhooked and the VMA locked nobody comes to them.
+        """
+        pgtable = self._pgtable
+        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * 8, 8):
+            pte = pgtable.read(at)
+            if not pte_none(pte) and not pte_present(pte):
                 return ScanResult.PTE_NON_PRESENT
-            if pte_uffd_wp(pte):
-                return ScanResult.PTE_UFFD_WP
-            folio = self._kernel.memory.vm_normal_folio(vma, addr, pte)
-            if folio is None:
-                return ScanResult.PAGE_NULL
-            if not folio.anon:
-                return ScanResult.PAGE_ANON
-            if not folio.flags & PG_lru:
-                return ScanResult.PAGE_LRU
-            if folio.flags & PG_locked:
-                return ScanResult.PAGE_LOCK
-            if folio.refcount != folio.mapcount:
-                return ScanResult.PAGE_COUNT
+            result = self._check_pte(vma, addr, pte)
+            if result is not ScanResult.SUCCEED:
+                return result
+        return ScanResult.SUCCEED
+
+    def _check_pte(self, vma: VmArea, addr: int, pte: int) -> ScanResult:
+        """Tell what stands against one entry that is empty or maps a page.
+
+        Places without a page, and the zero page, are welcome. A page that somebody
+        holds besides the tables and the swap cache is not: it would be left behind.
+        """
+        if pte_none(pte) or self._is_zero(pte):
+            if userfaultfd_armed(vma):
+                return ScanResult.EXCEED_NONE_PTE
+            return ScanResult.SUCCEED
+        if pte_uffd_wp(pte):
+            return ScanResult.PTE_UFFD_WP
+        folio = self._kernel.memory.vm_normal_folio(vma, addr, pte)
+        if folio is None:
+            return ScanResult.PAGE_NULL
+        if not folio.anon:
+            return ScanResult.PAGE_ANON
+        if not folio.flags & PG_lru:
+            return ScanResult.PAGE_LRU
+        if folio.flags & PG_locked:
+            return ScanResult.PAGE_LOCK
+        expected = folio.mapcount
+        if folio.flags & PG_swapcache:
+            expected += folio.nr_pages
+        if folio.refcount != expected:
+            return ScanResult.PAGE_COUNT
         return ScanResult.SUCCEED
 
     def _is_zero(self, pte: int) -> bool:
         """Tell whether an entry maps the zero page."""
         return pte_present(pte) and self._pgtable.pte_pfn(pte) == self._kernel.zero_pfn
 
-    def collapse_huge_page(self, mm: MmStruct, addr: int) -> ScanResult:
+    def _collapse_huge_page_swapin(
+        self, mm: MmStruct, vma: VmArea, start_addr: int, pmdp: int
+    ) -> ScanResult:
+        """Bring in what is swapped out.
+
+        The mmap lock is held for reading, and released only if that fails.
+
+        Source: mm/khugepaged.c, __collapse_huge_page_swapin()
+        """
+        pgtable = self._pgtable
+        swapped_in = 0
+        end = start_addr + pgtable.pmd_size
+        for addr in range(start_addr, end, pgtable.page_size):
+            found = self._kernel.pgtable_generic.pte_offset_map_ro_nolock(
+                mm, pmdp, addr
+            )
+            if found is None:
+                mm.mmap_lock.up_read()
+                return ScanResult.NO_PTE_TABLE
+            ptep = found[0]
+            orig_pte = pgtable.ptep_get(ptep)
+            if pte_none(orig_pte) or pte_present(orig_pte):
+                continue
+            vmf = VmFault(vma, addr, addr, FAULT_FLAG_ALLOW_RETRY)
+            vmf.pmd = pmdp
+            vmf.pte = ptep
+            vmf.orig_pte = orig_pte
+            vmf.pgoff = self._kernel.rmap.linear_page_index(vma, addr)
+            if self._kernel.memory.do_swap_page(vmf) & VM_FAULT_ERROR:
+                mm.mmap_lock.up_read()
+                return ScanResult.FAIL
+            swapped_in += 1
+        if swapped_in:
+            self._kernel.swap.lru_add_drain()
+        return ScanResult.SUCCEED
+
+    def collapse_huge_page(self, mm: MmStruct, addr: int, unmapped: int) -> ScanResult:
         """Put the pages at *addr* into one block; no lock is held.
 
         Nobody can fault on the range while the areas are locked. Its table is unhooked
         and everything it led to is flushed, and the other CPUs are interrupted, which
         ends lockless walks of it. Then the pages are copied at leisure.
+
+        Source: mm/khugepaged.c, collapse_huge_page()
         """
         order = self._pgtable.hpage_pmd_order
         folio = self._kernel.page_alloc.alloc(order)
         if folio is None:
             return ScanResult.ALLOC_HUGE_PAGE_FAIL
         assert isinstance(folio, LargeFolio)
-        mm.mmap_lock.down_write()
-        vma = self.hugepage_vma_revalidate(mm, addr)
-        if isinstance(vma, ScanResult):
-            result = vma
-        else:
-            result = self._collapse_locked(vma, addr, folio)
-        mm.mmap_lock.up_write()
+        result = self._prepare(mm, addr, unmapped)
+        if result is ScanResult.SUCCEED:
+            mm.mmap_lock.down_write()
+            vma = self.hugepage_vma_revalidate(mm, addr, expect_anon=True)
+            if isinstance(vma, ScanResult):
+                result = vma
+            else:
+                result = self._collapse_locked(vma, addr, folio)
+            mm.mmap_lock.up_write()
         if result is not ScanResult.SUCCEED:
             self._kernel.swap.folio_put(folio)
         return result
+
+    def _prepare(self, mm: MmStruct, addr: int, unmapped: int) -> ScanResult:
+        """Look again under the mmap lock for reading, and swap in what must be."""
+        mm.mmap_lock.down_read()
+        vma = self.hugepage_vma_revalidate(mm, addr, expect_anon=True)
+        pmdp = vma if isinstance(vma, ScanResult) else self._find_pmd(mm, addr)
+        if isinstance(vma, ScanResult) or isinstance(pmdp, ScanResult):
+            mm.mmap_lock.up_read()
+            assert isinstance(pmdp, ScanResult)
+            return pmdp
+        if unmapped:
+            result = self._collapse_huge_page_swapin(mm, vma, addr, pmdp)
+            if result is not ScanResult.SUCCEED:
+                return result
+        mm.mmap_lock.up_read()
+        return ScanResult.SUCCEED
 
     def _collapse_locked(self, vma: VmArea, addr: int, folio: LargeFolio) -> ScanResult:
         """Do so; the mmap lock is held for writing."""
@@ -237,7 +368,7 @@ class Khugepaged:
         pte_ptl = kernel.memory.pte_lockptr(pmd)
         with pte_ptl:
             start_pte = table.pfn << pgtable.page_shift
-            result = self._check_ptes(vma, addr, start_pte)
+            result = self._collapse_huge_page_isolate(vma, addr, start_pte)
         kernel.rmap.anon_vma_unlock_write(vma.anon_vma)
         failed = result is not ScanResult.SUCCEED
         if self._machine.sees("collapse_huge_page_isolate", failed):
