@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tlbkit.linux.arch.arm64.include.asm.pgtable import vm_get_page_prot
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
+    VM_ACCESS_FLAGS,
     VM_PFNMAP,
     VM_SHARED,
     VM_SOFTDIRTY,
@@ -24,7 +25,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.include.linux.fs import File
-    from tlbkit.linux.include.linux.mm_types import MmStruct
+    from tlbkit.linux.include.linux.mm_types import AnonVma, MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
 DEFAULT_MAX_MAP_COUNT: Final = 65530
@@ -95,12 +96,73 @@ class Vma:
             left.file is right.file
             and left.ops is right.ops
             and left.pgoff + pages == right.pgoff
-            and (
-                left.anon_vma is right.anon_vma
-                or left.anon_vma is None
-                or right.anon_vma is None
-            )
+            and self.is_mergeable_anon_vma(left, right)
         )
+
+    @staticmethod
+    def vma_is_fork_child(vma: VmArea) -> bool:
+        """Tell whether a VMA may map pages of a parent, which its anon_vma leads to.
+
+        Source: mm/vma.c, vma_is_fork_child()
+
+        Deviates: the model keeps no chain of anon_vmas, but the root of the tree; a VMA
+        of a child has another anon_vma than that, and one of its own making has not.
+        """
+        return vma.anon_vma is not None and vma.anon_vma.root is not vma.anon_vma
+
+    def is_mergeable_anon_vma(self, left: VmArea, right: VmArea) -> bool:
+        """Tell whether the anon_vma of one of two neighbours can serve for both.
+
+        Source: mm/vma.c, is_mergeable_anon_vma()
+        """
+        if left.anon_vma is None and right.anon_vma is not None:
+            return not self.vma_is_fork_child(right)
+        if left.anon_vma is not None and right.anon_vma is None:
+            return not self.vma_is_fork_child(left)
+        return left.anon_vma is right.anon_vma
+
+    def anon_vma_compatible(self, a: VmArea, b: VmArea) -> bool:
+        """Tell whether *b* goes on where *a* ends, but for what mprotect may change.
+
+        Source: mm/vma.c, anon_vma_compatible()
+
+        Deviates: there are no memory policies.
+        """
+        pages = (b.start - a.start) >> self._pgtable.page_shift
+        return (
+            a.end == b.start
+            and a.file is b.file
+            and not (a.flags ^ b.flags) & ~(VM_ACCESS_FLAGS | VM_SOFTDIRTY)
+            and b.pgoff == a.pgoff + pages
+        )
+
+    def reusable_anon_vma(self, old: VmArea, a: VmArea, b: VmArea) -> AnonVma | None:
+        """Return the anon_vma of *old*, one of the neighbours *a* and *b*, if it fits.
+
+        Source: mm/vma.c, reusable_anon_vma()
+        """
+        if self.anon_vma_compatible(a, b) and not self.vma_is_fork_child(old):
+            return old.anon_vma
+        return None
+
+    def find_mergeable_anon_vma(self, vma: VmArea) -> AnonVma | None:
+        """Return the anon_vma of a neighbour, with which *vma* can then be merged.
+
+        Without that, an mprotect of page after page would leave a VMA for each of them.
+
+        Source: mm/vma.c, find_mergeable_anon_vma()
+        """
+        vmas = vma.mm.vmas
+        place = self.index(vma.mm, vma.start)
+        if place + 1 < len(vmas):
+            after = vmas[place + 1]
+            anon_vma = self.reusable_anon_vma(after, vma, after)
+            if anon_vma is not None:
+                return anon_vma
+        if place:
+            before = vmas[place - 1]
+            return self.reusable_anon_vma(before, before, vma)
+        return None
 
     def vma_insert(self, vma: VmArea) -> VmArea:
         """Add a new area, merged with its neighbours where that is possible."""

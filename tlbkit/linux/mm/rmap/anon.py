@@ -37,9 +37,16 @@ class RmapAnon:
         self._tlb_ubc = tuple(TlbflushUnmapBatch() for _ in kernel.machine.cpus)
 
     def anon_vma_prepare(self, vma: VmArea) -> None:
-        """Give *vma* an anon_vma before its first private page."""
+        """Give *vma* an anon_vma before its first private page, perhaps a neighbour's.
+
+        Source: mm/rmap.c, __anon_vma_prepare() and include/linux/rmap.h,
+        anon_vma_prepare()
+        """
         if vma.anon_vma is None:
-            vma.anon_vma = AnonVma(RwSemaphore(self._kernel.machine, "anon_vma"))
+            shared = self._kernel.vma.find_mergeable_anon_vma(vma)
+            if shared is None:
+                shared = AnonVma(RwSemaphore(self._kernel.machine, "anon_vma"))
+            vma.anon_vma = shared
 
     def anon_vma_fork(self, child: VmArea, parent: VmArea) -> None:
         """Give a child's copy of *parent* an anon_vma under the same root."""
