@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from kernel_text import Line, Seen, parse
+from kernel_text import PAGE, Line, Seen, parse
 
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import find_model
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CPUS = 4
 HUGE_PAGES = 128
+OWN_PAGES = 32
 HEARD = ("tlbi", "dsb", "fault", "spurious", "ipi")
 WORD = (1 << 64) - 1
 
@@ -113,10 +114,22 @@ class Model:
     def play(self, program: Sequence[str]) -> Iterator[Seen]:
         """Play a program with a new process 0, and yield what each line came to."""
         self.players = {0: Player(self.kernel.spawn(0))}
+        self._own_pages(self.players[0])
         for text in program:
             yield self.do(parse(text))
         for player in self.players.values():
             player.process.exit()
+
+    @staticmethod
+    def _own_pages(player: Player) -> None:
+        """Let a process write to pages of its own, here of its stack.
+
+        The guest does that when it is made and after each fork. They are so many that
+        others go from the batch in which new pages wait for the LRU lists.
+        """
+        end = player.process.mm.vmas[-1].end
+        for page in range(OWN_PAGES):
+            player.process.write(end - 8 - page * PAGE, 0)
 
     def do(self, line: Line) -> Seen:
         """Play one line in a window of its own."""
@@ -134,6 +147,9 @@ class Model:
             answer = "LIVELOCK"
         finally:
             self.machine.events.leave(window.hear)
+        if line.verb == "fork" and answer == 0 and player is not None:
+            self._own_pages(player)
+            self._own_pages(self.players[int(line.words[0])])
         return window.seen(answer)
 
     # -- the whole kernel ------------------------------------------------------------

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 MEASURED: Final = Path(__file__).parent / "measured"
 
-STRAY_BROADCASTS: Final = 1
-"""How many interrupts more than the model's a window may hold: timers and RCU go on,
-and the least of several repetitions may still have met one."""
+
+JOINED_CALLS: Final = 1
+"""How many broadcasts fewer than the model's a row may hold: a CPU that has a call to
+answer already is not interrupted again, and one that is left alone is no broadcast."""
 
 
 class Key(NamedTuple):
@@ -155,10 +156,10 @@ def excused(window: Window, seen: Seen) -> tuple[Seen, list[str]]:
 
 
 def same(measured: Seen, model: Seen) -> bool:
-    """Tell whether two answers agree."""
+    """Tell whether a kernel did what the model did."""
     if measured.broadcasts is not None and model.broadcasts is not None:
-        stray = measured.broadcasts - model.broadcasts
-        if not 0 <= stray <= STRAY_BROADCASTS:
+        joined = model.broadcasts - measured.broadcasts
+        if not 0 <= joined <= JOINED_CALLS:
             return False
     return measured._replace(broadcasts=None) == model._replace(broadcasts=None)
 
