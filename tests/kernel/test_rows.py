@@ -40,6 +40,9 @@ BREAKS = {
     },
     "8ce720d5bd91": {
         "hugetlb_child_dontneed_sharers2",
+        "hugetlb_child_exit_sharers2",
+        "hugetlb_child_exit_sharers3",
+        "hugetlb_child_exit_sharers4",
         "hugetlb_child_mprotect_ro_sharers2",
         "hugetlb_child_mprotect_ro_sharers3",
         "hugetlb_child_mprotect_ro_sharers4",
