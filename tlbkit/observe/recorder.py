@@ -16,7 +16,7 @@ from tlbkit.observe.watched import Watched
 from tlbkit.observe.words import describe, meaning
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import CodeType, FrameType
 
     from tlbkit.arm64.cached import Entry
@@ -345,3 +345,24 @@ def recording(machine: Machine, pages: Iterable[int] = ()) -> Iterator[Recorder]
     finally:
         machine.events.leave(recorder.listen)
         recorder.stop()
+
+
+def record(
+    machine: Machine, operation: Callable[[], object], pages: Iterable[int] = ()
+) -> Recording:
+    """Do *operation*, and return what *machine* did meanwhile as a recording.
+
+    Args:
+        machine: What to record.
+        operation: What to do.
+        pages: As `recording`.
+
+    >>> from tlbkit.arm64.machine import Machine
+    >>> machine = Machine(cpus=2)
+    >>> tape = record(machine, lambda: machine.cpu(0).dsb("ish"))
+    >>> print(tape.outline())
+    0  CPU 0: dsb ish
+    """
+    with recording(machine, pages) as recorder:
+        operation()
+    return recorder.finish()

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.walk import Table
-    from tlbkit.observe.recording import Key, Recording
+    from tlbkit.observe.recording import Key, Recording, Step
 
 Slot = tuple[Any, ...]
 """A place to draw at; see the module."""
@@ -501,11 +501,16 @@ _ON_THE_WAY: Final = frozenset(
 """Kinds of steps that are seen together with what they lead to."""
 
 
+def is_unseen(step: Step) -> bool:
+    """Tell whether a step stores a descriptor of no watched page."""
+    return step.kind == "store" and all(c.key[0] == "word" for c in step.changes)
+
+
 def moments(recording: Recording) -> Iterator[tuple[int, int]]:
     """Yield where a viewer stops: the steps between two stops, first and last.
 
-    What happens on the way to something belongs to that, and all TLBs that a DSB was
-    waiting for forget together.
+    What happens on the way to something belongs to that, all TLBs that a DSB waited for
+    forget together, and stores that no row shows are one.
     """
     steps = recording.steps
     first = 0
@@ -513,7 +518,8 @@ def moments(recording: Recording) -> Iterator[tuple[int, int]]:
         for after in steps[index + 1 : index + 2]:
             replaced = step.kind == "drop" and step.why.startswith("replaced")
             on_the_way = step.kind in _ON_THE_WAY or replaced
-            goes_on = on_the_way and after.cpu == step.cpu
+            unseen = is_unseen(step) and is_unseen(after)
+            goes_on = (on_the_way or unseen) and after.cpu == step.cpu
             if goes_on or step.kind == after.kind == "drop":
                 break
         else:

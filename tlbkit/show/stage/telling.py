@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit.arm64.tlb import Entry
 from tlbkit.lab.stale import Verdict
-from tlbkit.show.stage.board import MARKS, Cell, Flight, rights
+from tlbkit.show.stage.board import MARKS, Cell, Flight, is_unseen, rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -159,6 +159,10 @@ def happened(board: Board, first: int) -> str:
     last = steps[-1]
     if last.kind == "drop":
         return _drops(steps, board.rows)
+    if is_unseen(last):
+        many = sum(map(is_unseen, steps))
+        what = f"{many} descriptors" if many > 1 else "a descriptor"
+        return f"CPU {last.cpu} stores {what} of no page shown here."
     tell = _TELLERS.get(last.kind)
     said = tell(last, board, board.rows) if tell else ""
     return f"CPU {last.cpu} {said or _plainly(last, board.rows)}."
@@ -207,7 +211,7 @@ def _store(step: Step, _: Board, rows: Rows) -> str:
     if not changed:
         if any(change.key[0] == "tables" for change in step.changes):
             return "links or unlinks a page table"
-        return "stores a descriptor of no page shown here"
+        return "has its hardware mark a page that is not shown here"
     columns = [column for some in changed.values() for column in some]
     if step.kind == "hardware":
         return f"has its hardware mark {pages(columns)}"
