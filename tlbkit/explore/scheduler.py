@@ -109,6 +109,14 @@ class UnfairScheduleError(TlbkitError):
     """A run went on for so long that one flow must be waiting without saying so."""
 
 
+class CrashError(TlbkitError):
+    """A flow went on with something that is not there: in a kernel, an oops."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"crash: {type(error).__name__}: {error}")
+        self.__cause__ = error
+
+
 class StopRunError(Exception):
     """Raised by who decides: the rest of this run is of no interest."""
 
@@ -306,6 +314,9 @@ class Run:
             except TlbkitError as error:
                 if not self._over:
                     self.error = self.error or error
+            except (AssertionError, AttributeError, LookupError) as error:
+                if not self._over:
+                    self.error = self.error or CrashError(error)
 
         return body
 

@@ -20,9 +20,9 @@ _NO_STORE: Final = (
     "before it released the lock that this CPU has taken since."
 )
 _FORK_LOCK: Final = (
-    "fork holds the mmap lock for writing and has marked the area, so page faults, "
-    "MOVE and COPY stay out. The table's lock keeps out who comes without either: "
-    "reclaim and migration, by rmap. They do not meet fork here."
+    "fork holds the mmap lock for writing and has marked the VMA, so page faults stay "
+    "out. The table's lock keeps out who comes without either: migration, by rmap. "
+    "Reclaim does not touch pages of a pool, and migration does not meet fork here."
 )
 _LOOKED_AGAIN: Final = (
     "What is read here is only a guess. It is read again under the locks of both "
@@ -85,8 +85,50 @@ _ANON_VMA: Final = (
     "stays; that a walk goes wrong takes reclaim of a page just while it moves or is "
     "collapsed, and no meeting has that for pages."
 )
+_NEVER_WRITABLE: Final = (
+    "It guards a copy made while another CPU can still write through a stale "
+    "entry. An entry that was writable maps a page of one process, and such a "
+    "page is not copied but reused; who could be copied was never writable. The "
+    "flush dates from when a count of references decided that."
+)
+_SEEN_AT_ONCE: Final = (
+    "They let walkers see entries that were stored, and this CPU forget older reads. "
+    "Without them an access may meet the old, invalid entry once more; its fault finds "
+    "nothing to do. Entries of user space can do without them; here a store is seen "
+    "at once."
+)
+_RELAXED_LATER: Final = (
+    "The entry gained rights, or has them already. To flush it after the unlock is "
+    "early enough: the access is tried again only when the fault is over."
+)
+_MMAP_LOCK: Final = (
+    "The flush comes behind the locks of the tables, and still under the mmap lock, "
+    "which is held for writing. Who unmaps the page meanwhile comes by rmap, flushes "
+    "the new address alone, and frees what the old one still reaches. That takes "
+    "reclaim of one of its pages just then. No meeting has it at this place; with a "
+    "huge page it breaks: move_huge_pmd."
+)
 
 ARGUMENTS: Final[dict[str, str]] = {
+    "dsb ishst in emit_pte_barriers": _SEEN_AT_ONCE,
+    "isb in emit_pte_barriers": _SEEN_AT_ONCE,
+    "lock mmap_lock in try_vma_read_lock": (
+        "It is the slow way of madvise, taken when the VMA is locked by a writer or is "
+        "too small for the range. The look-up of the VMA and what is done to it come "
+        "without a stop that another CPU could use: the writer met here is done by "
+        "then, or waits at the lock of the table."
+    ),
+    "tlbi moved after unlock in do_wp_page": _NEVER_WRITABLE,
+    "tlbi moved after unlock in flush_relaxed": _RELAXED_LATER,
+    "tlbi moved after unlock in flush_tlb_batched_pending": (
+        "What it waits for was unmapped by somebody else, who writes the page out or "
+        "frees it only behind a flush of its own. The caller needs the flush before it "
+        "returns, and behind the unlock is before that."
+    ),
+    "tlbi moved after unlock in flush_tlb_fix_spurious_fault": _RELAXED_LATER,
+    "tlbi moved after unlock in move_normal_pmd": _MMAP_LOCK,
+    "tlbi moved after unlock in pmdp_collapse_flush": _COLLAPSE,
+    "tlbi moved before store in do_wp_page": _NEVER_WRITABLE,
     "FAULT_FLAG_TRIED in fix_spurious_fault": (
         "A retried fault that finds nothing to change is usually not stale: its "
         "first try did the work. To flush here as well is a local flush too many, no "
@@ -103,7 +145,6 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock PMD table in hugetlb_unshare_pmds": _FILE_FIRST,
     "lock PMD table in hugetlb_wp": _ONE_FAULT,
     "lock PMD table in unmap_hugepage_range_": _FILE_FIRST,
-    "lock PTE table in copy_pte_range": _FORK_LOCK,
     "lock PTE table in finish_fault": _PAGE_LOCKED,
     "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
     "lock PTE table in move_pages_ptes": _LOOKED_AGAIN,
@@ -140,18 +181,8 @@ ARGUMENTS: Final[dict[str, str]] = {
         "and finds the page that they took held. The look at the entry above is older "
         "than that interrupt, and one of the two is enough."
     ),
-    "pte_same in handle_pte_fault": (
-        "What follows either looks again before it stores, as wp_page_copy() does, "
-        "or adds rights to whatever stands there by now: ptep_set_access_flags() "
-        "merges. The check saves a copy that would be thrown away."
-    ),
     "tlbi VALE1 in local_flush_tlb_page": _RELAXED,
-    "tlbi in do_wp_page": (
-        "It guards a copy made while another CPU can still write through a stale "
-        "entry. An entry that was writable maps a page of one process, and such a "
-        "page is not copied but reused; who could be copied was never writable. The "
-        "flush dates from when a count of references decided that."
-    ),
+    "tlbi in do_wp_page": _NEVER_WRITABLE,
     "tlbi in flush_relaxed": _RELAXED,
     "vm_lock_seq in vma_start_read": (
         "The mark keeps new readers out of an area while its flags change. Here the "
@@ -175,16 +206,11 @@ ARGUMENTS: Final[dict[str, str]] = {
         "tlbkit.lab.gallery.walkers has such walkers; none of them meets a collapse."
     ),
     "lock PMD table in move_normal_pmd": _RMAP_ONLY,
-    "lock PTE table in move_ptes": _RMAP_ONLY,
     "lock PMD table in collapse_huge_page": _COLLAPSE,
     "lock PTE table in collapse_huge_page": _COLLAPSE,
     "lock PTE table in hpage_collapse_scan_pmd": _COLLAPSE,
     "lock anon_vma in anon_vma_lock_write": _ANON_VMA,
     "lock anon_vma in try_to_unmap": _ANON_VMA,
-    "pte_same in move_pages_ptes": (
-        "It is met after a sleep on the lock of a page. What was read before is read "
-        "again under the locks of both tables: is_pte_pages_stable()."
-    ),
 }
 """An argument for each point that can be taken out unharmed."""
 
@@ -209,6 +235,11 @@ NOT_MET: Final[dict[str, str]] = {
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
     "mmap_changing in mfill_atomic": _NO_EVENTS,
     "mmap_changing in move_pages": _NO_EVENTS,
+    "mmap_changing in mfill_atomic_hugetlb": _NO_EVENTS,
+    "pte_none_mostly in hugetlb_mfill_atomic_pte": (
+        "It needs a monitor that fills a huge page, and somebody who is faster; no "
+        "meeting has a monitor of huge pages."
+    ),
     "hugetlb_pte_stable in _handle_userfault": (
         "It needs a huge page that a monitor is asked for, and another who fills it "
         "meanwhile; no meeting has a monitor of huge pages."
@@ -240,11 +271,6 @@ NOT_MET: Final[dict[str, str]] = {
     "collapse_huge_page_isolate in _collapse_locked": (
         "It fails if a page gets another user between the scan and the second look; "
         "that takes GUP-fast or reclaim beside a collapse, and no meeting has it."
-    ),
-    "folio_matches_swap_entry in _map_swapped": (
-        "It needs a page that leaves the swap cache while a fault waits for its lock. "
-        "In the meetings it only leaves with the fault that is faster, and then the "
-        "entry is another one too: pte_same."
     ),
     "folio_matches_swap_entry in move_swap_pte": (
         "It needs a page that leaves the swap cache between the look at it and its "

@@ -6,7 +6,7 @@ import os
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from tlbkit.explore.search import PREEMPTIONS, replay, shortest
 from tlbkit.lab.gallery.arguments import ARGUMENTS
@@ -25,13 +25,21 @@ if TYPE_CHECKING:
     from tlbkit.observe.recording import Recording
 
 
+MANY: Final = 40
+"""From how many meetings on a search goes less deep."""
+
+
 def judge(point: str, meetings: Sequence[str]) -> Verdict:
     """Take one point out of every meeting that comes by it, and search.
 
-    Fewest preemptions come first, over all meetings, then fewest steps.
+    Fewest preemptions come first, over all meetings, then fewest steps. What more than
+    `MANY` meetings come by is tried with one preemption only.
     """
+    preemptions = PREEMPTIONS if len(meetings) <= MANY else 1
     found = shortest(
-        {name: PROGRAMME[name].scenario({point}) for name in meetings}, loads=True
+        {name: PROGRAMME[name].scenario({point}) for name in meetings},
+        preemptions=preemptions,
+        loads=True,
     )
     breach = found.breach
     if breach is None:
@@ -40,7 +48,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
             point,
             ARGUED if why else OPEN,
             tuple(meetings),
-            preemptions=PREEMPTIONS,
+            preemptions=preemptions,
             why=why,
             runs=found.runs,
             complete=found.complete,
