@@ -143,12 +143,12 @@ def test_verdicts_survive_json():
 
 
 def test_unknown_points_are_refused(monkeypatch):
-    """The message says where to look."""
+    """The message says what is like it, and where to look."""
     few = {name: PROGRAMME[name] for name in ("protect", "unmap")}
     monkeypatch.setattr(judge, "PROGRAMME", few)  # not to look through all of them
     with pytest.raises(InputError, match="gallery"):
         verdicts.find("dsb sy in nowhere")
-    with pytest.raises(InputError, match="meeting"):
+    with pytest.raises(InputError, match="close to it: 'dsb ish in"):
         judge.mutate(["dsb sy in nowhere"])
 
 
