@@ -195,12 +195,6 @@ ARGUMENTS: Final[dict[str, str]] = {
         "and stayed in the swap cache, all between the two looks of MOVE: then it "
         "would say of itself that it is at the source. No meeting has that."
     ),
-    "folio_ref_freeze in remove_mapping_": (
-        "Whoever has found the page in the swap cache by then waits for its lock, and "
-        "looks again under which slot it is known before it maps it. The frame stays "
-        "as long as somebody holds it: here reclaim gives up only its own references, "
-        "where the kernel gives the frame away."
-    ),
     "ipi in collapse_huge_page": (
         "It ends walks without a lock of a table that is unhooked. "
         "tlbkit.lab.gallery.walkers has such walkers; none of them meets a collapse."
@@ -231,6 +225,10 @@ _NO_RMAP: Final = (
 )
 
 NOT_MET: Final[dict[str, str]] = {
+    "folio_ref_freeze in remove_mapping_": (
+        "It needs somebody who finds the page in the swap cache, or in its file, after "
+        "reclaim has looked at its references for the first time."
+    ),
     "PageAnonExclusive in move_present_ptes": _HELD,
     "folio_maybe_dma_pinned in move_present_ptes": _HELD,
     "mmap_changing in mfill_atomic": _NO_EVENTS,
