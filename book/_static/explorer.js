@@ -82,6 +82,8 @@
       if (!choices.length) return input.value;
       return choices[input.type === "checkbox" ? Number(input.checked) : input.value];
     };
+    // Stages of the page that show the setting, drawn.
+    const stages = [...document.querySelectorAll(`.tlbkit-stage[data-follows="${spec.scenario}"]`)];
     const settings = () => Object.fromEntries(controls.map((c) => [c.name, standsAt(c)]));
 
     function say(state, text) {
@@ -172,11 +174,16 @@
         do {
           again = false;
           const begun = performance.now();
-          const reply = await ask(python, { scenario: spec.scenario, params: settings() });
+          const reply = await ask(python, {
+            scenario: spec.scenario,
+            params: settings(),
+            stage: stages.length > 0,
+          });
           if (reply.error) {
             say(SAY.refused, reply.error);
           } else {
             show(reply);
+            for (const stage of stages) stage.tlbkit?.load(reply.stage);
             say(SAY.answered(Math.round(performance.now() - begun)), reply.text);
           }
         } while (again);

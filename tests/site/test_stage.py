@@ -280,3 +280,25 @@ def test_it_looks_as_it_did(page, name, number, tick):
         pytest.fail(f"{stored} is new: look at it, and keep it if it is right")
     pictures = [base64.b64encode(p).decode() for p in (seen, stored.read_bytes())]
     assert page.evaluate(APART, pictures) <= 6
+
+
+def test_a_live_board_follows_the_controls(page):
+    """A moved control gives the board the films of the new setting, from this page."""
+    form = stage(page, 2)
+    assert len(cells_of_tables(form)) == 4
+    slider = page.locator(".tlbkit-explorer input[name=pages]")
+    slider.press("ArrowLeft")
+    page.wait_for_function(
+        "form => form.querySelectorAll('[data-row=\"page/0\"] .cell').length === 2",
+        arg=form.element_handle(),
+        timeout=90_000,
+    )
+    shown = Stage("unmap", pages=2)
+    assert form.locator(".tlbkit-title").inner_text() == shown.title
+    last = form.evaluate("form => form.tlbkit.ticks().length - 1")
+    assert last == len(shown.films[0]["moments"]) + 1
+
+
+def cells_of_tables(form):
+    """Return the cells of the first row of tables."""
+    return form.locator("[data-row='page/0'] .cell").all()

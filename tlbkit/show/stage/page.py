@@ -125,6 +125,7 @@ def _scene(stage: Stage, number: int) -> str:
 def content(stage: Stage) -> dict[str, Any]:
     """Return what the script shows, as plain lists and dictionaries."""
     return {
+        "title": stage.title,
         "names": list(stage.names),
         "films": list(stage.films),
         "differs": [list(which) for which in stage.differs],
@@ -139,7 +140,8 @@ def html(stage: Stage) -> str:
     scenes = "".join(_scene(stage, number) for number, _ in enumerate(stage.films))
     lead = f'<p class="tlbkit-lead">{escape(stage.lead)}</p>' if stage.lead else ""
     return (
-        f'<form class="tlbkit-stage" data-name="{quote(stage.name)}" tabindex="-1"'
+        f'<form class="tlbkit-stage" data-name="{quote(stage.name)}"'
+        f' data-follows="{escape(stage.follows)}" tabindex="-1"'
         f' aria-label="{escape(stage.title)}">'
         f'<p class="tlbkit-title">{escape(stage.title)}</p>{lead}'
         f'<div class="tlbkit-scenes">{scenes}</div>{_transport(stage)}'

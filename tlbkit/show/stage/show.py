@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit import lab
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
+from tlbkit.lab.flow import PAGES
 from tlbkit.lab.recorded import recorded
 from tlbkit.observe.recording import Recording
 from tlbkit.show.explorer import STATIC_PAGE
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
     from tlbkit.lab.parameter import Value
     from tlbkit.show.stage.film import Film
+
+
+LIVE_PAGES: Final = 8
+"""More pages than that a live stage does not show, so that it answers at once."""
 
 
 class Stage:
@@ -38,6 +43,8 @@ class Stage:
         lead: What to look for, in a sentence.
         at: The moment to begin at.
         name: As an address spells it; the subject if not given.
+        live: Whether it follows the controls of the explorer of the same scenario that
+            stands in the same page.
         cpu: Name of a CPU model.
         settings: Values of the scenario's parameters; the others have their defaults.
 
@@ -51,6 +58,7 @@ class Stage:
         differs: Of each film, the moments at which it begins to do something else than
             the other; empty if there is one.
         at: As given.
+        follows: The scenario whose explorer it follows; nothing if it follows none.
 
     Raises:
         InputError: No such scenario or parameter, a value it does not allow, or no
@@ -66,6 +74,7 @@ class Stage:
         lead: str = "",
         at: int = 0,
         name: str = "",
+        live: bool = False,
         cpu: str = DEFAULT_MODEL,
         **settings: Value,
     ) -> None:
@@ -93,6 +102,7 @@ class Stage:
         if len(self.films) > 1:
             self.differs = differences(*self.films)
         self.at = at
+        self.follows = subject if live else ""
 
     def summary(self, number: int) -> str:
         """Say how long a recording is, and how long it took."""
@@ -118,6 +128,15 @@ class Stage:
         """Return the rendering for whoever displays this object."""
         made = html(self) if os.environ.get(STATIC_PAGE) else standalone(self)
         return {"text/plain": self.text(), "text/html": made}
+
+
+def following(scenario: str, params: Mapping[str, Value]) -> Stage:
+    """Return what a live stage shows of a setting: at most `LIVE_PAGES` pages."""
+    settings: dict[str, Any] = dict(params)
+    pages = settings.get(PAGES.name)
+    if isinstance(pages, int):
+        settings[PAGES.name] = min(pages, LIVE_PAGES)
+    return Stage(scenario, **settings)
 
 
 def nanoseconds(film: Film) -> int:

@@ -636,7 +636,18 @@ globalThis.tlbkitStage ??= (() => {
     addEventListener("hashchange", follow);
     new ResizeObserver(() => resize()).observe(part("line"));
     for (const set of form.querySelectorAll("fieldset")) set.disabled = false;
-    form.tlbkit = { load: (next) => { content.names = next.names; content.differs = next.differs; load(next.films); }, reels: () => reels, go, ticks: () => ticks };
+    // For who has other films to show, and for tests.
+    form.tlbkit = {
+      load(next) {
+        Object.assign(content, next);
+        part("title").textContent = next.title;
+        part("lead")?.remove();
+        tick = 0;
+        load(next.films);
+      },
+      go,
+      ticks: () => ticks,
+    };
   }
 
   const seen = {};

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from tlbkit import lab
 from tlbkit.show.bridge import reply
 from tlbkit.show.panels import PANELS, feeds
+from tlbkit.show.stage.page import content
+from tlbkit.show.stage.show import LIVE_PAGES, Stage
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -66,3 +68,11 @@ def test_the_page_needs_only_the_standard_library():
         check=True,
     )
     assert "error" not in json.loads(done.stdout)
+
+
+def test_a_stage_is_told_if_one_follows():
+    """A page with a live stage gets its films for the setting, and no more pages."""
+    request = {"scenario": "unmap", "params": {"pages": 64}, "stage": True}
+    told = json.loads(reply(json.dumps(request)))["stage"]
+    assert told == json.loads(json.dumps(content(Stage("unmap", pages=8))))
+    assert len(told["films"][0]["columns"]) == LIVE_PAGES
