@@ -269,9 +269,10 @@ class Khugepaged:
     ) -> ScanResult:
         """Bring in what is swapped out.
 
-        The mmap lock is held for reading, and released only if that fails.
+        The mmap lock is held for reading.
 
         Source: mm/khugepaged.c, __collapse_huge_page_swapin()
+        Deviates: the caller releases the mmap lock also where this fails.
         """
         pgtable = self._pgtable
         swapped_in = 0
@@ -281,7 +282,6 @@ class Khugepaged:
                 mm, pmdp, addr
             )
             if found is None:
-                mm.mmap_lock.up_read()
                 return ScanResult.NO_PTE_TABLE
             ptep = found[0]
             orig_pte = pgtable.ptep_get(ptep)
@@ -293,7 +293,6 @@ class Khugepaged:
             vmf.orig_pte = orig_pte
             vmf.pgoff = self._kernel.rmap.linear_page_index(vma, addr)
             if self._kernel.memory.do_swap_page(vmf) & VM_FAULT_ERROR:
-                mm.mmap_lock.up_read()
                 return ScanResult.FAIL
             swapped_in += 1
         if swapped_in:
@@ -314,7 +313,16 @@ class Khugepaged:
         if folio is None:
             return ScanResult.ALLOC_HUGE_PAGE_FAIL
         assert isinstance(folio, LargeFolio)
-        result = self._prepare(mm, addr, unmapped)
+        result = ScanResult.SUCCEED
+        mm.mmap_lock.down_read()
+        vma = self.hugepage_vma_revalidate(mm, addr, expect_anon=True)
+        pmdp = vma if isinstance(vma, ScanResult) else self._find_pmd(mm, addr)
+        if isinstance(vma, ScanResult) or isinstance(pmdp, ScanResult):
+            assert isinstance(pmdp, ScanResult)
+            result = pmdp
+        elif unmapped:
+            result = self._collapse_huge_page_swapin(mm, vma, addr, pmdp)
+        mm.mmap_lock.up_read()
         if result is ScanResult.SUCCEED:
             mm.mmap_lock.down_write()
             vma = self.hugepage_vma_revalidate(mm, addr, expect_anon=True)
@@ -326,22 +334,6 @@ class Khugepaged:
         if result is not ScanResult.SUCCEED:
             self._kernel.swap.folio_put(folio)
         return result
-
-    def _prepare(self, mm: MmStruct, addr: int, unmapped: int) -> ScanResult:
-        """Look again under the mmap lock for reading, and swap in what must be."""
-        mm.mmap_lock.down_read()
-        vma = self.hugepage_vma_revalidate(mm, addr, expect_anon=True)
-        pmdp = vma if isinstance(vma, ScanResult) else self._find_pmd(mm, addr)
-        if isinstance(vma, ScanResult) or isinstance(pmdp, ScanResult):
-            mm.mmap_lock.up_read()
-            assert isinstance(pmdp, ScanResult)
-            return pmdp
-        if unmapped:
-            result = self._collapse_huge_page_swapin(mm, vma, addr, pmdp)
-            if result is not ScanResult.SUCCEED:
-                return result
-        mm.mmap_lock.up_read()
-        return ScanResult.SUCCEED
 
     def _collapse_locked(self, vma: VmArea, addr: int, folio: LargeFolio) -> ScanResult:
         """Do so; the mmap lock is held for writing."""
