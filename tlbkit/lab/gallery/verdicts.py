@@ -38,7 +38,8 @@ class Verdict:
         why: The argument, where nothing breaks.
         runs: How many schedules were tried.
         complete: Whether those are all that there are, up to so many preemptions, with
-            a step at each load of a table's word too; so if nothing breaks.
+            a step at each load of a table's word too. Where something breaks, no: the
+            search ends there.
         chapter: The page that tells of the flow.
     """
 
