@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.machine import StuckError
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
 from tlbkit.linux.include.linux.swapops import (
     SWP_MIGRATION_READ,
@@ -245,4 +246,38 @@ def test_who_touches_it_waits():
 
     kernel.machine.waiter = others
     assert process.read(base) == 1
+    audit(kernel)
+
+
+def test_a_pinned_page_ends_the_walk_and_what_comes_after_it_stays_mapped():
+    """Entries before a page that may be pinned migrate; its own and all later stay."""
+    kernel = boot()
+    kernel.huge_memory.set_hugepages_enabled(64, "always")
+    process = kernel.spawn()
+    base = process.mmap(16 * PAGE, addr=1 << 32, fixed=True)
+    for page in range(16):
+        process.write(base + page * PAGE, page + 1)
+    pte = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base))
+    folio = kernel.page_alloc.folio_of(kernel.pgtable.pte_pfn(pte))
+    process.fork().exit()
+    for page in range(3, 16):
+        process.write(base + page * PAGE, page + 1)
+    pinned = process.pin(base + 3 * PAGE, PAGE, write=True)
+    rmap = kernel.rmap
+    folio_lock(kernel.machine, folio)
+    anon_vma = rmap.folio_get_anon_vma(folio)
+    rmap.anon_vma_lock_write(anon_vma)
+    walk = rmap.rmap_walk_anon(anon_vma, folio.index, 16)
+    assert [rmap.try_to_migrate_one(folio, *found) for found in walk] == [False]
+    rmap.try_to_unmap_flush()
+    left = [pte_present(pte) for pte in entries(kernel, process, base, 16)]
+    assert left == [False] * 3 + [True] * 13
+    kernel.migrate.remove_migration_ptes(
+        anon_vma, folio.pfn, 16, folio.index, unused_to_zeropage=False
+    )
+    rmap.anon_vma_unlock_write(anon_vma)
+    rmap.put_anon_vma(anon_vma)
+    folio_unlock(kernel.machine, folio)
+    kernel.gup.unpin_user_pages(pinned)
+    assert [process.read(base + page * PAGE) for page in range(16)] == [*range(1, 17)]
     audit(kernel)

@@ -395,7 +395,8 @@ class HugeSplit(HugeSettings):
         for vma, start, end in rmap.rmap_walk_anon(
             folio.mapping, folio.index, folio.nr_pages
         ):
-            rmap.try_to_migrate_one(folio, vma, start, end)
+            if not rmap.try_to_migrate_one(folio, vma, start, end):
+                break
         rmap.try_to_unmap_flush()
 
     def folio_check_splittable(self, folio: Folio) -> int:

@@ -53,11 +53,19 @@ class RmapWalk(RmapCounts):
 
     def try_to_migrate_one(
         self, folio: Folio, vma: VmArea, start: int, end: int
-    ) -> None:
+    ) -> bool:
         """Let each entry in [start, end) that maps *folio* say that it migrates.
 
         Entries of single pages are flushed as they go, where the architecture can put
         off the wait: `try_to_unmap_flush` must follow.
+
+        Returns:
+            False if a page may be pinned: its entry stays, and so do all after it.
+
+        Source: mm/rmap.c, try_to_migrate_one()
+        Deviates: huge pages of hugetlb are unmapped by `unmap_one_hugetlb`. A PMD
+        entry is always split, as TTU_SPLIT_HUGE_PMD asks for. The caller walks the
+        VMAs: try_to_migrate().
         """
         pgtable = self._kernel.pgtable
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
@@ -78,13 +86,16 @@ class RmapWalk(RmapCounts):
                 )
                 if found is not None:
                     ptep, ptl = found
-                    self._try_to_migrate_ptes(folio, vma, ptep, addr, until)
+                    migrated = self._try_to_migrate_ptes(folio, vma, ptep, addr, until)
                     ptl.release()
+                    if not migrated:
+                        return False
+        return True
 
     def _try_to_migrate_ptes(
         self, folio: Folio, vma: VmArea, ptep: int, start: int, end: int
-    ) -> None:
-        """Do so for the page entries of one locked table."""
+    ) -> bool:
+        """Do so for the page entries of one locked table; false if one has to stay."""
         pgtable = self._kernel.pgtable
         pages = range(folio.pfn, folio.pfn + folio.nr_pages)
         for addr in range(start, end, pgtable.page_size):
@@ -92,17 +103,18 @@ class RmapWalk(RmapCounts):
             pfn = pgtable.pte_pfn(pte)
             if pte_present(pte) and not pgtable.pte_special(pte) and pfn in pages:
                 pte = self._unmap_pte(vma, addr, ptep)
+                if pte_dirty(pte):
+                    folio.flags |= PG_dirty
                 exclusive = folio.page_exclusive(pfn)
                 if exclusive and not self.folio_try_share_anon_rmap(folio, pfn):
                     pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
-                else:
-                    if pte_dirty(pte):
-                        folio.flags |= PG_dirty
-                    entry = make_migration_pte(pte, pfn, exclusive=exclusive)
-                    pgtable.set_pte(ptep, entry)
-                    self.folio_remove_rmap_pte(folio, pfn, vma)
-                    self._kernel.swap.folio_put(folio)
+                    return False
+                entry = make_migration_pte(pte, pfn, exclusive=exclusive)
+                pgtable.set_pte(ptep, entry)
+                self.folio_remove_rmap_pte(folio, pfn, vma)
+                self._kernel.swap.folio_put(folio)
             ptep += 8
+        return True
 
     def _unmap_pte(self, vma: VmArea, addr: int, ptep: int) -> int:
         """Clear an entry and flush it, without a wait if that may come later."""
