@@ -529,22 +529,35 @@ class Thread:
         *offset* is a multiple of 8, as memory has words of that size.
         """
         self.enter_kernel("pread", fd, offset)
+        self._check_offset("pread", offset)
         file = self._fget("pread", fd)
         if not file.mode & FMODE_READ:
             raise SystemCallError("pread", EBADF)
-        self._check_offset("pread", offset)
-        word = self._kernel.filemap.filemap_read(file, offset)
+        word = file.ops.read_iter(file, offset)
         return None if word is None else self._result("pread", word)
 
     def pwrite(self, fd: int, offset: int, value: int) -> None:
         """Store a 64-bit word at byte *offset* of a file, also beyond its end."""
         self.enter_kernel("pwrite", fd, offset)
+        self._check_offset("pwrite", offset)
         file = self._fget("pwrite", fd)
         if not file.mode & FMODE_WRITE:
             raise SystemCallError("pwrite", EBADF)
-        self._check_offset("pwrite", offset)
-        error = self._kernel.filemap.generic_perform_write(file, offset, value)
-        self._result("pwrite", error)
+        self._result("pwrite", file.ops.write_iter(file, offset, value))
+
+    def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
+        """Fill a range of a file of huge pages, or punch a hole into it.
+
+        Args:
+            fd: The descriptor.
+            mode: ``FALLOC_FL_`` bits; 0 fills the range, and makes the file larger.
+            offset: The first byte.
+            length: How many.
+        """
+        self.enter_kernel("fallocate", fd, mode, offset, length)
+        file = self._fget("fallocate", fd)
+        error = self._kernel.file_table.vfs_fallocate(file, mode, offset, length)
+        self._result("fallocate", error)
 
     @staticmethod
     def _check_offset(call: str, offset: int) -> None:

@@ -4,13 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.include.linux.mm import VM_MAYSHARE
+from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pte_dirty,
+    pte_none,
+    pte_present,
+    pte_uffd_wp,
+)
+from tlbkit.linux.include.linux.hugetlb import HPAGE_RESV_OWNER, HPAGE_RESV_UNMAPPED
+from tlbkit.linux.include.linux.mm import (
+    MM_CP_UFFD_WP,
+    VM_MAYSHARE,
+    ZAP_FLAG_DROP_MARKER,
+)
 from tlbkit.linux.include.linux.mm_types import (
+    MmStruct,
     ptdesc_pmd_is_shared,
     ptdesc_pmd_pts_dec,
 )
+from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, make_pte_marker
+from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.mm.hugetlb import Hugetlb
-from tlbkit.linux.mm.mmu_gather import MmuGather
+from tlbkit.linux.mm.hugetlb.zap import pte_swp_uffd_wp_any
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series
@@ -19,6 +33,7 @@ from tlbkit.patches.patch import Figure, Kind, Patch, Role
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import VmArea
+    from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
 _REPORT = "Message-ID 4d3878531c76479d9f8ca9789dc6485d@amazon.de"
@@ -42,18 +57,19 @@ def _time(name: str, value: float, which: str, kernel: str) -> Figure:
 class HugetlbBefore(Hugetlb):
     """One interrupt of every CPU for each table, and a flush by whoever unshared.
 
-    What `huge_pmd_unshare` is given here is no gather of the kernel's: it is never
-    begun nor ended, and only carries the word that a table was unshared.
+    Source: mm/hugetlb.c, v6.17.
     """
 
     __slots__ = ()
 
-    def huge_pmd_unshare(
-        self, tlb: MmuGather, vma: VmArea, addr: int, ptep: int
+    def huge_pmd_unshare(  # type: ignore[override] # it took the address space
+        self, mm: MmStruct, vma: VmArea, addr: int, ptep: int
     ) -> bool:
         """Take a shared table away, once no CPU can be in a lockless walk of it.
 
         Callers flush, before they release i_mmap_rwsem.
+
+        Source: mm/hugetlb.c, huge_pmd_unshare(), v6.17
         """
         if self.hstate_vma(vma).size != self._pgtable.pmd_size:
             return False
@@ -63,12 +79,11 @@ class HugetlbBefore(Hugetlb):
         self.mapping(vma).i_mmap_rwsem.assert_write_held()
         self.hugetlb_vma_assert_locked(vma)
         pgtable = self._pgtable
-        pgdp = pgtable.pgd_offset(vma.mm, addr)
+        pgdp = pgtable.pgd_offset(mm, addr)
         pgtable.pud_clear(pgtable.pud_offset(pgdp, addr))
         self._kernel.gather.tlb_remove_table_sync_one()
         ptdesc_pmd_pts_dec(table)
-        vma.mm.pgtables[2] -= 1
-        tlb.unshared_tables = True
+        mm.pgtables[2] -= 1
         return True
 
     def unmap_hugepage_range_(
@@ -78,67 +93,162 @@ class HugetlbBefore(Hugetlb):
         start: int,
         end: int,
         folio: HugetlbFolio | None = None,
-        *,
-        drop_marker: bool = False,
+        zap_flags: int = 0,
     ) -> None:
-        """Clear the entries of a range; flush at the end if a table was unshared."""
+        """Clear the entries of a range; flush at the end if a table was unshared.
+
+        Source: mm/hugetlb.c, __unmap_hugepage_range(), v6.17
+        """
+        h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
         gather = self._kernel.gather
-        size = self._pgtable.pud_size
-        done = MmuGather(vma.mm)
+        keep_marker = not zap_flags & ZAP_FLAG_DROP_MARKER
+        marker = make_pte_marker(PTE_MARKER_UFFD_WP)
+        folio_provided = folio is not None
+        force_flush = False
         gather.tlb_start_vma(tlb, vma)
         entries = self.huge_entries(vma, start, end)
-        for addr, ptep in entries:
+        for address, ptep in entries:
             ptl = self.huge_pte_lockptr(vma, ptep)
             ptl.acquire()
-            if self.huge_pmd_unshare(done, vma, addr, ptep):
+            if self.huge_pmd_unshare(vma.mm, vma, address, ptep):
                 ptl.release()
-                gather.tlb_flush_pmd_range(tlb, addr & -size, size)
+                pud_size = self._pgtable.pud_size
+                gather.tlb_flush_pmd_range(tlb, address & -pud_size, pud_size)
+                force_flush = True
                 entries.skip_table()
-            elif self.zap_huge_pte(
-                tlb, vma, entries, addr, ptep, ptl, folio, drop_marker=drop_marker
-            ):
+                continue
+            pte = huge.huge_ptep_get(ptep, h.size)
+            if pte_none(pte):
+                entries.skip_empty(ptep)
+                ptl.release()
+                continue
+            if not pte_present(pte):
+                if keep_marker and pte_swp_uffd_wp_any(pte):
+                    huge.set_huge_pte_at(vma.mm, address, ptep, marker, h.size)
+                else:
+                    huge.huge_pte_clear(ptep, h.size)
+                ptl.release()
+                continue
+            if folio_provided:
+                if folio is not self.folio(pte):
+                    ptl.release()
+                    continue
+                self.set_vma_resv_flags(vma, HPAGE_RESV_UNMAPPED)
+            folio = self.folio(pte)
+            pte = huge.huge_ptep_get_and_clear(ptep, h.size)
+            gather.tlb_remove_huge_tlb_entry(tlb, address, h.size)
+            if pte_dirty(pte) and folio.mapping is not None and not folio.anon:
+                folio.mapping.ops.dirty_folio(folio.mapping, folio)
+            if pte_uffd_wp(pte) and keep_marker:
+                huge.set_huge_pte_at(vma.mm, address, ptep, marker, h.size)
+            vma.mm.hugetlb_usage -= folio.nr_pages
+            self._kernel.rmap.hugetlb_remove_rmap(folio, vma)
+            ptl.release()
+            with self.hugetlb_lock:
+                adjust_reservation = (
+                    not h.surplus_huge_pages
+                    and self.is_vma_resv_set(vma, HPAGE_RESV_OWNER)
+                    and folio.anon
+                )
+                if adjust_reservation:
+                    folio.restore_reserve = True
+            if adjust_reservation and self.vma_needs_reservation(h, vma, address):
+                self.vma_add_reservation(h, vma, address)
+            gather.tlb_remove_page_size(tlb, folio)
+            if folio_provided:
                 break
         gather.tlb_end_vma(tlb, vma)
-        if done.unshared_tables:  # force_flush
+        if force_flush:
             gather.tlb_flush_mmu_tlbonly(tlb)
 
     def hugetlb_change_protection(
-        self, vma: VmArea, start: int, end: int, prot: int, how: int
+        self, vma: VmArea, start: int, end: int, newprot: int, cp_flags: int
     ) -> int:
-        """Give a range other rights, and flush it once, whatever has changed."""
+        """Give a range other rights, and flush it once, whatever has changed.
+
+        Source: mm/hugetlb.c, hugetlb_change_protection(), v6.17
+        """
         h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        uffd_wp = cp_flags & MM_CP_UFFD_WP
+        last_addr_mask = huge.hugetlb_mask_last_page(h.size)
         span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_PROTECTION_VMA, 0, vma.mm, *span
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
-            done = MmuGather(vma.mm)
-            changed = self._change_range(done, vma, start, end, prot, how)
-            flushed = span if done.unshared_tables else (start, end)
-            self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, *flushed, h.size)
+            pages = 0
+            shared_pmd = False
+            address = start
+            while address < end:
+                ptep = self.hugetlb_walk(vma, address, h.size)
+                if ptep is None:
+                    if not uffd_wp:
+                        address = (address | last_addr_mask) + h.size
+                        continue
+                    ptep = huge.huge_pte_alloc(vma.mm, vma, address, h.size)
+                    if ptep is None:
+                        pages = -ENOMEM
+                        break
+                with self.huge_pte_lockptr(vma, ptep):
+                    pte = huge.huge_ptep_get(ptep, h.size)
+                    if self.huge_pmd_unshare(vma.mm, vma, address, ptep):
+                        self.warn_on_unshared(cp_flags)
+                        pages += 1
+                        shared_pmd = True
+                        address |= last_addr_mask
+                    elif not pte_present(pte):
+                        pages += self.change_non_present_huge_pte(
+                            vma, address, ptep, pte, cp_flags
+                        )
+                    else:
+                        self.modify_huge_pte(vma, address, ptep, newprot, cp_flags)
+                        pages += 1
+                address += h.size
+            flushed = span if shared_pmd else (start, end)
+            huge.flush_hugetlb_tlb_range(vma, *flushed, h.size)
             i_mmap_rwsem.up_write()
             self.hugetlb_vma_unlock_write(vma)
-        return changed << h.order if changed > 0 else changed
+        return pages << h.order if pages > 0 else pages
 
     def move_hugetlb_page_tables(
         self, vma: VmArea, new_vma: VmArea, old_addr: int, new_addr: int, length: int
     ) -> int:
-        """Move the entries of a range, and flush it once, whatever has moved."""
+        """Move the entries of a range, and flush it once, whatever has moved.
+
+        Source: mm/hugetlb.c, move_hugetlb_page_tables(), v6.17
+        """
+        h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
-        end = old_addr + length
-        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
+        old_end = old_addr + length
+        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, old_end)
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, vma.mm, *span
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
-            done = MmuGather(vma.mm)
-            moved = self._move_range(done, vma, new_vma, old_addr, new_addr, length)
-            flushed = span if done.unshared_tables else (old_addr, end)
-            size = self.hstate_vma(vma).size
-            self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, *flushed, size)
+            moved = length
+            shared_pmd = False
+            entries = self.huge_entries(vma, old_addr, old_end)
+            for addr, src_pte in entries:
+                if pte_none(huge.huge_ptep_get(src_pte, h.size)):
+                    continue
+                if self.huge_pmd_unshare(vma.mm, vma, addr, src_pte):
+                    shared_pmd = True
+                    entries.skip_table()
+                    continue
+                to = new_addr + addr - old_addr
+                dst_pte = huge.huge_pte_alloc(vma.mm, new_vma, to, h.size)
+                if dst_pte is None:
+                    moved = addr - old_addr
+                    break
+                self.move_huge_pte(vma, addr, to, src_pte, dst_pte)
+            flushed = span if shared_pmd else (old_addr, old_end)
+            huge.flush_hugetlb_tlb_range(vma, *flushed, h.size)
         i_mmap_rwsem.up_write()
         self.hugetlb_vma_unlock_write(vma)
         return moved
@@ -146,7 +256,10 @@ class HugetlbBefore(Hugetlb):
     def hugetlb_unshare_pmds(
         self, vma: VmArea, start: int, end: int, *, take_locks: bool
     ) -> None:
-        """Unshare all tables of a range, and flush it once, shared or not."""
+        """Unshare all tables of a range, and flush it once, shared or not.
+
+        Source: mm/hugetlb.c, hugetlb_unshare_pmds(), v6.17
+        """
         if not vma.flags & VM_MAYSHARE or start >= end:
             return
         h = self.hstate_vma(vma)
@@ -163,7 +276,7 @@ class HugetlbBefore(Hugetlb):
                 ptep = self.hugetlb_walk(vma, addr, h.size)
                 if ptep is not None:
                     with self.huge_pte_lockptr(vma, ptep):
-                        self.huge_pmd_unshare(MmuGather(vma.mm), vma, addr, ptep)
+                        self.huge_pmd_unshare(vma.mm, vma, addr, ptep)
             self._kernel.hugetlbpage.flush_hugetlb_tlb_range(vma, start, end, h.size)
             if take_locks:
                 i_mmap_rwsem.up_write()
@@ -180,7 +293,8 @@ class RmapBefore(Rmap):
     ) -> bool:
         """Unmap a page by unsharing the table that maps it, and flush the span."""
         hugetlb = self._kernel.hugetlb
-        unshared = hugetlb.huge_pmd_unshare(MmuGather(vma.mm), vma, addr, ptep)
+        assert isinstance(hugetlb, HugetlbBefore)
+        unshared = hugetlb.huge_pmd_unshare(vma.mm, vma, addr, ptep)
         hugetlb.hugetlb_vma_unlock_write(vma)
         if unshared:
             self._kernel.tlbflush.flush_tlb_range(vma, *span)

@@ -137,7 +137,7 @@ ARGUMENTS: Final[dict[str, str]] = {
     "dsb nsh in local_flush_tlb_page": _RELAXED,
     "dsb nshst in local_flush_tlb_page": _RELAXED,
     "dsb nshst in local_flush_tlb_page_nonotify": _NO_STORE,
-    "lock PMD table in copy_huge_pte": _FORK_LOCK,
+    "lock PMD table in copy_hugetlb_page_range": _FORK_LOCK,
     "lock PMD table in hugetlb_change_protection": _FILE_FIRST,
     "lock PMD table in hugetlb_fault": _ONE_FAULT,
     "lock PMD table in hugetlb_no_page": _ONE_FAULT,
@@ -151,7 +151,7 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock hugetlb_lock in alloc_hugetlb_folio": _NUMBERS,
     "lock hugetlb_lock in free_huge_folio": _NUMBERS,
     "lock hugetlb_lock in hugetlb_acct_memory": _NUMBERS,
-    "lock hugetlb_lock in zap_huge_pte": _NUMBERS,
+    "lock hugetlb_lock in unmap_hugepage_range_": _NUMBERS,
     "lock i_mmap_rwsem in vma_link_file": (
         "An area enters the file's tree. Whoever walks the tree and misses it finds "
         "one table fewer to share, and makes its own. That the tree itself stays whole "
@@ -238,24 +238,16 @@ NOT_MET: Final[dict[str, str]] = {
         "It needs a monitor that fills a huge page, and somebody who is faster; no "
         "meeting has a monitor of huge pages."
     ),
-    "hugetlb_pte_stable in _handle_userfault": (
-        "It needs a huge page that a monitor is asked for, and another who fills it "
-        "meanwhile; no meeting has a monitor of huge pages."
-    ),
     "hugetlb_pte_stable in hugetlb_no_page": (
         "It needs a pool that is empty and an entry that changes, and the fault mutex "
         "keeps those out that could do both. The drop of the mutex while a page is "
-        "taken from a child is the exception; no meeting has it."
+        "taken from a child is the exception; or a huge page that a monitor is asked "
+        "for, and another who fills it meanwhile. No meeting has either."
     ),
-    "pte_same in _copy_pinned": (
+    "pte_same in _copy_entry": (
         "It needs a huge page that is pinned when its process forks, and an entry that "
         "changes although fork holds the mmap lock."
     ),
-    "pte_same in _take_from_children": (
-        "It needs an owner for whose copy no page is left, so that it takes its "
-        "child's, and lets go of its locks meanwhile."
-    ),
-    "pte_same in _wp_copy": _NO_RMAP,
     "pte_same in do_numa_page": (
         "It needs an entry hidden by NUMA balancing and a second fault on it; no "
         "meeting hides entries."
@@ -266,6 +258,11 @@ NOT_MET: Final[dict[str, str]] = {
     ),
     "pte_same in hugetlb_fault": _NO_RMAP,
     "pte_same in hugetlb_no_page": _NO_RMAP,
+    "pte_same in hugetlb_wp": (
+        "It needs an owner for whose copy no page is left, so that it takes its "
+        "child's, and lets go of its locks meanwhile; or who comes by rmap to a "
+        "private huge page without them. No meeting has either."
+    ),
     "collapse_huge_page_isolate in _collapse_locked": (
         "It fails if a page gets another user between the scan and the second look; "
         "that takes GUP-fast or reclaim beside a collapse, and no meeting has it."

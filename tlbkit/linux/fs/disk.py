@@ -66,6 +66,14 @@ class DiskFiles(FileOperations):
         """Make an area map the pages of the file."""
         return self._kernel.filemap.generic_file_mmap(file, vma)
 
+    def read_iter(self, file: File, offset: int) -> int | None:
+        """Return a word of the file."""
+        return self._kernel.filemap.filemap_read(file, offset)
+
+    def write_iter(self, file: File, offset: int, value: int) -> int:
+        """Store a word, also beyond the end of the file."""
+        return self._kernel.filemap.generic_perform_write(file, offset, value)
+
     def fsync(self, file: File, start: int, end: int) -> int:
         """Write back what is dirty in [start, end)."""
         return self._kernel.page_writeback.filemap_write_and_wait_range(

@@ -5,7 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE, File, Inode
-from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENOENT
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EBADF,
+    EFBIG,
+    EINVAL,
+    ENOENT,
+    EOPNOTSUPP,
+)
+from tlbkit.linux.include.uapi.linux.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+)
 from tlbkit.linux.kernel.locking import RwSemaphore
 
 if TYPE_CHECKING:
@@ -67,6 +77,26 @@ class FileTable:
         if size < 0 or not file.mode & FMODE_WRITE:
             return -EINVAL
         return file.ops.truncate(file.inode, size)
+
+    @staticmethod
+    def vfs_fallocate(file: File, mode: int, offset: int, length: int) -> int:
+        """Ask a file system for a range of an open file; 0 or a negative error number.
+
+        Source: fs/open.c, vfs_fallocate()
+        Deviates: Only the modes that a file system of the model has are told apart;
+            files have no limit of size but that of a signed number.
+        """
+        if offset < 0 or length <= 0:
+            return -EINVAL
+        if mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE):
+            return -EOPNOTSUPP
+        if mode == FALLOC_FL_PUNCH_HOLE:
+            return -EOPNOTSUPP  # a hole must keep the size
+        if not file.mode & FMODE_WRITE:
+            return -EBADF
+        if offset + length >= 1 << 63:
+            return -EFBIG
+        return file.ops.fallocate(file, mode, offset, length)
 
     @staticmethod
     def get_file(file: File) -> File:

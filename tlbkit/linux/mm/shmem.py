@@ -92,6 +92,14 @@ class ShmemFiles(FileOperations):
         vma.ops = self._kernel.shmem.vm_ops
         return 0
 
+    def read_iter(self, file: File, offset: int) -> int | None:
+        """Return a word of the file."""
+        return self._kernel.filemap.filemap_read(file, offset)
+
+    def write_iter(self, file: File, offset: int, value: int) -> int:
+        """Store a word, also beyond the end of the file."""
+        return self._kernel.filemap.generic_perform_write(file, offset, value)
+
     def fsync(self, file: File, start: int, end: int) -> int:
         """Do nothing: there is nowhere to write to."""
         del file, start, end

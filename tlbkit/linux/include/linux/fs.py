@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.include.linux.mm_types import PG_dirty
-from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENODEV
+from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL, ENODEV, EOPNOTSUPP
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, VmArea
@@ -176,6 +176,21 @@ class FileOperations:
         """Store the bytes [start, end) where they last; 0 or an error number."""
         del file, start, end
         return -EINVAL
+
+    def read_iter(self, file: File, offset: int) -> int | None:
+        """Return a 64-bit word, ``None`` at the end, or a negative error number."""
+        del file, offset
+        return -EINVAL
+
+    def write_iter(self, file: File, offset: int, value: int) -> int:
+        """Store a 64-bit word; 0 or a negative error number."""
+        del file, offset, value
+        return -EINVAL
+
+    def fallocate(self, file: File, mode: int, offset: int, length: int) -> int:
+        """Change what stands for a range of bytes; 0 or a negative error number."""
+        del file, mode, offset, length
+        return -EOPNOTSUPP
 
     def truncate(self, inode: Inode, size: int) -> int:
         """Give the file another size, in bytes; 0 or a negative error number."""

@@ -86,6 +86,9 @@ FOLL_MADV_POPULATE: Final = 1 << 22
 VM_FAULT_OOM: Final = 0x1
 VM_FAULT_SIGBUS: Final = 0x2
 VM_FAULT_MAJOR: Final = 0x4
+ZAP_FLAG_DROP_MARKER: Final = 1 << 0
+"""Let go of what a userfaultfd said of a page, with the page."""
+
 VM_FAULT_HWPOISON: Final = 0x10
 VM_FAULT_SIGSEGV: Final = 0x40
 VM_FAULT_NOPAGE: Final = 0x100

@@ -36,7 +36,6 @@ from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import VmArea
-    from tlbkit.linux.mm.mmu_gather import MmuGather
 
 
 class HugetlbChange(HugetlbFault):
@@ -45,24 +44,32 @@ class HugetlbChange(HugetlbFault):
     __slots__ = ()
 
     def hugetlb_change_protection(
-        self, vma: VmArea, start: int, end: int, prot: int, how: int
+        self, vma: VmArea, start: int, end: int, newprot: int, cp_flags: int
     ) -> int:
         """Give the huge pages of a range other rights.
 
+        What the hardware could see is recorded in a gather of its own, and flushed
+        before i_mmap_rwsem is released.
+
         Args:
-            vma: The area, with its new flags.
+            vma: The VMA, with its new flags.
             start: The first address, whole huge pages.
             end: The one behind the last.
-            prot: The entry bits of the new rights.
-            how: The ``MM_CP_`` bits.
+            newprot: The entry bits of the new rights.
+            cp_flags: The ``MM_CP_`` bits.
 
         Returns:
             How many pages changed; a table that was unshared counts as one huge page.
             Or ``-ENOMEM``.
+
+        Source: mm/hugetlb.c, hugetlb_change_protection()
         """
         h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
         gather = self._kernel.gather
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
+        uffd_wp = cp_flags & MM_CP_UFFD_WP
+        last_addr_mask = huge.hugetlb_mask_last_page(h.size)
         span = self.adjust_range_if_pmd_sharing_possible(vma, start, end)
         tlb = gather.tlb_gather_mmu_vma(vma)
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
@@ -70,195 +77,182 @@ class HugetlbChange(HugetlbFault):
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
-            changed = self._change_range(tlb, vma, start, end, prot, how)
+            pages = 0
+            address = start
+            while address < end:
+                ptep = self.hugetlb_walk(vma, address, h.size)
+                if ptep is None:
+                    if not uffd_wp:
+                        address = (address | last_addr_mask) + h.size
+                        continue
+                    ptep = huge.huge_pte_alloc(vma.mm, vma, address, h.size)
+                    if ptep is None:
+                        pages = -ENOMEM
+                        break
+                with self.huge_pte_lockptr(vma, ptep):
+                    pte = huge.huge_ptep_get(ptep, h.size)
+                    if self.huge_pmd_unshare(tlb, vma, address, ptep):
+                        self.warn_on_unshared(cp_flags)
+                        pages += 1
+                        address |= last_addr_mask
+                    elif not pte_present(pte):
+                        pages += self.change_non_present_huge_pte(
+                            vma, address, ptep, pte, cp_flags
+                        )
+                    else:
+                        self.modify_huge_pte(vma, address, ptep, newprot, cp_flags)
+                        pages += 1
+                        gather.tlb_remove_huge_tlb_entry(tlb, address, h.size)
+                address += h.size
             gather.tlb_flush_mmu_tlbonly(tlb)
             self.huge_pmd_unshare_flush(tlb, vma)
             i_mmap_rwsem.up_write()
             self.hugetlb_vma_unlock_write(vma)
         gather.tlb_finish_mmu(tlb)
-        return changed << h.order if changed > 0 else changed
+        return pages << h.order if pages > 0 else pages
 
-    def _change_range(
-        self, tlb: MmuGather, vma: VmArea, start: int, end: int, prot: int, how: int
-    ) -> int:
-        """Rewrite the entries of a range; return how many, or ``-ENOMEM``."""
-        if how & MM_CP_UFFD_WP and not self.alloc_huge_ptes(vma, start, end):
-            return -ENOMEM
-        changed = 0
-        entries = self.huge_entries(vma, start, end)
-        for addr, ptep in entries:
-            with self.huge_pte_lockptr(vma, ptep):
-                if self.huge_pmd_unshare(tlb, vma, addr, ptep):
-                    changed += 1
-                    entries.skip_table()
-                else:
-                    changed += self.change_huge_pte(tlb, vma, addr, ptep, prot, how)
-        return changed
+    def warn_on_unshared(self, cp_flags: int) -> None:
+        """Warn of a shared table that a userfaultfd watches: there should be none.
 
-    def alloc_huge_ptes(self, vma: VmArea, start: int, end: int) -> bool:
-        """Make all tables of a range, for markers; false without memory.
-
-        The kernel makes each when it comes to it.
+        Source: mm/hugetlb.c, the WARN_ON_ONCE() of hugetlb_change_protection()
         """
-        huge = self._kernel.hugetlbpage
-        size = self.hstate_vma(vma).size
-        skip = huge.hugetlb_mask_last_page(size)
-        addr = start
-        while addr < end:
-            if huge.huge_pte_alloc(vma.mm, vma, addr, size) is None:
-                return False
-            addr = (addr | skip) + size
-        return True
-
-    def change_huge_pte(
-        self, tlb: MmuGather, vma: VmArea, addr: int, ptep: int, prot: int, how: int
-    ) -> bool:
-        """Rewrite one entry, whose table is locked; tell whether its rights changed.
-
-        Only what the hardware could see must be flushed.
-        """
-        size = self.hstate_vma(vma).size
-        pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, size)
-        if pte_present(pte):
-            self.modify_huge_pte(vma, addr, ptep, prot, how)
-            self._kernel.gather.tlb_remove_huge_tlb_entry(tlb, addr, size)
-            return True
-        return self.change_absent_huge_pte(vma, addr, ptep, pte, how)
+        if cp_flags & (MM_CP_UFFD_WP | MM_CP_UFFD_WP_RESOLVE):
+            self._kernel.panic.warn_on_once(
+                "hugetlb_change_protection", "a shared table is watched"
+            )
 
     def modify_huge_pte(
-        self, vma: VmArea, addr: int, ptep: int, prot: int, how: int
+        self, vma: VmArea, address: int, ptep: int, newprot: int, cp_flags: int
     ) -> None:
-        """Give a present entry the rights *prot*, by taking it out and putting it back.
+        """Give a present entry the rights *newprot*: taken out, and put back.
 
         Nothing is flushed.
+
+        Source: mm/hugetlb.c, hugetlb_change_protection(), of an entry that is present
         """
         huge = self._kernel.hugetlbpage
         size = self.hstate_vma(vma).size
         pte = huge.huge_ptep_get_and_clear(ptep, size)
-        pte = huge.arch_make_huge_pte(pte_modify(pte & ~PTE_CONT, prot), size)
-        if how & MM_CP_UFFD_WP:
+        pte = huge.arch_make_huge_pte(pte_modify(pte & ~PTE_CONT, newprot), size)
+        if cp_flags & MM_CP_UFFD_WP:
             pte = pte_mkuffd_wp(pte)
-        elif how & MM_CP_UFFD_WP_RESOLVE:
+        elif cp_flags & MM_CP_UFFD_WP_RESOLVE:
             pte = pte_clear_uffd_wp(pte)
-        huge.set_huge_pte_at(vma.mm, addr, ptep, pte, size)
+        huge.set_huge_pte_at(vma.mm, address, ptep, pte, size)
 
-    def change_absent_huge_pte(
-        self, vma: VmArea, addr: int, ptep: int, pte: int, how: int
-    ) -> bool:
-        """Do what there is to do for an entry that the hardware does not see."""
+    def change_non_present_huge_pte(
+        self, vma: VmArea, address: int, ptep: int, pte: int, cp_flags: int
+    ) -> int:
+        """Do what there is to do for an entry that the hardware does not see.
+
+        Returns:
+            1 if the rights of a page that migrates changed, otherwise 0.
+
+        Source: mm/hugetlb.c, hugetlb_change_protection(), of any other entry
+        """
         huge = self._kernel.hugetlbpage
         size = self.hstate_vma(vma).size
+        uffd_wp = cp_flags & MM_CP_UFFD_WP
+        uffd_wp_resolve = cp_flags & MM_CP_UFFD_WP_RESOLVE
         if pte_none(pte):
-            if how & MM_CP_UFFD_WP:
+            if uffd_wp:
                 marker = make_pte_marker(PTE_MARKER_UFFD_WP)
-                huge.set_huge_pte_at(vma.mm, addr, ptep, marker, size)
-            return False
+                huge.set_huge_pte_at(vma.mm, address, ptep, marker, size)
+            return 0
         if pte_marker_get(pte):
-            marked = pte_marker_get(pte) & PTE_MARKER_UFFD_WP
-            if marked and how & MM_CP_UFFD_WP_RESOLVE:
+            if pte_marker_get(pte) & PTE_MARKER_UFFD_WP and uffd_wp_resolve:
                 huge.huge_pte_clear(ptep, size)
-            return False
+            return 0
         entry = pte_to_swp_entry(pte)
         if not is_migration_entry(entry):
-            return False
-        new = pte
+            return 0
+        newpte = pte
         downgraded = entry.type == SWP_MIGRATION_WRITE
         if downgraded:
             folio = self._kernel.page_alloc.folio_of(migration_entry_pfn(entry))
-            new = make_readable_migration_pte(pte, exclusive=folio.anon)
-        if how & MM_CP_UFFD_WP:
-            new |= PTE_SWP_UFFD_WP
-        elif how & MM_CP_UFFD_WP_RESOLVE:
-            new &= ~PTE_SWP_UFFD_WP
-        if new != pte:
-            huge.set_huge_pte_at(vma.mm, addr, ptep, new, size)
-        return downgraded
+            newpte = make_readable_migration_pte(pte, exclusive=folio.anon)
+        if uffd_wp:
+            newpte |= PTE_SWP_UFFD_WP
+        elif uffd_wp_resolve:
+            newpte &= ~PTE_SWP_UFFD_WP
+        if newpte != pte:
+            huge.set_huge_pte_at(vma.mm, address, ptep, newpte, size)
+        return int(downgraded)
 
     # -- to another place ------------------------------------------------------------
+
+    def move_huge_pte(
+        self, vma: VmArea, old_addr: int, new_addr: int, src_pte: int, dst_pte: int
+    ) -> None:
+        """Move one entry; nothing is recorded.
+
+        Source: mm/hugetlb.c, move_huge_pte()
+        """
+        del old_addr
+        huge = self._kernel.hugetlbpage
+        size = self.hstate_vma(vma).size
+        need_clear_uffd_wp = vma_has_uffd_without_event_remap(vma)
+        dst_ptl = self.huge_pte_lockptr(vma, dst_pte)
+        dst_ptl.acquire()
+        src_ptl = self.huge_pte_lockptr(vma, src_pte)
+        if src_ptl is not dst_ptl:
+            src_ptl.acquire()
+        pte = huge.huge_ptep_get_and_clear(src_pte, size)
+        if need_clear_uffd_wp and pte_marker_get(pte) & PTE_MARKER_UFFD_WP:
+            huge.huge_pte_clear(dst_pte, size)
+        else:
+            if need_clear_uffd_wp:
+                if pte_present(pte):
+                    pte = pte_clear_uffd_wp(pte)
+                else:
+                    pte &= ~PTE_SWP_UFFD_WP
+            huge.set_huge_pte_at(vma.mm, new_addr, dst_pte, pte, size)
+        if src_ptl is not dst_ptl:
+            src_ptl.release()
+        dst_ptl.release()
 
     def move_hugetlb_page_tables(
         self, vma: VmArea, new_vma: VmArea, old_addr: int, new_addr: int, length: int
     ) -> int:
-        """Move the entries of a range from one area to another.
+        """Move the entries of a range from one VMA to another.
 
         Shared tables do not move: faults find them at the new place.
 
         Returns:
             How many bytes were moved; fewer than *length* if there was no memory.
+
+        Source: mm/hugetlb.c, move_hugetlb_page_tables()
         """
+        h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
         gather = self._kernel.gather
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
-        end = old_addr + length
-        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, end)
+        old_end = old_addr + length
+        span = self.adjust_range_if_pmd_sharing_possible(vma, old_addr, old_end)
         tlb = gather.tlb_gather_mmu_vma(vma)
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, vma.mm, *span
         ):
             self.hugetlb_vma_lock_write(vma)
             i_mmap_rwsem.down_write()
-            moved = self._move_range(tlb, vma, new_vma, old_addr, new_addr, length)
+            moved = length
+            entries = self.huge_entries(vma, old_addr, old_end)
+            for addr, src_pte in entries:
+                if pte_none(huge.huge_ptep_get(src_pte, h.size)):
+                    continue
+                if self.huge_pmd_unshare(tlb, vma, addr, src_pte):
+                    entries.skip_table()
+                    continue
+                to = new_addr + addr - old_addr
+                dst_pte = huge.huge_pte_alloc(vma.mm, new_vma, to, h.size)
+                if dst_pte is None:
+                    moved = addr - old_addr
+                    break
+                self.move_huge_pte(vma, addr, to, src_pte, dst_pte)
+                gather.tlb_remove_huge_tlb_entry(tlb, addr, h.size)
             gather.tlb_flush_mmu_tlbonly(tlb)
             self.huge_pmd_unshare_flush(tlb, vma)
         i_mmap_rwsem.up_write()
         self.hugetlb_vma_unlock_write(vma)
         gather.tlb_finish_mmu(tlb)
         return moved
-
-    def _move_range(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        new_vma: VmArea,
-        old_addr: int,
-        new_addr: int,
-        length: int,
-    ) -> int:
-        """Move entries, or unshare their tables; return how many bytes were moved."""
-        huge = self._kernel.hugetlbpage
-        size = self.hstate_vma(vma).size
-        entries = self.huge_entries(vma, old_addr, old_addr + length)
-        for addr, ptep in entries:
-            if pte_none(huge.huge_ptep_get(ptep, size)):
-                continue
-            if self.huge_pmd_unshare(tlb, vma, addr, ptep):
-                entries.skip_table()
-                continue
-            to = new_addr + addr - old_addr
-            target = huge.huge_pte_alloc(vma.mm, new_vma, to, size)
-            if target is None:
-                return addr - old_addr
-            self.move_huge_pte(tlb, vma, addr, to, ptep, target)
-        return length
-
-    def move_huge_pte(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        addr: int,
-        new_addr: int,
-        ptep: int,
-        target: int,
-    ) -> None:
-        """Move one entry and record it; both tables are locked, *target*'s first."""
-        huge = self._kernel.hugetlbpage
-        h = self.hstate_vma(vma)
-        unwatched = vma_has_uffd_without_event_remap(vma)
-        target_ptl = self.huge_pte_lockptr(vma, target)
-        ptl = self.huge_pte_lockptr(vma, ptep)
-        target_ptl.acquire()
-        if ptl is not target_ptl:
-            ptl.acquire()
-        pte = huge.huge_ptep_get_and_clear(ptep, h.size)
-        if unwatched and pte_marker_get(pte) & PTE_MARKER_UFFD_WP:
-            huge.huge_pte_clear(target, h.size)
-        else:
-            if unwatched:
-                if pte_present(pte):
-                    pte = pte_clear_uffd_wp(pte)
-                else:
-                    pte &= ~PTE_SWP_UFFD_WP
-            huge.set_huge_pte_at(vma.mm, new_addr, target, pte, h.size)
-        if ptl is not target_ptl:
-            ptl.release()
-        target_ptl.release()
-        self._kernel.gather.tlb_remove_huge_tlb_entry(tlb, addr, h.size)

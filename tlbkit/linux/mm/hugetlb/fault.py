@@ -1,4 +1,4 @@
-"""Faults on huge pages."""
+"""Faults on huge pages, and copy on write: mm/hugetlb.c."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkdirty,
     pte_mkuffd_wp,
     pte_mkyoung,
+    pte_none,
     pte_present,
     pte_uffd_wp,
     pte_write,
@@ -68,6 +69,7 @@ from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 if TYPE_CHECKING:
     from tlbkit.linux.fs.hugetlbfs.inode import HugetlbfsInode
     from tlbkit.linux.include.linux.fs import AddressSpace
+    from tlbkit.linux.include.linux.hugetlb import Hstate
     from tlbkit.linux.include.linux.mm_types import Folio, VmArea
 
 
@@ -76,206 +78,163 @@ class HugetlbFault(HugetlbZap):
 
     __slots__ = ()
 
-    def hugetlb_fault(self, vma: VmArea, address: int, flags: int) -> int:
-        """Make an access to a huge page possible, or say why not: ``VM_FAULT_`` bits.
+    # -- copy on write ---------------------------------------------------------------
 
-        Where a table is missing this is where it becomes a shared one.
+    def make_huge_pte(
+        self, vma: VmArea, folio: HugetlbFolio, *, try_mkwrite: bool
+    ) -> int:
+        """Return the entry of a huge page, writable if that is wanted and allowed.
+
+        Source: mm/hugetlb.c, make_huge_pte()
         """
-        h = self.hstate_vma(vma)
-        start = address & -h.size
-        vmf = VmFault(vma, start, address, flags)
-        vmf.pgoff = self.vma_hugecache_offset(h, vma, start)
-        mutex = self.fault_mutex(self.inode(vma), vmf.pgoff)
-        mutex.acquire()
-        self.hugetlb_vma_lock_read(vma)
-        vmf.pte = self._kernel.hugetlbpage.huge_pte_alloc(vma.mm, vma, start, h.size)
-        if vmf.pte is None:
-            return self._unlock(vmf, mutex, VM_FAULT_OOM)
-        vmf.orig_pte = self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size)
-        if pte_none_mostly(vmf.orig_pte):
-            if pte_marker_get(vmf.orig_pte) & PTE_MARKER_POISONED:
-                return self._unlock(vmf, mutex, VM_FAULT_HWPOISON)
-            return self.hugetlb_no_page(vmf, mutex)
-        if not pte_present(vmf.orig_pte):
-            return self._not_present(vmf, mutex)
-        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
-        vmf.ptl.acquire()
-        locked: Folio | None = None
-        result = 0
-        if self._machine.holds("pte_same", self._pte_same(vmf)):
-            if self._write_protected(vmf):
-                vmf.ptl.release()
-                self._unlock(vmf, mutex, 0)
-                return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
-            result, locked = self._present(vmf)
-        vmf.ptl.release()
-        self._unlock(vmf, mutex, result)
-        if locked is not None:
-            self._machine.wait(
-                lambda: not locked.flags & PG_locked,
-                f"the lock of folio {locked.pfn:#x}",
-            )
-        return result
-
-    def fault_mutex(self, inode: HugetlbfsInode, index: int) -> SpinLock:
-        """Return the mutex of one huge page of a file; others may have the same."""
-        number = (inode.number * 31 + index) % self.num_fault_mutexes
-        mutex = self.fault_mutex_table.get(number)
-        if mutex is None:
-            mutex = SpinLock(self._machine, f"hugetlb_fault_mutex {number:#x}")
-            self.fault_mutex_table[number] = mutex
-        return mutex
-
-    def _unlock(self, vmf: VmFault, mutex: SpinLock, result: int) -> int:
-        """Release the locks of a fault; return *result*."""
-        self.hugetlb_vma_unlock_read(vmf.vma)
-        mutex.release()
-        return result
-
-    def _pte_same(self, vmf: VmFault) -> bool:
-        """Tell whether the entry still says what it did; its table is locked."""
-        assert vmf.pte is not None
-        size = self.hstate_vma(vmf.vma).size
-        return self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, size) == vmf.orig_pte
-
-    def hugetlb_pte_stable(self, vmf: VmFault) -> bool:
-        """Tell the same without the lock."""
-        assert vmf.pte is not None
-        with self.huge_pte_lockptr(vmf.vma, vmf.pte):
-            return self._pte_same(vmf)
-
-    def _not_present(self, vmf: VmFault, mutex: SpinLock) -> int:
-        """Handle a fault on a page that migrates, or must not be used."""
-        entry = pte_to_swp_entry(vmf.orig_pte)
-        if not is_migration_entry(entry):
-            return self._unlock(vmf, mutex, VM_FAULT_HWPOISON)
-        self._unlock(vmf, mutex, 0)
-        self._kernel.migrate.migration_entry_wait(entry)
-        return 0
-
-    def _write_protected(self, vmf: VmFault) -> bool:
-        """Tell whether a userfaultfd is to be asked; if it need not be, note the write.
-
-        Then its mark is gone, and copy on write goes on.
-        """
-        vma = vmf.vma
-        if (
-            not vmf.flags & FAULT_FLAG_WRITE
-            or not userfaultfd_wp(vma)
-            or not pte_uffd_wp(vmf.orig_pte)
-            or pte_write(vmf.orig_pte)
-        ):
-            return False
-        if not userfaultfd_wp_async(vma):
-            return True
-        assert vmf.pte is not None
-        vmf.orig_pte = pte_clear_uffd_wp(vmf.orig_pte)
-        size = self.hstate_vma(vma).size
-        self._kernel.hugetlbpage.set_huge_pte_at(
-            vma.mm, vmf.address, vmf.pte, vmf.orig_pte, size
+        entry = self._pgtable.pfn_pte(folio.pfn, vma.page_prot)
+        if try_mkwrite and vma.flags & VM_WRITE:
+            entry = self._pgtable.pte_mkwrite(pte_mkdirty(entry))
+        else:
+            entry = pte_wrprotect(entry)
+        return self._kernel.hugetlbpage.arch_make_huge_pte(
+            pte_mkyoung(entry), folio.hstate.size
         )
-        return False
 
-    def _present(self, vmf: VmFault) -> tuple[int, Folio | None]:
-        """Handle a fault on a mapped page.
+    def set_huge_ptep_writable(self, vma: VmArea, address: int, ptep: int) -> None:
+        """Make an entry writable and dirty where it stands.
+
+        Source: mm/hugetlb.c, set_huge_ptep_writable()
+        """
+        huge = self._kernel.hugetlbpage
+        size = self.hstate_vma(vma).size
+        entry = pte_mkdirty(huge.huge_ptep_get(ptep, size))
+        entry = self._pgtable.pte_mkwrite(entry)
+        huge.huge_ptep_set_access_flags(vma, address, ptep, entry, size, dirty=True)
+
+    def set_huge_ptep_maybe_writable(
+        self, vma: VmArea, address: int, ptep: int
+    ) -> None:
+        """Do so if the VMA is writable.
+
+        Source: mm/hugetlb.c, set_huge_ptep_maybe_writable()
+        """
+        if vma.flags & VM_WRITE:
+            self.set_huge_ptep_writable(vma, address, ptep)
+
+    def hugetlb_wp(self, vmf: VmFault) -> int:
+        """Handle a write to a page that is mapped read-only; the PTL is held.
+
+        A private page that nobody else maps is made writable; any other is copied. Not
+        references are counted but mappings: who runs out of huge pages kills, and a
+        short reference shall not lead to that. If there is no page for the copy, and
+        the VMA was promised all of its pages, it is taken from the children that still
+        have it.
 
         Returns:
-            ``VM_FAULT_`` bits, and the folio whose lock must be waited for, if any.
+            ``VM_FAULT_`` bits; the PTL is held again.
+
+        Source: mm/hugetlb.c, hugetlb_wp()
+        Deviates: A copy of memory never fails here, and an anon_vma can always be made.
         """
         vma = vmf.vma
-        assert vmf.pte is not None
-        if vmf.flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE):
-            if not pte_write(vmf.orig_pte):
-                folio = self.folio(vmf.orig_pte)
-                anon = folio.anon
-                if anon and not folio_trylock(folio):
-                    return 0, folio
-                folio.refcount += 1
-                result = self.hugetlb_wp(vmf)
-                if anon:
-                    folio_unlock(self._machine, folio)
-                self._kernel.swap.folio_put(folio)
-                return result, None
-            if vmf.flags & FAULT_FLAG_WRITE:
-                vmf.orig_pte = pte_mkdirty(vmf.orig_pte)
-        vmf.orig_pte = pte_mkyoung(vmf.orig_pte)
-        self._kernel.hugetlbpage.huge_ptep_set_access_flags(
-            vma,
-            vmf.address,
-            vmf.pte,
-            vmf.orig_pte,
-            self.hstate_vma(vma).size,
-            dirty=bool(vmf.flags & FAULT_FLAG_WRITE),
-        )
-        return 0, None
-
-    # -- nothing there ---------------------------------------------------------------
-
-    def hugetlb_no_page(self, vmf: VmFault, mutex: SpinLock) -> int:
-        """Map a page of the file, or a new one; the locks are released."""
-        vma = vmf.vma
         h = self.hstate_vma(vma)
-        mapping = self.mapping(vma)
-        if self.is_vma_resv_set(vma, HPAGE_RESV_UNMAPPED):
-            # What was here went to the owner of the promise; zeros would be a lie.
-            return self._unlock(vmf, mutex, VM_FAULT_SIGBUS)
-        folio = self.filemap_lock_hugetlb_folio(mapping, vmf.pgoff)
-        reason = VM_UFFD_MINOR if folio is not None else VM_UFFD_MISSING
-        anon = False
-        if folio is None:
-            if vmf.pgoff >= mapping.host.size >> h.shift:
-                return self._unlock(vmf, mutex, VM_FAULT_SIGBUS)
-            if userfaultfd_missing(vma):
-                return self._handle_userfault(vmf, mutex, reason)
-            anon = not vma.flags & VM_MAYSHARE
-            folio = self._new_page(vmf, anon=anon)
-            if folio is None:
-                stable = self.hugetlb_pte_stable(vmf)
-                stable = self._machine.holds("hugetlb_pte_stable", stable)
-                return self._unlock(vmf, mutex, VM_FAULT_SIGBUS if stable else 0)
-        elif userfaultfd_minor(vma):
-            folio_unlock(self._machine, folio)
-            self._kernel.swap.folio_put(folio)
-            return self._handle_userfault(vmf, mutex, reason)
+        huge = self._kernel.hugetlbpage
+        rmap = self._kernel.rmap
+        swap = self._kernel.swap
+        unshare = bool(vmf.flags & FAULT_FLAG_UNSHARE)
         assert vmf.pte is not None
-        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
-        vmf.ptl.acquire()
-        if self._machine.holds("pte_same", self._pte_same(vmf)):
-            return self._unlock(vmf, mutex, self._map(vmf, folio, anon=anon))
-        vmf.ptl.release()  # somebody was faster
-        if anon:
-            self.restore_reserve_on_error(h, vma, vmf.address, folio)
-        folio_unlock(self._machine, folio)
-        self._kernel.swap.folio_put(folio)
-        return self._unlock(vmf, mutex, 0)
-
-    def _handle_userfault(self, vmf: VmFault, mutex: SpinLock, reason: int) -> int:
-        """Ask who watches the area: hugetlb_handle_userfault()."""
-        stable = self.hugetlb_pte_stable(vmf)
-        self._unlock(vmf, mutex, 0)
-        if not self._machine.holds("hugetlb_pte_stable", stable):
+        assert vmf.ptl is not None
+        pte = huge.huge_ptep_get(vmf.pte, h.size)
+        if not unshare and pte_uffd_wp(pte):
             return 0
-        return self._kernel.fs_userfaultfd.handle_userfault(vmf, reason)
+        if vma.flags & VM_MAYSHARE:
+            self.set_huge_ptep_writable(vma, vmf.address, vmf.pte)
+            return 0
+        old_folio = self.folio(pte)
+        while True:
+            if old_folio.mapcount == 1 and old_folio.anon:
+                if not old_folio.page_exclusive(old_folio.pfn):
+                    rmap.folio_move_anon_rmap(old_folio, vma)
+                    rmap.set_page_anon_exclusive(old_folio, old_folio.pfn)
+                if not unshare:
+                    self.set_huge_ptep_maybe_writable(vma, vmf.address, vmf.pte)
+                return 0
+            cow_from_owner = (
+                self.is_vma_resv_set(vma, HPAGE_RESV_OWNER) and old_folio.anon
+            )
+            old_folio.refcount += 1
+            vmf.ptl.release()
+            new_folio = self.alloc_hugetlb_folio(
+                vma, vmf.address, cow_from_owner=cow_from_owner
+            )
+            if new_folio is not None:
+                break
+            swap.folio_put(old_folio)
+            if not cow_from_owner:
+                vmf.ptl.acquire()
+                return VM_FAULT_SIGBUS
+            # To take it from others, their VMA locks are taken for writing.
+            mutex = self.fault_mutex(self.inode(vma), vmf.pgoff)
+            self.hugetlb_vma_unlock_read(vma)
+            mutex.release()
+            self.unmap_ref_private(vma, old_folio, vmf.address)
+            mutex.acquire()
+            self.hugetlb_vma_lock_read(vma)
+            vmf.ptl.acquire()
+            vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
+            if vmf.pte is None or not self._machine.holds(
+                "pte_same", huge.huge_ptep_get(vmf.pte, h.size) == pte
+            ):
+                return 0
+        rmap.anon_vma_prepare(vma)
+        self.copy_user_large_folio(new_folio, old_folio)
+        new_folio.flags |= PG_uptodate
+        with (
+            self._kernel.mmu_notifier.mmu_notifier_range_init(
+                MMU_NOTIFY_CLEAR, 0, vma.mm, vmf.address, vmf.address + h.size
+            ),
+            vmf.ptl,
+        ):
+            vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
+            if vmf.pte is not None and self._machine.holds(
+                "pte_same", huge.huge_ptep_get(vmf.pte, h.size) == pte
+            ):
+                newpte = self.make_huge_pte(vma, new_folio, try_mkwrite=not unshare)
+                huge.huge_ptep_clear_flush(vma, vmf.address, vmf.pte, h.size)
+                rmap.hugetlb_remove_rmap(old_folio, vma)
+                rmap.hugetlb_add_new_anon_rmap(new_folio, vma, vmf.address)
+                if pte_uffd_wp(pte):
+                    newpte = pte_mkuffd_wp(newpte)
+                huge.set_huge_pte_at(vma.mm, vmf.address, vmf.pte, newpte, h.size)
+                new_folio = old_folio  # the entry's reference is dropped below
+        if new_folio is not old_folio:
+            self.restore_reserve_on_error(h, vma, vmf.address, new_folio)
+        swap.folio_put(new_folio)
+        swap.folio_put(old_folio)
+        vmf.ptl.acquire()
+        return 0
 
-    def _new_page(self, vmf: VmFault, *, anon: bool) -> HugetlbFolio | None:
-        """Return a locked page of zeros: private, or one that the file has now too."""
-        vma = vmf.vma
-        if anon:
-            self._kernel.rmap.anon_vma_prepare(vma)
-        folio = self.alloc_hugetlb_folio(vma, vmf.address, cow_from_owner=False)
-        if folio is None:
-            return None
-        self._machine.memory.clear_frames(folio.pfn, folio.nr_pages)
-        folio.flags |= PG_uptodate
-        folio_lock(self._machine, folio)
-        if not anon:
-            self.hugetlb_add_to_page_cache(folio, self.mapping(vma), vmf.pgoff)
-        return folio
+    def copy_user_large_folio(self, new: HugetlbFolio, old: HugetlbFolio) -> None:
+        """Copy the contents of a huge page.
+
+        Source: mm/memory.c, copy_user_large_folio()
+        """
+        for n in range(new.nr_pages):
+            self._machine.memory.copy_frame(old.pfn + n, new.pfn + n)
+
+    # -- the pages of the file -------------------------------------------------------
+
+    def hugetlbfs_pagecache_present(self, vma: VmArea, address: int) -> bool:
+        """Tell whether the file has a page for *address*.
+
+        Source: mm/hugetlb.c, hugetlbfs_pagecache_present()
+        """
+        h = self.hstate_vma(vma)
+        return self.vma_hugecache_offset(h, vma, address) in self.mapping(vma).pages
 
     def filemap_lock_hugetlb_folio(
         self, mapping: AddressSpace, index: int
     ) -> HugetlbFolio | None:
-        """Return the huge page of a file, locked and with a reference, or ``None``."""
+        """Return the huge page of a file, locked and with a reference, or ``None``.
+
+        Source: include/linux/hugetlb.h, filemap_lock_hugetlb_folio()
+        """
         folio = mapping.pages.get(index)
         if folio is None:
             return None
@@ -291,6 +250,10 @@ class HugetlbFault(HugetlbZap):
         """Give a locked huge page to a file, which holds it once for each page.
 
         Its place is in huge pages.
+
+        Source: mm/hugetlb.c, hugetlb_add_to_page_cache()
+        Deviates: Never fails: who has the fault mutex finds the place empty. The caller
+            has locked the folio.
         """
         folio.mapping = mapping
         folio.index = index << folio.order
@@ -299,177 +262,232 @@ class HugetlbFault(HugetlbZap):
         mapping.pages[index] = folio
         mapping.ops.dirty_folio(mapping, folio)
 
-    def _map(self, vmf: VmFault, folio: HugetlbFolio, *, anon: bool) -> int:
-        """Map a locked huge page, and unlock it and the table, which is locked too."""
+    # -- faults ----------------------------------------------------------------------
+
+    def hugetlb_handle_userfault(
+        self, vmf: VmFault, mutex: SpinLock, reason: int
+    ) -> int:
+        """Let go of all locks of a fault, and ask who watches the VMA.
+
+        Source: mm/hugetlb.c, hugetlb_handle_userfault()
+        """
+        self.hugetlb_vma_unlock_read(vmf.vma)
+        mutex.release()
+        return self._kernel.fs_userfaultfd.handle_userfault(vmf, reason)
+
+    def hugetlb_pte_stable(self, h: Hstate, vma: VmArea, ptep: int, old: int) -> bool:
+        """Tell, under the PTL, whether an entry still says *old*.
+
+        Source: mm/hugetlb.c, hugetlb_pte_stable()
+        """
+        with self.huge_pte_lockptr(vma, ptep):
+            return self._kernel.hugetlbpage.huge_ptep_get(ptep, h.size) == old
+
+    def hugetlb_no_page(
+        self, mapping: AddressSpace, vmf: VmFault, mutex: SpinLock
+    ) -> int:
+        """Map a page of the file, or a new one; the locks are released.
+
+        Source: mm/hugetlb.c, hugetlb_no_page()
+        Deviates: Nothing is set aside for the reserve map before the PTL is taken, as
+            it never needs memory; no page of a pool is poisoned.
+        """
         vma = vmf.vma
         h = self.hstate_vma(vma)
+        huge = self._kernel.hugetlbpage
+        swap = self._kernel.swap
         assert vmf.pte is not None
-        assert vmf.ptl is not None
-        if anon:
+        if self.is_vma_resv_set(vma, HPAGE_RESV_UNMAPPED):
+            # What was here went to the owner of the promise; zeros would be a lie.
+            return self._out(vmf, mutex, VM_FAULT_SIGBUS)
+        new_anon_folio = False
+        folio = self.filemap_lock_hugetlb_folio(mapping, vmf.pgoff)
+        if folio is None:
+            if vmf.pgoff >= mapping.host.size >> h.shift:
+                return self._out(vmf, mutex, VM_FAULT_SIGBUS)
+            if userfaultfd_missing(vma):
+                stable = self.hugetlb_pte_stable(h, vma, vmf.pte, vmf.orig_pte)
+                if not self._machine.holds("hugetlb_pte_stable", stable):
+                    return self._out(vmf, mutex, 0)
+                return self.hugetlb_handle_userfault(vmf, mutex, VM_UFFD_MISSING)
+            if not vma.flags & VM_MAYSHARE:
+                self._kernel.rmap.anon_vma_prepare(vma)
+            folio = self.alloc_hugetlb_folio(vma, vmf.address, cow_from_owner=False)
+            if folio is None:
+                stable = self.hugetlb_pte_stable(h, vma, vmf.pte, vmf.orig_pte)
+                stable = self._machine.holds("hugetlb_pte_stable", stable)
+                return self._out(vmf, mutex, VM_FAULT_SIGBUS if stable else 0)
+            self._machine.memory.clear_frames(folio.pfn, folio.nr_pages)
+            folio.flags |= PG_uptodate
+            folio_lock(self._machine, folio)
+            if vma.flags & VM_MAYSHARE:
+                self.hugetlb_add_to_page_cache(folio, mapping, vmf.pgoff)
+            else:
+                new_anon_folio = True
+        elif userfaultfd_minor(vma):
+            folio_unlock(self._machine, folio)
+            swap.folio_put(folio)
+            stable = self.hugetlb_pte_stable(h, vma, vmf.pte, vmf.orig_pte)
+            if not self._machine.holds("hugetlb_pte_stable", stable):
+                return self._out(vmf, mutex, 0)
+            return self.hugetlb_handle_userfault(vmf, mutex, VM_UFFD_MINOR)
+        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
+        vmf.ptl.acquire()
+        same = huge.huge_ptep_get(vmf.pte, h.size) == vmf.orig_pte
+        if not self._machine.holds("pte_same", same):
+            vmf.ptl.release()
+            if new_anon_folio:
+                self.restore_reserve_on_error(h, vma, vmf.address, folio)
+            folio_unlock(self._machine, folio)
+            swap.folio_put(folio)
+            return self._out(vmf, mutex, 0)
+        if new_anon_folio:
             self._kernel.rmap.hugetlb_add_new_anon_rmap(folio, vma, vmf.address)
         else:
             self._kernel.rmap.hugetlb_add_file_rmap(folio, vma)
-        pte = self.make_huge_pte(vma, folio, try_mkwrite=bool(vma.flags & VM_SHARED))
-        if pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
-            pte = pte_mkuffd_wp(pte)
-        self._kernel.hugetlbpage.set_huge_pte_at(
-            vma.mm, vmf.address, vmf.pte, pte, h.size
+        new_pte = self.make_huge_pte(
+            vma, folio, try_mkwrite=bool(vma.flags & VM_SHARED)
         )
+        if pte_marker_get(vmf.orig_pte) & PTE_MARKER_UFFD_WP:
+            new_pte = pte_mkuffd_wp(new_pte)
+        huge.set_huge_pte_at(vma.mm, vmf.address, vmf.pte, new_pte, h.size)
         vma.mm.hugetlb_usage += folio.nr_pages
         result = 0
-        locked = True
+        folio_locked = True
         if vmf.flags & FAULT_FLAG_WRITE and not vma.flags & VM_SHARED:
-            if not anon:
-                locked = False
+            if not new_anon_folio:
+                folio_locked = False
                 folio_unlock(self._machine, folio)
             result = self.hugetlb_wp(vmf)  # without a second fault
         vmf.ptl.release()
-        if locked:
+        if folio_locked:
             folio_unlock(self._machine, folio)
+        return self._out(vmf, mutex, result)
+
+    def fault_mutex(self, inode: HugetlbfsInode, index: int) -> SpinLock:
+        """Return the mutex of one huge page of a file; others may have the same.
+
+        Source: mm/hugetlb.c, hugetlb_fault_mutex_hash()
+        Deviates: Returns the mutex and not its number; the hash is another one.
+        """
+        number = (inode.number * 31 + index) % self.num_fault_mutexes
+        mutex = self.fault_mutex_table.get(number)
+        if mutex is None:
+            mutex = SpinLock(self._machine, f"hugetlb_fault_mutex {number:#x}")
+            self.fault_mutex_table[number] = mutex
+        return mutex
+
+    def _out(self, vmf: VmFault, mutex: SpinLock, result: int) -> int:
+        """Release the VMA lock and the mutex of a fault; return *result*."""
+        self.hugetlb_vma_unlock_read(vmf.vma)
+        mutex.release()
         return result
 
-    def make_huge_pte(
-        self, vma: VmArea, folio: HugetlbFolio, *, try_mkwrite: bool
-    ) -> int:
-        """Return the entry of a huge page, writable if that is wanted and allowed."""
-        pgtable = self._pgtable
-        pte = pgtable.pfn_pte(folio.pfn, vma.page_prot)
-        if try_mkwrite and vma.flags & VM_WRITE:
-            pte = pgtable.pte_mkwrite(pte_mkdirty(pte))
-        else:
-            pte = pte_wrprotect(pte)
-        return self._kernel.hugetlbpage.arch_make_huge_pte(
-            pte_mkyoung(pte), folio.hstate.size
-        )
+    def hugetlb_fault(self, vma: VmArea, address: int, flags: int) -> int:
+        """Make an access to a huge page possible, or say why not: ``VM_FAULT_`` bits.
 
-    # -- copy on write ---------------------------------------------------------------
+        Where a table is missing this is where it becomes a shared one. An entry that
+        allows the access is made young and dirty; if it was that already, nothing is
+        flushed: unlike for other pages there is no fix of a spurious fault here.
 
-    def hugetlb_wp(self, vmf: VmFault) -> int:
-        """Handle a write to a page that is mapped read-only; the table is locked.
-
-        A private page that nobody else maps is made writable; any other is copied. If
-        there is no page for the copy, and the area was promised all of its pages, the
-        page is taken from the children that still have it.
+        Source: mm/hugetlb.c, hugetlb_fault()
+        Deviates: What is poisoned is ``VM_FAULT_HWPOISON``: the signal does not tell
+            the size. Nothing is set aside for the reserve map before the PTL is taken,
+            as it never needs memory.
         """
-        vma = vmf.vma
         h = self.hstate_vma(vma)
-        assert vmf.pte is not None
-        pte = self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size)
-        unshare = bool(vmf.flags & FAULT_FLAG_UNSHARE)
-        if not unshare and pte_uffd_wp(pte):
-            return 0
-        if vma.flags & VM_MAYSHARE:
-            self._set_huge_ptep_writable(vmf)
-            return 0
-        old = self.folio(pte)
-        while True:
-            if old.mapcount == 1 and old.anon:
-                if not old.page_exclusive(old.pfn):
-                    self._kernel.rmap.folio_move_anon_rmap(old, vma)
-                    self._kernel.rmap.set_page_anon_exclusive(old, old.pfn)
-                if not unshare and vma.flags & VM_WRITE:
-                    self._set_huge_ptep_writable(vmf)
-                return 0
-            from_owner = old.anon and self.is_vma_resv_set(vma, HPAGE_RESV_OWNER)
-            assert vmf.ptl is not None
-            old.refcount += 1
-            vmf.ptl.release()
-            new = self.alloc_hugetlb_folio(vma, vmf.address, cow_from_owner=from_owner)
-            if new is not None:
-                result = self._wp_copy(vmf, pte, old, new, unshare=unshare)
-                vmf.ptl.acquire()
-                return result
-            self._kernel.swap.folio_put(old)
-            if not from_owner:
-                vmf.ptl.acquire()
-                return VM_FAULT_SIGBUS
-            if not self._take_from_children(vmf, old, pte):
-                return 0
-
-    def _set_huge_ptep_writable(self, vmf: VmFault) -> None:
-        """Make an entry writable and dirty where it stands."""
-        assert vmf.pte is not None
         huge = self._kernel.hugetlbpage
-        size = self.hstate_vma(vmf.vma).size
-        pte = pte_mkdirty(huge.huge_ptep_get(vmf.pte, size))
-        huge.huge_ptep_set_access_flags(
-            vmf.vma,
-            vmf.address,
-            vmf.pte,
-            self._pgtable.pte_mkwrite(pte),
-            size,
-            dirty=True,
-        )
-
-    def _take_from_children(self, vmf: VmFault, old: HugetlbFolio, pte: int) -> bool:
-        """Unmap a page from those who were not promised one; the table ends locked.
-
-        Returns:
-            False if the entry has changed meanwhile, and nothing is left to do.
-        """
-        vma = vmf.vma
-        h = self.hstate_vma(vma)
+        haddr = address & -h.size
+        vmf = VmFault(vma, haddr, address, flags)
+        vmf.pgoff = self.vma_hugecache_offset(h, vma, haddr)
+        mapping = self.mapping(vma)
         mutex = self.fault_mutex(self.inode(vma), vmf.pgoff)
-        self._unlock(vmf, mutex, 0)
-        self.unmap_ref_private(vma, old, vmf.address)
         mutex.acquire()
         self.hugetlb_vma_lock_read(vma)
-        assert vmf.ptl is not None
+        vmf.pte = huge.huge_pte_alloc(vma.mm, vma, haddr, h.size)
+        if vmf.pte is None:
+            return self._out(vmf, mutex, VM_FAULT_OOM)
+        vmf.orig_pte = huge.huge_ptep_get(vmf.pte, h.size)
+        if pte_none(vmf.orig_pte):
+            return self.hugetlb_no_page(mapping, vmf, mutex)
+        if pte_marker_get(vmf.orig_pte):
+            if pte_marker_get(vmf.orig_pte) & PTE_MARKER_POISONED:
+                return self._out(vmf, mutex, VM_FAULT_HWPOISON)
+            return self.hugetlb_no_page(mapping, vmf, mutex)
+        if not pte_present(vmf.orig_pte):
+            entry = pte_to_swp_entry(vmf.orig_pte)
+            if not is_migration_entry(entry):
+                return self._out(vmf, mutex, VM_FAULT_HWPOISON)
+            mutex.release()
+            self.migration_entry_wait_huge(vma, vmf.pte)
+            return 0
+        vmf.ptl = self.huge_pte_lockptr(vma, vmf.pte)
         vmf.ptl.acquire()
-        vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-        return vmf.pte is not None and self._machine.holds(
-            "pte_same", self._kernel.hugetlbpage.huge_ptep_get(vmf.pte, h.size) == pte
-        )
-
-    def _wp_copy(
-        self,
-        vmf: VmFault,
-        pte: int,
-        old: HugetlbFolio,
-        new: HugetlbFolio,
-        *,
-        unshare: bool,
-    ) -> int:
-        """Map a copy in place of *old*, on which the caller has a reference."""
-        vma = vmf.vma
-        h = self.hstate_vma(vma)
-        huge = self._kernel.hugetlbpage
-        rmap = self._kernel.rmap
-        rmap.anon_vma_prepare(vma)
-        self.copy_user_large_folio(new, old)
-        new.flags |= PG_uptodate
-        assert vmf.ptl is not None
-        copied = False
-        with (
-            self._kernel.mmu_notifier.mmu_notifier_range_init(
-                MMU_NOTIFY_CLEAR, 0, vma.mm, vmf.address, vmf.address + h.size
-            ),
-            vmf.ptl,
-        ):
-            vmf.pte = self.hugetlb_walk(vma, vmf.address, h.size)
-            if vmf.pte is not None and self._machine.holds(
-                "pte_same", huge.huge_ptep_get(vmf.pte, h.size) == pte
+        locked: HugetlbFolio | None = None
+        result = 0
+        pte = huge.huge_ptep_get(vmf.pte, h.size)
+        if self._machine.holds("pte_same", pte == vmf.orig_pte):
+            if (
+                userfaultfd_wp(vma)
+                and pte_uffd_wp(pte)
+                and flags & FAULT_FLAG_WRITE
+                and not pte_write(vmf.orig_pte)
             ):
-                copied = True
-                entry = self.make_huge_pte(vma, new, try_mkwrite=not unshare)
-                huge.huge_ptep_clear_flush(vma, vmf.address, vmf.pte, h.size)
-                rmap.hugetlb_remove_rmap(old, vma)
-                rmap.hugetlb_add_new_anon_rmap(new, vma, vmf.address)
-                if pte_uffd_wp(pte):
-                    entry = pte_mkuffd_wp(entry)
-                huge.set_huge_pte_at(vma.mm, vmf.address, vmf.pte, entry, h.size)
-        if not copied:
-            self.restore_reserve_on_error(h, vma, vmf.address, new)
-            self._kernel.swap.folio_put(new)
-        else:
-            self._kernel.swap.folio_put(old)  # the entry's
-        self._kernel.swap.folio_put(old)
-        return 0
+                if not userfaultfd_wp_async(vma):
+                    vmf.ptl.release()
+                    self._out(vmf, mutex, 0)
+                    return self._kernel.fs_userfaultfd.handle_userfault(vmf, VM_UFFD_WP)
+                vmf.orig_pte = pte_clear_uffd_wp(vmf.orig_pte)
+                huge.set_huge_pte_at(vma.mm, haddr, vmf.pte, vmf.orig_pte, h.size)
+            if flags & (FAULT_FLAG_WRITE | FAULT_FLAG_UNSHARE) and not pte_write(
+                vmf.orig_pte
+            ):
+                folio = self.folio(vmf.orig_pte)
+                anon = folio.anon
+                if anon and not folio_trylock(folio):
+                    locked = folio
+                else:
+                    folio.refcount += 1
+                    result = self.hugetlb_wp(vmf)
+                    if anon:
+                        folio_unlock(self._machine, folio)
+                    self._kernel.swap.folio_put(folio)
+            else:
+                if flags & FAULT_FLAG_WRITE:
+                    vmf.orig_pte = pte_mkdirty(vmf.orig_pte)
+                vmf.orig_pte = pte_mkyoung(vmf.orig_pte)
+                huge.huge_ptep_set_access_flags(
+                    vma,
+                    haddr,
+                    vmf.pte,
+                    vmf.orig_pte,
+                    h.size,
+                    dirty=bool(flags & FAULT_FLAG_WRITE),
+                )
+        vmf.ptl.release()
+        self._out(vmf, mutex, result)
+        if locked is not None:
+            # It is not held meanwhile, and not used after: only its lock is awaited.
+            self._machine.wait(
+                lambda: not locked.flags & PG_locked,
+                f"the lock of folio {locked.pfn:#x}",
+            )
+        return result
 
-    def copy_user_large_folio(self, new: HugetlbFolio, old: HugetlbFolio) -> None:
-        """Copy the contents of a huge page."""
-        for n in range(new.nr_pages):
-            self._machine.memory.copy_frame(old.pfn + n, new.pfn + n)
+    def migration_entry_wait_huge(self, vma: VmArea, ptep: int) -> None:
+        """Wait until a huge page has migrated; the VMA lock is released.
+
+        Source: mm/migrate.c, migration_entry_wait_huge()
+        """
+        with self.huge_pte_lockptr(vma, ptep):
+            size = self.hstate_vma(vma).size
+            pte = self._kernel.hugetlbpage.huge_ptep_get(ptep, size)
+        self.hugetlb_vma_unlock_read(vma)
+        moving = not pte_none(pte) and not pte_present(pte)
+        if moving and is_migration_entry(pte_to_swp_entry(pte)):
+            self._kernel.migrate.migration_entry_wait(pte_to_swp_entry(pte))
+
+    # -- fills of a userfaultfd ------------------------------------------------------
 
     def hugetlb_mfill_atomic_pte(
         self,
@@ -511,7 +529,7 @@ class HugetlbFault(HugetlbZap):
             if new is None:
                 return -EFAULT, folio
         else:
-            if vm_shared and idx in mapping.pages:  # hugetlbfs_pagecache_present()
+            if vm_shared and self.hugetlbfs_pagecache_present(dst_vma, dst_addr):
                 if folio is not None:
                     swap.folio_put(folio)
                 return -EEXIST, None

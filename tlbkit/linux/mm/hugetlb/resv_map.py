@@ -36,7 +36,10 @@ class ResvMap:
         return list(zip(self._starts, self._ends, strict=True))
 
     def region_count(self, start: int, end: int) -> int:
-        """Return how many places of [start, end) are in the map."""
+        """Return how many places of [start, end) are in the map.
+
+        Source: mm/hugetlb.c, region_count()
+        """
         first, last = self._touching(start, end)
         return sum(
             max(0, min(self._ends[n], end) - max(self._starts[n], start))
@@ -44,11 +47,17 @@ class ResvMap:
         )
 
     def region_chg(self, start: int, end: int) -> int:
-        """Return how many places of [start, end) an addition would add."""
+        """Return how many places of [start, end) an addition would add.
+
+        Source: mm/hugetlb.c, region_chg()
+        """
         return end - start - self.region_count(start, end)
 
     def region_add(self, start: int, end: int) -> int:
-        """Add [start, end) and return how many places are new."""
+        """Add [start, end) and return how many places are new.
+
+        Source: mm/hugetlb.c, region_add()
+        """
         added = self.region_chg(start, end)
         first, last = self._touching(start, end)
         if first < last:
@@ -59,7 +68,10 @@ class ResvMap:
         return added
 
     def region_del(self, start: int, end: int) -> int:
-        """Take [start, end) out and return how many places were there."""
+        """Take [start, end) out and return how many places were there.
+
+        Source: mm/hugetlb.c, region_del()
+        """
         gone = self.region_count(start, end)
         first, last = self._touching(start, end)
         rest = []

@@ -18,6 +18,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
 )
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
+from tlbkit.linux.include.linux.mm import ZAP_FLAG_DROP_MARKER
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
@@ -120,7 +121,9 @@ class MemoryZap(MemoryNormal):
                 vma,
                 start,
                 end,
-                drop_marker=details is not None and details.drop_markers,
+                zap_flags=ZAP_FLAG_DROP_MARKER
+                if details is not None and details.drop_markers
+                else 0,
             )
         else:
             self.unmap_page_range(tlb, vma, start, end, details)
