@@ -15,6 +15,7 @@ import pytest
 from playwright.sync_api import Page
 
 from tlbkit import lab
+from tlbkit.show import Stage
 
 HERE = "127.0.0.1"
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,14 +99,14 @@ def wait_for_kernel(page: Page, server: str) -> None:
     pytest.fail("the notebook has no kernel")
 
 
-def test_the_explorer_runs_on_a_kernel(jupyter, visit):
-    """A chapter opens as a notebook; its slider moves by keyboard and agrees."""
-    page = visit.page
-    page.goto(f"{jupyter}/lab/tree/sample.md")
+def run_the_first_cell(page: Page, server: str, chapter: str) -> None:
+    """Open a chapter as a notebook, and run its first cell."""
+    # In a workspace of its own, or the notebooks of other tests would open again.
+    page.goto(f"{server}/lab/workspaces/{Path(chapter).stem}/tree/{chapter}")
     page.locator(".jp-NotebookPanel [data-status=idle]").first.wait_for(timeout=60_000)
     cell = page.locator(".jp-CodeCell").first
     unasked = cell.locator(".jp-InputPrompt").get_by_text("[ ]:", exact=True)
-    wait_for_kernel(page, jupyter)
+    wait_for_kernel(page, server)
     # Until it knows so too, the notebook drops what it is asked; a reader asks again.
     # A cell that waits or has run has another mark than this.
     for _ in range(60):
@@ -114,6 +115,30 @@ def test_the_explorer_runs_on_a_kernel(jupyter, visit):
         cell.locator(".jp-InputArea-editor").click()
         page.keyboard.press("Control+Enter")
         page.wait_for_timeout(1000)
+
+
+def test_the_stage_is_drawn_in_a_notebook(jupyter, visit):
+    """The same script draws the same film, and the address stays the notebook's."""
+    page = visit.page
+    run_the_first_cell(page, jupyter, "stage.md")
+    form = page.locator(".tlbkit-stage[data-live]").first
+    form.wait_for(timeout=60_000)
+    film = Stage("fork-reuse", pages=6, cpus=72, threads=2).films[0]
+    address = page.url
+    for moment in range(1, 4):
+        form.locator("[data-do=step]").click()
+        said = form.locator(".tlbkit-happened").first.inner_text()
+        assert said == film["texts"][film["moments"][moment - 1][1]]
+    board = form.locator(".tlbkit-board").first
+    assert board.locator("[data-row='page/0'] .cell").count() == len(film["columns"])
+    assert page.url == address
+    assert not visit.foreign
+
+
+def test_the_explorer_runs_on_a_kernel(jupyter, visit):
+    """A chapter opens as a notebook; its slider moves by keyboard and agrees."""
+    page = visit.page
+    run_the_first_cell(page, jupyter, "sample.md")
     handle = page.locator(".widget-slider [role=slider]").first
     handle.wait_for(timeout=60_000)
     page.locator(".jp-OutputArea canvas").first.wait_for()

@@ -536,7 +536,9 @@ globalThis.tlbkitStage ??= (() => {
     function go(to, quietly) {
       tick = clamp(to);
       show();
-      if (!quietly) history.replaceState(history.state, "", `#${form.dataset.name}?at=${tick}`);
+      // A notebook keeps the address to itself.
+      const ours = !quietly && !document.body.dataset.jpThemeName;
+      if (ours) history.replaceState(history.state, "", `#${form.dataset.name}?at=${tick}`);
     }
     const marks = () => {
       const found = [];
