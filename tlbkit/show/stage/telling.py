@@ -37,8 +37,8 @@ def joined(parts: Sequence[str]) -> str:
 def numbers(one: str, many: str, which: Iterable[int]) -> str:
     """Name numbered things, runs of them by their ends.
 
-    >>> numbers("page", "pages", [0, 1, 2, 5]), numbers("CPU", "CPUs", [1])
-    ('pages 0 to 2 and 5', 'CPU 1')
+    >>> numbers("page", "pages", [0, 1, 2, 5]), numbers("CPU", "CPUs", [0, 1, 3])
+    ('pages 0 to 2 and 5', 'CPUs 0, 1 and 3')
     """
     runs: list[list[int]] = []
     for number in sorted(set(which)):
@@ -48,8 +48,10 @@ def numbers(one: str, many: str, which: Iterable[int]) -> str:
             runs.append([number])
     parts = []
     for run in runs:
-        middle = " to " if len(run) > len("ab") else " and "
-        parts.append(middle.join(map(str, run[:: max(len(run) - 1, 1)])))
+        if len(run) > len("ab"):
+            parts.append(f"{run[0]} to {run[-1]}")
+        else:
+            parts += map(str, run)
     several = len(runs) > 1 or any(len(run) > 1 for run in runs)
     return f"{many if several else one} {joined(parts)}"
 
