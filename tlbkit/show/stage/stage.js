@@ -214,8 +214,8 @@ globalThis.tlbkitStage ??= (() => {
     const rowOf = (cpu) => film.rows.findIndex(([number]) => number === cpu);
 
     const hatch = { id: `${name}-hatch`, width: 6, height: 6, patternUnits: "userSpaceOnUse" };
-    const hole = film.heap ? "" : text(0, LANE - 4, "page", { class: "quiet small start" });
-    let still = hole + tag("pattern", { ...hatch, patternTransform: "rotate(45)" }, rect(0, 0, 1.4, 6, { class: "irqs" }));
+    const corner = film.heap ? "" : text(0, LANE - 4, "page", { class: "quiet small start" });
+    let still = corner + tag("pattern", { ...hatch, patternTransform: "rotate(45)" }, rect(0, 0, 1.4, 6, { class: "irqs" }));
     const every = Math.ceil(18 / at.cell); // as many page numbers as fit
     film.columns.forEach(([name], column) => {
       if (column % every) return;
