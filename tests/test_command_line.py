@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,8 @@ from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
 from tlbkit.lab.gallery.programme import PROGRAMME
 from tlbkit.patches import registry
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def answer(capsys, *arguments):
@@ -106,6 +109,24 @@ def test_patches_are_the_registry(capsys):
         assert one["state"] in {"complete", "registered"}
         assert {"hash", "subject", "series", "kind", "state", "chapter"} <= one.keys()
     assert len(lines(capsys, "patches")) == 2 + len(registry.PATCHES)
+
+
+def test_a_trace_is_replayed_and_each_commit_told(capsys):
+    """The JSON holds the counts of each kernel, and what each commit changes."""
+    data = ROOT / "tlbkit/lab/trace/tests/data"
+    files = [
+        str(data / f"6.17.13.jit.B.{kind}.xz") for kind in ("strace", "perf-script.txt")
+    ]
+    printed = answer(capsys, "trace", *files, "--commits")
+    kernels = printed["kernels"]
+    assert (
+        kernels["v6.17"]["tlbi_broadcast"] - kernels["v6.19"]["tlbi_broadcast"] == 111
+    )
+    felt = [one["commit"] for one in printed["commits"] if one["broadcasts_saved"]]
+    assert felt == ["c320dbb7c80d"]
+    assert printed["lines_used"] == 1
+    text = lines(capsys, "trace", *files)
+    assert any(line.split() == ["TLBI", "VALE1IS", "526", "447"] for line in text)
 
 
 def test_where_leads_from_a_kernel_function_to_what_there_is_of_it(capsys):

@@ -23,14 +23,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine
+    from tlbkit.lab.trace import Trace
     from tlbkit.observe.counters import counting
     from tlbkit.patches.kernels import Kernel
 
-__all__ = ["Kernel", "Machine", "counting"]
+__all__ = ["Kernel", "Machine", "Trace", "counting"]
 
 _HOMES = {
     "Kernel": "tlbkit.patches.kernels",
     "Machine": "tlbkit.arm64.machine",
+    "Trace": "tlbkit.lab.trace",
     "counting": "tlbkit.observe.counters",
 }
 

@@ -1,0 +1,278 @@
+"""A trace of a program of yours, to be replayed on kernels and asked for commits."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from tlbkit.arm64.machine import Machine
+from tlbkit.arm64.models import DEFAULT_MODEL
+from tlbkit.errors import InputError
+from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
+from tlbkit.lab.trace.records import Call, PageFault
+from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
+from tlbkit.lab.trace.result import Replayed, Share
+from tlbkit.lab.trace.words import number
+from tlbkit.lab.variant import Variant
+from tlbkit.observe.calls import path
+from tlbkit.observe.counters import counting
+from tlbkit.observe.timing import timing
+from tlbkit.patches import registry
+from tlbkit.patches.build import closure
+from tlbkit.patches.kernels import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from tlbkit.arm64.events import Event
+    from tlbkit.lab.trace.records import Reading, Record
+    from tlbkit.linux.mm.huge_memory.settings import Enabled
+    from tlbkit.patches.patch import Patch
+
+_FLUSHING = frozenset(
+    {
+        "arch/arm64/include/asm/tlbflush.h",
+        "arch/arm64/include/asm/tlb.h",
+        "include/asm-generic/tlb.h",
+        "mm/mmu_gather.c",
+    }
+)
+"""Who flushes for others: a flush is told by who asks for it."""
+
+_HUGE = 2 << 20
+_MOST_HUGE_PAGES = 4096
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What one run of a program did, read from what strace and perf wrote of it.
+
+    Attributes:
+        records: What happened, in order.
+        readings: Of each file, what was read and what was not.
+        notes: What a reader must know of it, a sentence each.
+    """
+
+    records: tuple[Record, ...]
+    readings: tuple[Reading, ...]
+    notes: tuple[str, ...]
+
+    @classmethod
+    def read(cls, *files: str) -> Trace:
+        """Read files of strace, ``perf script`` or ``perf trace`` of one run.
+
+        Args:
+            files: Names; packed ones are unpacked, ``-`` is standard input.
+
+        Raises:
+            InputError: A file cannot be read, or is of none of these tools.
+        """
+        return cls._of([reading_of(name, lines_of(name)) for name in files])
+
+    @classmethod
+    def of_text(cls, files: Mapping[str, bytes]) -> Trace:
+        """The same for files that are at hand: name -> contents."""
+        return cls._of(
+            [reading_of(name, text_lines(name, data)) for name, data in files.items()]
+        )
+
+    @classmethod
+    def _of(cls, readings: Sequence[Reading]) -> Trace:
+        if not readings:
+            raise InputError(
+                "name at least one file of strace, perf script or perf trace"
+            )
+        # Calls tell of memory what faults only touch, so they come first.
+        ordered = sorted(readings, key=lambda one: one.kind != "strace")
+        records, notes = merged(ordered)
+        notes += [note for reading in ordered for note in reading.notes]
+        if not any(isinstance(record, PageFault) for record in records):
+            notes.append(
+                "no file tells of page faults, so no page is touched; add: perf record "
+                "-e page-faults -c 1 -d, and perf script -F +addr"
+            )
+        return cls(tuple(records), tuple(ordered), tuple(notes))
+
+    @property
+    def used(self) -> float:
+        """Which part of all lines was read."""
+        lines = sum(reading.lines for reading in self.readings)
+        return sum(reading.used for reading in self.readings) / lines if lines else 0.0
+
+    def replay(
+        self,
+        kernel: str | Variant = registry.DEFAULT_KERNEL,
+        *,
+        cpu: str = DEFAULT_MODEL,
+        cpus: int = 4,
+        touch: Policy = "written",
+        thp: Enabled = "madvise",
+    ) -> Replayed:
+        """Do it again on one kernel, and count.
+
+        Args:
+            kernel: A name, or a kernel without some commits.
+            cpu: Name of a CPU model.
+            cpus: How many CPUs the machine has.
+            touch: What a first touch was of which the trace does not tell.
+            thp: What /sys/kernel/mm/transparent_hugepage/enabled says.
+
+        Raises:
+            InputError: A name is unknown.
+        """
+        if touch not in POLICIES:
+            raise InputError(f"touch {touch!r}: known are {', '.join(POLICIES)}")
+        variant = Variant(kernel) if isinstance(kernel, str) else kernel
+        machine = Machine(cpus, cpu)
+        made = Kernel(machine, variant.kernel, variant.without)
+        made.huge_memory.enabled = thp
+        made.hugetlb.set_max_huge_pages(self._huge_pages())
+        replay = Replay(made, self.records, touch)
+        result = Replayed(variant, cpu, replay.told)
+        hear = _listener(result, replay)
+        machine.events.listen(hear, {"tlbi", "dsb"})
+        with counting(machine) as counts, timing(machine) as clocks:
+            replay.run()
+        machine.events.leave(hear)
+        result.tlbi = counts.tlbi
+        result.ipi_broadcasts = counts.ipi_broadcasts
+        result.faults = counts.faults.total() + result.told.waiting
+        result.spurious = counts.spurious_faults
+        result.cost_ns = clocks.bill().elapsed_ns
+        return result
+
+    def shares(
+        self,
+        older: str = "v6.17",
+        newer: str = "v6.19",
+        progress: Callable[[int, int, str], None] | None = None,
+        **how: Any,
+    ) -> Iterator[Share]:
+        """Yield what each commit changes: left out of *newer*, and alone in *older*.
+
+        A commit whose functions the program never enters is not run: without it the
+        kernel does exactly the same.
+
+        Args:
+            older: Name of the kernel that has none of them.
+            newer: Name of the kernel whose commits are asked for.
+            progress: Is told how many commits are done, of how many, and which is next.
+            how: As for `replay`.
+        """
+        here = registry.kernel(newer).patches
+        base = {name: self.replay(name, **how) for name in (older, newer)}
+        entered = self._entered(older, **how) | self._entered(newer, **how)
+        asked = [patch for patch in registry.PATCHES if patch.hash in here]
+        for done, patch in enumerate(asked):
+            if progress is not None:
+                progress(done, len(asked), patch.hash)
+            yield self._share(patch, newer, base[older], base[newer], entered, how)
+
+    def _share(
+        self,
+        patch: Patch,
+        newer: str,
+        old: Replayed,
+        new: Replayed,
+        entered: frozenset[str],
+        how: Mapping[str, Any],
+    ) -> Share:
+        """Run the newer kernel without one commit, and the older one with it alone."""
+        out, alone = new, old
+        if entered & frozenset(_changed(patch)):
+            out = self.replay(Variant(newer, (patch.hash,)), **how)
+            keeps = {patch.hash} | _needs(patch)
+            here = (
+                registry.kernel(newer).patches
+                - registry.kernel(old.variant.kernel).patches
+            )
+            gone = closure(here - keeps)[0]
+            if patch.hash not in gone:
+                alone = self.replay(Variant(newer, tuple(sorted(here - keeps))), **how)
+        return Share(
+            patch.hash,
+            patch.subject,
+            patch.role.value,
+            out.broadcasts - new.broadcasts,
+            old.broadcasts - alone.broadcasts,
+            out.sync_ish - new.sync_ish,
+            old.sync_ish - alone.sync_ish,
+            out.local - new.local,
+        )
+
+    def _entered(self, kernel: str, **how: Any) -> frozenset[str]:
+        """Return the names of all functions that a replay enters."""
+        names: set[str] = set()
+
+        def note(frame: Any, event: str, _: object) -> None:
+            if event == "call":
+                names.add(frame.f_code.co_name)
+
+        before = sys.getprofile()
+        sys.setprofile(note)
+        try:
+            self.replay(kernel, **how)
+        finally:
+            sys.setprofile(before)
+        return frozenset(names)
+
+    def _huge_pages(self) -> int:
+        """Return how many huge pages the program maps, for the pool to hold them."""
+        total = 0
+        for record in self.records:
+            if not isinstance(record, Call) or record.name != "mmap":
+                continue
+            if any("HUGETLB" in arg for arg in record.args) and record.result:
+                total += number(record.args[1]) or _HUGE
+        return min(-(-total // _HUGE), _MOST_HUGE_PAGES)
+
+
+def _changed(patch: Patch) -> Iterator[str]:
+    """Yield the names of the functions that a commit changed, as the model has them."""
+    for old in patch.reverts.values():
+        for name, value in vars(old).items():
+            if isinstance(value, FunctionType | staticmethod | classmethod | property):
+                yield name
+
+
+def _needs(patch: Patch) -> frozenset[str]:
+    """Return all that a commit stands on."""
+    found = set(patch.needs)
+    for other in patch.needs:
+        found |= _needs(registry.find(other))
+    return frozenset(found)
+
+
+def _listener(result: Replayed, replay: Replay) -> Callable[[Event], None]:
+    """Return what counts completing barriers, and who issued each broadcast."""
+    broadcasts: set[int] = set()
+    locals_: set[int] = set()
+
+    def hear(event: Event) -> None:
+        if event.kind == "tlbi":
+            (broadcasts if event.what.broadcast else locals_).add(event.cpu)
+            if event.what.broadcast:
+                _attribute(result, replay)
+        elif event.what in {"ish", "sy"}:
+            result.sync_ish += event.cpu in broadcasts
+            result.sync_nsh += event.cpu in locals_ - broadcasts
+            broadcasts.discard(event.cpu)
+            locals_.discard(event.cpu)
+        elif event.what == "nsh":
+            result.sync_nsh += event.cpu in locals_
+            locals_.discard(event.cpu)
+
+    return hear
+
+
+def _attribute(result: Replayed, replay: Replay) -> None:
+    """Count one broadcast for the task, the call, the line and the function."""
+    task, call, line = replay.at
+    result.by_task[task] += 1
+    result.by_call[call] += 1
+    if line is not None:
+        result.by_line[line] += 1
+    asks = (one.function for one in path(limit=48) if one.file not in _FLUSHING)
+    result.by_function[next(asks, call)] += 1
