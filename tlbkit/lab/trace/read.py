@@ -28,6 +28,7 @@ _LOOKED_AT: Final = 200  # lines, to tell what wrote a file
 _LONGEST_LINE: Final = 1 << 16
 _PAGE_SHIFT: Final = 12  # what matters is which touch is the first near an address
 _MOST_PAGES: Final = 1 << 16
+_NEAR: Final = 60.0  # seconds by which two files of one run may miss each other
 _QUARTER_HOUR: Final = 900.0  # clocks of two zones differ by whole quarters of an hour
 
 _PERF_TRACE: Final = re.compile(r"\s*(?:\d+\.\d+|\?) \(\s*(?:\d+\.\d+ ms)?\s*\): \S")
@@ -163,7 +164,8 @@ def _set_clock(first: Reading, other: Reading) -> str:
     one, two = _span(first), _span(other)
     if one is None or two is None:
         return ""
-    if two[0] <= one[1] and one[0] <= two[1]:
+    near = _NEAR if min(one[0], two[0]) > EPOCH else 0.0
+    if two[0] <= one[1] + near and one[0] <= two[1] + near:
         return ""
     shift = round((one[0] - two[0]) / _QUARTER_HOUR) * _QUARTER_HOUR
     if (
