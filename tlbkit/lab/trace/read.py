@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tlbkit.errors import InputError
 from tlbkit.lab.trace.perf import PerfScript, PerfTrace
 from tlbkit.lab.trace.records import Call, PageFault, Reading
-from tlbkit.lab.trace.strace import Strace
+from tlbkit.lab.trace.strace import EPOCH, Strace
 from tlbkit.lab.trace.words import number, path
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _set_clock(first: Reading, other: Reading) -> str:
     if (
         two[0] + shift <= one[1]
         and one[0] <= two[1] + shift
-        and min(one[0], two[0]) > 1e8
+        and min(one[0], two[0]) > EPOCH
     ):
         why = "its clock shows another time zone"
     else:
