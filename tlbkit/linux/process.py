@@ -1,4 +1,7 @@
-"""What user space sees: processes and threads, whose methods are the system calls."""
+"""What user space sees: processes and threads, whose methods are the system calls.
+
+Source: none; these are the doors to the kernel, each named after its system call.
+"""
 
 from __future__ import annotations
 

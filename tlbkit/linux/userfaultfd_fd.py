@@ -1,4 +1,7 @@
-"""A userfaultfd as user space holds it: a descriptor whose requests are methods."""
+"""A userfaultfd as user space holds it: a descriptor whose requests are methods.
+
+Source: none; these are the doors to the kernel, each named after its request.
+"""
 
 from __future__ import annotations
 

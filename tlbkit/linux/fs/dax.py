@@ -135,6 +135,8 @@ class Dax:
 
         A block cannot be had where pages are mapped already. A page can be had where a
         block of zeros is: that one gives way.
+
+        Source: fs/dax.c, grab_mapping_entry()
         """
         entry = self._unlocked_entry(mapping, index, order)
         if entry is not None and entry.order < order:
@@ -185,6 +187,8 @@ class Dax:
         """Let a locked entry say what is about to be mapped.
 
         Where zeros give way to data, whoever maps the zeros must fault again.
+
+        Source: fs/dax.c, dax_insert_entry()
         """
         mapping = self._mapping(vmf)
         if entry.kind == ZERO and kind == DATA:
@@ -207,7 +211,10 @@ class Dax:
     # -- a fault for a page ----------------------------------------------------------
 
     def dax_iomap_pte_fault(self, vmf: VmFault, owner: DaxOwner) -> int:
-        """Map the page of a fault: data, or zeros where a hole is read."""
+        """Map the page of a fault: data, or zeros where a hole is read.
+
+        Source: fs/dax.c, dax_iomap_pte_fault()
+        """
         mapping = self._mapping(vmf)
         if vmf.pgoff >= self._kernel.filemap.pages_in_file(mapping.host):
             return VM_FAULT_SIGBUS
@@ -238,6 +245,8 @@ class Dax:
         """Map what an extent says, as a block or as a page; *entry* is locked.
 
         A page may be asked for where the entry is a block's.
+
+        Source: fs/dax.c, dax_fault_iter()
         """
         if not pmd and vmf.cow_page is not None:
             return self.dax_fault_cow_page(vmf, extent, vmf.cow_page)
@@ -267,7 +276,10 @@ class Dax:
         return answer
 
     def dax_fault_cow_page(self, vmf: VmFault, extent: Extent, copy: Folio) -> int:
-        """Fill the private copy of a page, and map that."""
+        """Fill the private copy of a page, and map that.
+
+        Source: fs/dax.c, dax_fault_cow_page()
+        """
         memory = self._machine.memory
         if extent.pfn is None:
             memory.clear_frame(copy.pfn)
@@ -276,7 +288,10 @@ class Dax:
         return self._kernel.memory.finish_fault(vmf) or VM_FAULT_DONE_COW
 
     def dax_load_hole(self, vmf: VmFault, entry: Entry) -> int:
-        """Map the zero page where a hole is read."""
+        """Map the zero page where a hole is read.
+
+        Source: fs/dax.c, dax_load_hole()
+        """
         zero = self._kernel.zero_pfn
         folio = self._kernel.page_alloc.folio_of(zero)
         self.dax_insert_entry(vmf, entry, folio, ZERO)
@@ -288,7 +303,10 @@ class Dax:
     # -- a fault for a block ---------------------------------------------------------
 
     def dax_iomap_pmd_fault(self, vmf: VmFault, owner: DaxOwner) -> int:
-        """Map the block around a fault; ``VM_FAULT_FALLBACK`` if pages must do."""
+        """Map the block around a fault; ``VM_FAULT_FALLBACK`` if pages must do.
+
+        Source: fs/dax.c, dax_iomap_pmd_fault()
+        """
         mapping = self._mapping(vmf)
         end = self._kernel.filemap.pages_in_file(mapping.host)
         if vmf.pgoff >= end:
@@ -328,6 +346,8 @@ class Dax:
         Args:
             vmf: The fault.
             end: Pages of the file.
+
+        Source: fs/dax.c, dax_fault_check_fallback()
         """
         pgtable = self._pgtable
         vma = vmf.vma
@@ -342,7 +362,10 @@ class Dax:
         return (vmf.pgoff | (pages - 1)) >= end
 
     def dax_pmd_load_hole(self, vmf: VmFault, entry: Entry) -> int:
-        """Map the huge zero folio where a hole is read."""
+        """Map the huge zero folio where a hole is read.
+
+        Source: fs/dax.c, dax_pmd_load_hole()
+        """
         zero = self._kernel.huge_memory.mm_get_huge_zero_folio(vmf.vma.mm)
         if zero is None:
             self._trace("dax_pmd_load_hole_fallback", VM_FAULT_FALLBACK)
@@ -361,7 +384,10 @@ class Dax:
         return vmf.vma.file.mapping
 
     def dax_iomap_fault(self, vmf: VmFault, order: int, owner: DaxOwner) -> int:
-        """Handle a fault for pages of *order*, as log2: a page or a PMD's block."""
+        """Handle a fault for pages of *order*, as log2: a page or a PMD's block.
+
+        Source: fs/dax.c, dax_iomap_fault()
+        """
         if not order:
             return self.dax_iomap_pte_fault(vmf, owner)
         if order == self._pgtable.hpage_pmd_order:

@@ -5,6 +5,8 @@ when it is first used. The first write through a shared mapping is announced
 (page_mkwrite), so that the file system knows of every dirty page before it is written.
 Dirty pages are written back when somebody asks for it; there is no daemon that does so
 after a while, there are no journals, and the disk is always fast enough.
+
+Source: none; it stands for a file system and its device.
 """
 
 from __future__ import annotations

@@ -75,7 +75,10 @@ class Exec:
         mm.total_vm += _CODE_BYTES >> pgtable.page_shift
 
     def setup_arg_pages(self, mm: MmStruct) -> None:
-        """Put the stack at the top of the address space."""
+        """Put the stack at the top of the address space.
+
+        Source: fs/exec.c, setup_arg_pages()
+        """
         pgtable = self._kernel.pgtable
         size = -(-_STACK_BYTES // pgtable.page_size) * pgtable.page_size
         end = pgtable.task_size

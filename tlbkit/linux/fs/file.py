@@ -23,7 +23,10 @@ class FilesStruct:
         self.fds: dict[int, File] = {}
 
     def fd_install(self, file: File) -> int:
-        """Give *file*, with the reference to it, the lowest number that is free."""
+        """Give *file*, with the reference to it, the lowest number that is free.
+
+        Source: fs/file.c, fd_install()
+        """
         number = 3  # a program starts with three
         while number in self.fds:
             number += 1
@@ -31,11 +34,17 @@ class FilesStruct:
         return number
 
     def fget(self, fd: int) -> File | None:
-        """Return the open file of a number, or ``None``; no reference is taken."""
+        """Return the open file of a number, or ``None``; no reference is taken.
+
+        Source: fs/file.c, fget()
+        """
         return self.fds.get(fd)
 
     def dup_fd(self) -> FilesStruct:
-        """Return a copy, for a child; it holds every file once more."""
+        """Return a copy, for a child; it holds every file once more.
+
+        Source: fs/file.c, dup_fd()
+        """
         copy = FilesStruct()
         for number, file in self.fds.items():
             file.count += 1
@@ -43,7 +52,10 @@ class FilesStruct:
         return copy
 
     def close_files(self, fput: Callable[[File], None]) -> None:
-        """Give every descriptor back, as the process ends."""
+        """Give every descriptor back, as the process ends.
+
+        Source: fs/file.c, close_files()
+        """
         files, self.fds = self.fds, {}
         for file in files.values():
             fput(file)

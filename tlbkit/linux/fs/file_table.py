@@ -41,14 +41,20 @@ class FileTable:
     def new_inode(
         self, name: str, fops: FileOperations, a_ops: AddressSpaceOperations
     ) -> Inode:
-        """Return a new, empty file that has no name yet, and no user."""
+        """Return a new, empty file that has no name yet, and no user.
+
+        Source: fs/inode.c, new_inode()
+        """
         lock = RwSemaphore(self._kernel.machine, f"i_mmap_rwsem of {name}")
         inode = Inode(name, fops, a_ops, lock)
         self.inodes.append(inode)
         return inode
 
     def alloc_file(self, inode: Inode, mode: int = FMODE_READ | FMODE_WRITE) -> File:
-        """Return *inode* opened, with one reference."""
+        """Return *inode* opened, with one reference.
+
+        Source: fs/file_table.c, alloc_file()
+        """
         inode.count += 1
         return File(inode, mode)
 
@@ -73,7 +79,10 @@ class FileTable:
         return 0
 
     def do_ftruncate(self, file: File, size: int) -> int:
-        """Give an open file another size; 0 or a negative error number."""
+        """Give an open file another size; 0 or a negative error number.
+
+        Source: fs/open.c, do_ftruncate()
+        """
         if size < 0 or not file.mode & FMODE_WRITE:
             return -EINVAL
         return file.ops.truncate(file.inode, size)
@@ -100,12 +109,18 @@ class FileTable:
 
     @staticmethod
     def get_file(file: File) -> File:
-        """Take a reference to an open file."""
+        """Take a reference to an open file.
+
+        Source: include/linux/fs.h, get_file()
+        """
         file.count += 1
         return file
 
     def fput(self, file: File) -> None:
-        """Drop a reference to an open file, and close it with the last."""
+        """Drop a reference to an open file, and close it with the last.
+
+        Source: fs/file_table.c, fput()
+        """
         file.count -= 1
         if not file.count:
             file.inode.count -= 1

@@ -4,6 +4,8 @@ It stands for ext4 and xfs with the dax option. Blocks of a file are given when 
 first written; what was never written is a hole. A write by a block of pages gets frames
 in a row, so that it can be mapped by one entry. Frames that a file gives up are not
 used again: persistent memory is as large as it must be.
+
+Source: none; it stands for a file system with DAX and its device.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What a kernel was built with, as far as it decides something here: Kconfig."""
+"""What a kernel was built with, as far as it decides something here: Kconfig.
+
+Source: none; these are settings of the build.
+"""
 
 from __future__ import annotations
 

@@ -34,7 +34,10 @@ class Fork:
         self.mmlist: list[MmStruct] = []
 
     def mm_alloc(self) -> MmStruct | None:
-        """Return an empty address space, or ``None`` without memory."""
+        """Return an empty address space, or ``None`` without memory.
+
+        Source: kernel/fork.c, mm_alloc()
+        """
         kernel = self._kernel
         table = kernel.page_alloc.alloc_table("PGD table")
         if table is None:
@@ -50,7 +53,10 @@ class Fork:
         return mm
 
     def dup_mm(self, parent: MmStruct) -> MmStruct | int:
-        """Return a copy of an address space, or a negative error number."""
+        """Return a copy of an address space, or a negative error number.
+
+        Source: kernel/fork.c, dup_mm()
+        """
         child = self.mm_alloc()
         if child is None:
             return -ENOMEM
@@ -69,6 +75,8 @@ class Fork:
 
         The parent's entries become read-only one by one and are flushed once, at the
         end, by ASID: whatever they were, and also if the copy failed half-way.
+
+        Source: mm/mmap.c, dup_mmap()
         """
         kernel = self._kernel
         parent.mmap_lock.down_write()
@@ -128,7 +136,10 @@ class Fork:
         return new
 
     def check_mm(self, mm: MmStruct) -> None:
-        """Report pages that were counted and never given back."""
+        """Report pages that were counted and never given back.
+
+        Source: kernel/fork.c, check_mm()
+        """
         for kind, count in (
             ("MM_FILEPAGES", mm.filepages),
             ("MM_ANONPAGES", mm.anonpages),
@@ -143,7 +154,10 @@ class Fork:
                 )
 
     def mmput(self, mm: MmStruct) -> None:
-        """Drop one user of an address space, and all of it with the last."""
+        """Drop one user of an address space, and all of it with the last.
+
+        Source: kernel/fork.c, mmput()
+        """
         mm.users -= 1
         if mm.users:
             return

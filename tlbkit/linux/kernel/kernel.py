@@ -1,4 +1,7 @@
-"""One running kernel: its parts, one object for each kernel source file."""
+"""One running kernel: its parts, one object for each kernel source file.
+
+Source: none; a kernel is an object here, so that two can be compared.
+"""
 
 from __future__ import annotations
 

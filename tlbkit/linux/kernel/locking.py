@@ -162,7 +162,10 @@ class RwSemaphore:
         self.sequence = 0
 
     def down_read(self) -> None:
-        """Take it for reading, waiting for a writer."""
+        """Take it for reading, waiting for a writer.
+
+        Source: kernel/locking/rwsem.c, down_read()
+        """
         machine = self.machine
         cpu = machine.running
         if machine.without and self._omitted(cpu, "read"):
@@ -178,14 +181,20 @@ class RwSemaphore:
             self._say("read")
 
     def down_read_trylock(self) -> bool:
-        """Take it for reading unless it is being written; tell whether it was taken."""
+        """Take it for reading unless it is being written; tell whether it was taken.
+
+        Source: kernel/locking/rwsem.c, down_read_trylock()
+        """
         if self.writer is not None:
             return False
         self.down_read()
         return True
 
     def down_write(self) -> None:
-        """Take it for writing, waiting for everybody else."""
+        """Take it for writing, waiting for everybody else.
+
+        Source: kernel/locking/rwsem.c, down_write()
+        """
         machine = self.machine
         cpu = machine.running
         if self._omitted(cpu, "write"):
@@ -197,7 +206,10 @@ class RwSemaphore:
         self._written_by(cpu)
 
     def down_write_trylock(self) -> bool:
-        """Take it for writing if nobody has it; tell whether it was taken."""
+        """Take it for writing if nobody has it; tell whether it was taken.
+
+        Source: kernel/locking/rwsem.c, down_write_trylock()
+        """
         cpu = self.machine.running
         if self.writer is not None or self.readers:
             return False
@@ -211,7 +223,10 @@ class RwSemaphore:
         self._say("write", why)
 
     def up_read(self) -> None:
-        """Give it back after reading."""
+        """Give it back after reading.
+
+        Source: kernel/locking/rwsem.c, up_read()
+        """
         cpu = self.machine.running
         if cpu not in self.readers:
             if cpu in self.believers:
@@ -224,7 +239,10 @@ class RwSemaphore:
             self._say("released")
 
     def up_write(self) -> None:
-        """Give it back after writing."""
+        """Give it back after writing.
+
+        Source: kernel/locking/rwsem.c, up_write()
+        """
         cpu = self.machine.running
         if self.writer is not cpu:
             if cpu in self.believers:

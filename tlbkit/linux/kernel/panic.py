@@ -45,12 +45,17 @@ class Panic:
         """Remember that the kernel is not to be trusted any more, and why.
 
         With *lockdep_ok* false, neither is what it reports about locks from here on.
+
+        Source: kernel/panic.c, add_taint()
         """
         self.taints.add(flag)
         self.lock_debugging = self.lock_debugging and lockdep_ok
 
     def print_tainted(self) -> str:
-        """Return the letters as a stack dump shows them."""
+        """Return the letters as a stack dump shows them.
+
+        Source: kernel/panic.c, print_tainted()
+        """
         letters = " ".join(sorted(self.taints))
         return f"Tainted: {letters}" if letters else "Not tainted"
 

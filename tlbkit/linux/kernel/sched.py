@@ -27,7 +27,10 @@ class Sched:
         self.killed: set[MmStruct] = set()
 
     def fatal_signal_pending(self, mm: MmStruct) -> bool:
-        """Tell whether the process of *mm* is to die, so that long work may stop."""
+        """Tell whether the process of *mm* is to die, so that long work may stop.
+
+        Source: include/linux/sched/signal.h, fatal_signal_pending()
+        """
         return mm in self.killed
 
     def run_on(self, mm: MmStruct, cpu: Cpu) -> None:
@@ -37,7 +40,10 @@ class Sched:
             self.context_switch(mm, cpu)
 
     def context_switch(self, mm: MmStruct, cpu: Cpu) -> None:
-        """Switch the running CPU to *mm*; the DSB also ends flushes not waited for."""
+        """Switch the running CPU to *mm*; the DSB also ends flushes not waited for.
+
+        Source: kernel/sched/core.c, context_switch()
+        """
         if cpu.in_flight:
             cpu.dsb("ish")  # __switch_to()
         self._kernel.context.check_and_switch_context(mm)

@@ -29,6 +29,8 @@ class Smp:
         Raises:
             LockError: Interrupts are off here; two that call each other so would wait
                 for ever.
+
+        Source: kernel/smp.c, smp_call_function()
         """
         machine = self._machine
         if not machine.running.irqs_on:

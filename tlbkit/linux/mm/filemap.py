@@ -79,7 +79,10 @@ class Filemap:
 
     @staticmethod
     def filemap_get_folio(mapping: AddressSpace, index: int) -> Folio | None:
-        """Return the folio at a place of a file, with a reference, or ``None``."""
+        """Return the folio at a place of a file, with a reference, or ``None``.
+
+        Source: include/linux/pagemap.h, filemap_get_folio()
+        """
         folio = mapping.pages.get(index)
         if folio is not None:
             folio.refcount += 1
@@ -90,6 +93,8 @@ class Filemap:
 
         It is as large as the mapping wants it, if there is room for all of it between
         its neighbours and the end of the file.
+
+        Source: include/linux/pagemap.h, filemap_alloc_folio()
         """
         alloc = self._kernel.page_alloc.alloc
         for order in range(mapping.folio_order, 0, -1):
@@ -117,6 +122,8 @@ class Filemap:
 
         Returns:
             0, or ``-EEXIST`` if somebody else was faster.
+
+        Source: mm/filemap.c, filemap_add_folio()
         """
         if mapping.folios(folio.index, folio.index + folio.nr_pages - 1):
             return -EEXIST
@@ -130,7 +137,10 @@ class Filemap:
         return 0
 
     def filemap_remove_folio(self, folio: Folio) -> None:
-        """Take a locked folio that nobody maps out of its file."""
+        """Take a locked folio that nobody maps out of its file.
+
+        Source: mm/filemap.c, filemap_remove_folio()
+        """
         mapping: AddressSpace = folio.mapping
         for page in range(folio.nr_pages):
             del mapping.pages[folio.index + page]
@@ -143,6 +153,8 @@ class Filemap:
         """Return the folio of a place with a reference, read in if need be.
 
         Or a negative error number.
+
+        Source: include/linux/pagemap.h, read_mapping_folio()
         """
         while True:
             folio = self.filemap_get_folio(mapping, index)
@@ -172,13 +184,19 @@ class Filemap:
 
     @staticmethod
     def folio_mark_accessed(folio: Folio) -> None:
-        """Note that a folio was used."""
+        """Note that a folio was used.
+
+        Source: mm/swap.c, folio_mark_accessed()
+        """
         folio.flags |= PG_referenced
 
     # -- faults ----------------------------------------------------------------------
 
     def generic_file_mmap(self, file: File, vma: VmArea) -> int:
-        """Let *vma* map the pages of a file of an ordinary file system."""
+        """Let *vma* map the pages of a file of an ordinary file system.
+
+        Source: mm/filemap.c, generic_file_mmap()
+        """
         del file
         vma.ops = self.vm_ops
         return 0
@@ -187,6 +205,8 @@ class Filemap:
         """Leave the page of a fault in ``vmf.page``, locked and with a reference.
 
         Beyond the end of the file there is none: SIGBUS.
+
+        Source: mm/filemap.c, filemap_fault()
         """
         assert vmf.vma.file is not None
         mapping: AddressSpace = vmf.vma.file.mapping
@@ -213,6 +233,8 @@ class Filemap:
 
         Only empty entries are filled, and no folio is waited for. ``VM_FAULT_NOPAGE``
         if the page of the fault is among them.
+
+        Source: mm/filemap.c, filemap_map_pages()
         """
         vma = vmf.vma
         pgtable = self._pgtable
@@ -269,6 +291,8 @@ class Filemap:
 
         ``VM_FAULT_LOCKED``, with the folio locked and dirty; ``VM_FAULT_NOPAGE`` if it
         belongs to the file no more.
+
+        Source: mm/filemap.c, filemap_page_mkwrite()
         """
         folio = vmf.page
         assert folio is not None
@@ -283,7 +307,10 @@ class Filemap:
     # -- read and write --------------------------------------------------------------
 
     def filemap_read(self, file: File, offset: int) -> int | None:
-        """Return the 64-bit word at byte *offset*, ``None`` at the end of the file."""
+        """Return the 64-bit word at byte *offset*, ``None`` at the end of the file.
+
+        Source: mm/filemap.c, filemap_read()
+        """
         mapping = file.mapping
         if offset + 8 > mapping.host.size:
             return None
@@ -302,6 +329,8 @@ class Filemap:
 
         Returns:
             0, or a negative error number.
+
+        Source: mm/filemap.c, generic_perform_write()
         """
         mapping = file.mapping
         inode = mapping.host

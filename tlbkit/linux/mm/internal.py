@@ -43,6 +43,8 @@ def folio_pte_batch_flags(
     Returns:
         The number, and *pte*: with FPB_MERGE_WRITE it is writable if any of them is,
         with FPB_MERGE_YOUNG_DIRTY young or dirty likewise.
+
+    Source: mm/internal.h, folio_pte_batch_flags()
     """
     max_nr = min(max_nr, folio.pfn + folio.nr_pages - pgtable.pte_pfn(pte))
     first = pte
@@ -71,7 +73,10 @@ def folio_pte_batch_flags(
 def folio_pte_batch(
     pgtable: Pgtable, folio: Folio, ptep: int, pte: int, max_nr: int
 ) -> int:
-    """Return the same number where neither dirty state nor write permission matters."""
+    """Return the same number where neither dirty state nor write permission matters.
+
+    Source: mm/util.c, folio_pte_batch()
+    """
     return folio_pte_batch_flags(pgtable, folio, ptep, pte, max_nr, 0)[0]
 
 

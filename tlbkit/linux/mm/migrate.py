@@ -51,7 +51,10 @@ class Migrate:
         self._pgtable = kernel.pgtable
 
     def migration_entry_wait(self, entry: SwpEntry) -> None:
-        """Wait until the page of *entry* is unlocked; no lock is held."""
+        """Wait until the page of *entry* is unlocked; no lock is held.
+
+        Source: mm/migrate.c, migration_entry_wait()
+        """
         pfn = migration_entry_pfn(entry)
         folio = self._kernel.page_alloc.folio_of(pfn)
         self._machine.wait(
@@ -75,6 +78,8 @@ class Migrate:
             nr: How many.
             index: Of the first page in its area, in pages.
             unused_to_zeropage: Map the zero page in place of a page of zeros.
+
+        Source: mm/migrate.c, remove_migration_ptes()
         """
         pgtable = self._pgtable
         memory = self._kernel.memory
@@ -143,6 +148,8 @@ class Migrate:
         The caller has a reference. Whoever shared the table that maps it is unshared,
         up to the last one, whose entry leads to the new frame in the end; the others
         find it by a fault.
+
+        Source: mm/migrate.c, unmap_and_move_huge_page()
         """
         mapping = folio.mapping
         if folio.anon or mapping is None or not folio_trylock(folio):

@@ -30,6 +30,8 @@ class MmapLock:
 
         ``None`` if there is none, or if somebody is changing it: callers then look
         again under the mmap lock.
+
+        Source: mm/mmap_lock.c, lock_vma_under_rcu()
         """
         vma = self._kernel.vma.vma_lookup(mm, address)
         if vma is None or not self.vma_start_read(vma):
@@ -37,7 +39,10 @@ class MmapLock:
         return vma
 
     def vma_start_read(self, vma: VmArea) -> bool:
-        """Lock *vma* for reading unless it is being changed; tell whether it was."""
+        """Lock *vma* for reading unless it is being changed; tell whether it was.
+
+        Source: mm/mmap_lock.c, vma_start_read()
+        """
         mmap_lock = vma.mm.mmap_lock
         changing = (
             mmap_lock.writer is not None and vma.vm_lock_seq == mmap_lock.sequence
@@ -48,7 +53,10 @@ class MmapLock:
         return True
 
     def vma_start_read_locked(self, vma: VmArea) -> None:
-        """Lock *vma* for reading; the mmap lock is held, so nobody is changing it."""
+        """Lock *vma* for reading; the mmap lock is held, so nobody is changing it.
+
+        Source: include/linux/mmap_lock.h, vma_start_read_locked()
+        """
         vma.mm.mmap_lock.assert_held()
         self._down_read(vma)
 
@@ -59,7 +67,10 @@ class MmapLock:
 
     @staticmethod
     def vma_end_read(vma: VmArea) -> None:
-        """Release *vma* after reading."""
+        """Release *vma* after reading.
+
+        Source: include/linux/mmap_lock.h, vma_end_read()
+        """
         assert vma.vm_lock is not None
         vma.vm_lock.up_read()
 
@@ -73,6 +84,8 @@ class MmapLock:
         """Mark *vma* as being changed, and wait for its readers.
 
         The mmap lock is held for writing; its release ends the mark.
+
+        Source: include/linux/mmap_lock.h, vma_start_write()
         """
         mmap_lock = vma.mm.mmap_lock
         mmap_lock.assert_write_held()

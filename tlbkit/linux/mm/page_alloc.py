@@ -98,7 +98,10 @@ class PageAlloc:
         self.in_use = 0
 
     def pfn_valid(self, pfn: int) -> bool:
-        """Tell whether frame *pfn* is memory, so that there is a page to speak of."""
+        """Tell whether frame *pfn* is memory, so that there is a page to speak of.
+
+        Source: include/linux/mmzone.h, pfn_valid()
+        """
         return self._base <= pfn <= self.highest_memmap_pfn
 
     def folio(self, pfn: int) -> Folio | None:
@@ -125,7 +128,10 @@ class PageAlloc:
         return list(dict.fromkeys(folio for folio in self._folios if folio is not None))
 
     def should_fail_alloc_page(self, order: int = 0) -> bool:
-        """Tell whether an allocation of 2**order pages fails, and count it."""
+        """Tell whether an allocation of 2**order pages fails, and count it.
+
+        Source: mm/fail_page_alloc.c, should_fail_alloc_page()
+        """
         if self.fail is not None and self.fail():
             return True
         plan = self.fail_page_alloc
@@ -166,6 +172,8 @@ class PageAlloc:
         """Fill a new folio with zeros, unless that was done when it was freed.
 
         Tags are asked for apart from that: nothing has cleared them before.
+
+        Source: mm/page_alloc.c, post_alloc_hook()
         """
         init = not self.init_on_free
         if zero_tags and self._kernel.mte.supported:
@@ -175,7 +183,10 @@ class PageAlloc:
             self.kernel_init_pages(folio)
 
     def kernel_init_pages(self, folio: Folio) -> None:
-        """Fill a folio with zeros; its tags stay."""
+        """Fill a folio with zeros; its tags stay.
+
+        Source: mm/page_alloc.c, kernel_init_pages()
+        """
         clear_frame = self._machine.memory.clear_frame
         if not folio.order:
             clear_frame(folio.pfn)

@@ -24,7 +24,10 @@ class PageWriteback:
 
     @staticmethod
     def folio_mark_dirty(folio: Folio) -> bool:
-        """Note that a folio was written; tell whether that is new."""
+        """Note that a folio was written; tell whether that is new.
+
+        Source: mm/page-writeback.c, folio_mark_dirty()
+        """
         mapping: AddressSpace | None = folio.mapping
         if mapping is None or folio.anon:
             new = not folio.flags & PG_dirty
@@ -51,7 +54,10 @@ class PageWriteback:
     def filemap_write_and_wait_range(
         self, mapping: AddressSpace, start: int, end: int
     ) -> int:
-        """Write back what is dirty in the bytes [start, end); 0 or an error number."""
+        """Write back what is dirty in the bytes [start, end); 0 or an error number.
+
+        Source: mm/filemap.c, filemap_write_and_wait_range()
+        """
         if not mapping.ops.can_writeback or end <= start:
             return 0
         shift = self._kernel.pgtable.page_shift

@@ -62,6 +62,8 @@ class Pagewalk:
         The lock of the address space is held for reading, and *addr* lies in *vma*.
         What is found must be given back with `folio_walk_end`. ``None``: nothing that
         is normal is mapped there, and no lock is kept.
+
+        Source: mm/pagewalk.c, folio_walk_start()
         """
         pgtable = self._pgtable
         pgdp = pgtable.pgd_offset(vma.mm, addr)
@@ -156,5 +158,8 @@ class Pagewalk:
 
     @staticmethod
     def folio_walk_end(walk: FolioWalk) -> None:
-        """Give back the lock of what was found."""
+        """Give back the lock of what was found.
+
+        Source: include/linux/pagewalk.h, folio_walk_end()
+        """
         walk.ptl.release()

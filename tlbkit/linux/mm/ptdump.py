@@ -32,6 +32,8 @@ class PtdumpWalk:
 
         A hole has the depth of the entry that is empty, and no value. At the end it is
         called once more, with the depth -1.
+
+        Source: mm/ptdump.c, ptdump_walk_pgd()
         """
         pgtable = self._pgtable
         self._walk(mm.pgd, 0, PUD if pgtable.folded_pud else PGD, note_page)

@@ -132,7 +132,10 @@ class Shmem:
         self.vm_ops = ShmemVmOperations(kernel)
 
     def shmem_file_setup(self, name: str, size: int) -> File:
-        """Return a new open file of *size* bytes that has no name to open it by."""
+        """Return a new open file of *size* bytes that has no name to open it by.
+
+        Source: mm/shmem.c, shmem_file_setup()
+        """
         table = self._kernel.file_table
         inode = table.new_inode(name, self._files, self._pages)
         inode.size = size
@@ -142,6 +145,8 @@ class Shmem:
         """Give a new shared area that maps no file one of its own; return it.
 
         The reference is the caller's.
+
+        Source: mm/shmem.c, shmem_zero_setup()
         """
         file = self.shmem_file_setup("dev/zero", vma.end - vma.start)
         vma.file = file
@@ -153,6 +158,8 @@ class Shmem:
 
         Whoever watches the area is asked for a page that is missing, or told of one
         that is there but not mapped.
+
+        Source: mm/shmem.c, shmem_fault()
         """
         vma = vmf.vma
         assert vma.file is not None
@@ -197,6 +204,8 @@ class Shmem:
 
         Returns:
             0, ``-EEXIST`` if it has one, or ``-EFAULT`` beyond its end.
+
+        Source: mm/shmem.c, shmem_add_to_page_cache()
         """
         assert vma.file is not None
         mapping = vma.file.mapping

@@ -34,14 +34,20 @@ class SwapState:
         self._entries: dict[int, SwpEntry] = {}
 
     def swap_cache_get_folio(self, entry: SwpEntry) -> Folio | None:
-        """Return the folio that has the contents of a slot, held, or ``None``."""
+        """Return the folio that has the contents of a slot, held, or ``None``.
+
+        Source: mm/swap_state.c, swap_cache_get_folio()
+        """
         folio = self.folios.get(entry)
         if folio is not None:
             folio.refcount += 1
         return folio
 
     def page_swap_entry(self, folio: Folio, pfn: int) -> SwpEntry:
-        """Return the slot of page *pfn* of a cached folio."""
+        """Return the slot of page *pfn* of a cached folio.
+
+        Source: include/linux/swap.h, page_swap_entry()
+        """
         first = self._entries[folio.pfn]
         return first._replace(offset=first.offset + pfn - folio.pfn)
 
@@ -101,6 +107,8 @@ class SwapState:
         ``-ENOMEM``; what `Swapfile.swapcache_prepare` says if somebody else is reading
         it, or nobody needs it any more. The kernel reads slots near by as well; here
         there is no gain in that.
+
+        Source: mm/swap_state.c, read_swap_cache_async()
         """
         folio = self.swap_cache_get_folio(entry)
         if folio is not None:

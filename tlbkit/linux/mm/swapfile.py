@@ -116,7 +116,10 @@ class Swapfile:
         return device
 
     def get_swap_device(self, entry: SwpEntry) -> SwapInfo | None:
-        """Return the device that *entry* names, or ``None`` if it is not in use."""
+        """Return the device that *entry* names, or ``None`` if it is not in use.
+
+        Source: mm/swapfile.c, get_swap_device()
+        """
         if entry.type < len(self.devices):
             return self.devices[entry.type]
         return None
@@ -128,7 +131,10 @@ class Swapfile:
         return device
 
     def vm_swap_full(self) -> bool:
-        """Tell whether more than half of all slots are in use."""
+        """Tell whether more than half of all slots are in use.
+
+        Source: include/linux/swap.h, vm_swap_full()
+        """
         total = sum(device.pages for device in self.devices)
         return sum(device.free for device in self.devices) * 2 < total
 
@@ -138,6 +144,8 @@ class Swapfile:
         """Give a folio slots in a row, and put it into the swap cache.
 
         The folio is locked, and not in the swap cache. 0, or ``-ENOMEM`` without slots.
+
+        Source: mm/swapfile.c, folio_alloc_swap()
         """
         for device in self.devices:
             first = device.scan(folio.nr_pages)
@@ -157,16 +165,24 @@ class Swapfile:
         """Return how many page-table entries stand for a slot: __swap_count().
 
         0 for a free one: who asks may hold an entry that is out of date.
+
+        Source: mm/swapfile.c, swap_count()
         """
         device = self.get_swap_device(entry)
         return 0 if device is None else device.swap_map.get(entry.offset, 0)
 
     def swap_duplicate(self, entry: SwpEntry) -> None:
-        """Count one more entry that stands for a slot."""
+        """Count one more entry that stands for a slot.
+
+        Source: mm/swapfile.c, swap_duplicate()
+        """
         self._device(entry).swap_map[entry.offset] += 1
 
     def swap_free(self, entry: SwpEntry) -> None:
-        """Count one entry less; the slot goes with the last if no folio has it."""
+        """Count one entry less; the slot goes with the last if no folio has it.
+
+        Source: include/linux/swap.h, swap_free()
+        """
         device = self._device(entry)
         if not device.swap_map[entry.offset]:
             raise BadSwapError(entry, "an entry is given up that nobody had")
@@ -178,6 +194,8 @@ class Swapfile:
 
         The second says that somebody else is doing so or has it, the third that the
         slot is free.
+
+        Source: mm/swapfile.c, swapcache_prepare()
         """
         device = self.get_swap_device(entry)
         if device is None or not device.swap_map.get(entry.offset):
@@ -206,7 +224,10 @@ class Swapfile:
         return entry.offset in self._device(entry).cached
 
     def swapcache_clear(self, entry: SwpEntry) -> None:
-        """Note that no folio has, or is getting, the contents of a slot."""
+        """Note that no folio has, or is getting, the contents of a slot.
+
+        Source: mm/swapfile.c, swapcache_clear()
+        """
         device = self._device(entry)
         device.cached.discard(entry.offset)
         self._slot_put(device, entry.offset)
@@ -221,7 +242,10 @@ class Swapfile:
     # -- give up ---------------------------------------------------------------------
 
     def folio_swapped(self, folio: Folio) -> bool:
-        """Tell whether any page-table entry stands for a page of a cached folio."""
+        """Tell whether any page-table entry stands for a page of a cached folio.
+
+        Source: mm/swapfile.c, folio_swapped()
+        """
         cache = self._kernel.swap_state
         return any(
             self.swap_count(cache.page_swap_entry(folio, folio.pfn + page))
@@ -232,6 +256,8 @@ class Swapfile:
         """Take a locked folio out of the swap cache unless an entry stands for it.
 
         Its slots are free then, and only it has the contents.
+
+        Source: mm/swapfile.c, folio_free_swap()
         """
         if not folio.flags & PG_swapcache or self.folio_swapped(folio):
             return False
@@ -240,7 +266,10 @@ class Swapfile:
         return True
 
     def free_swap_and_cache(self, entry: SwpEntry) -> None:
-        """Count one entry less, and drop what only the swap cache still has."""
+        """Count one entry less, and drop what only the swap cache still has.
+
+        Source: include/linux/swap.h, free_swap_and_cache()
+        """
         device = self._device(entry)
         self.swap_free(entry)
         if device.swap_map.get(entry.offset, 1):

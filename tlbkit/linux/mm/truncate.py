@@ -24,7 +24,10 @@ class Truncate:
         self._pgtable = kernel.pgtable
 
     def truncate_setsize(self, inode: Inode, size: int) -> None:
-        """Give a file another size, in bytes, and take away what lies behind it."""
+        """Give a file another size, in bytes, and take away what lies behind it.
+
+        Source: mm/truncate.c, truncate_setsize()
+        """
         smaller = size < inode.size
         inode.size = size
         if smaller:
@@ -35,6 +38,8 @@ class Truncate:
 
         Private copies of such pages go too. A fault may still make one while pages are
         being freed, hence the second round.
+
+        Source: mm/truncate.c, truncate_pagecache()
         """
         hole = -(-size >> self._pgtable.page_shift)
         unmap = self._kernel.memory.unmap_mapping_pages
@@ -47,6 +52,8 @@ class Truncate:
 
         A large folio that *start* lies in stays, cleared behind it; the kernel would
         try to split it.
+
+        Source: mm/truncate.c, truncate_inode_pages()
         """
         shift = self._pgtable.page_shift
         for folio in mapping.folios(start >> shift, 1 << 64):
@@ -62,7 +69,10 @@ class Truncate:
         self._kernel.swap.lru_add_drain()
 
     def truncate_inode_folio(self, mapping: AddressSpace, folio: Folio) -> None:
-        """Take a locked folio out of its file, and out of every table."""
+        """Take a locked folio out of its file, and out of every table.
+
+        Source: mm/truncate.c, truncate_inode_folio()
+        """
         if folio.mapcount:
             self._kernel.memory.unmap_mapping_pages(
                 mapping, folio.index, folio.nr_pages, even_cows=False

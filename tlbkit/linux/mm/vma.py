@@ -50,12 +50,18 @@ class Vma:
         return place - 1 if place and mm.vmas[place - 1].end > addr else place
 
     def find_vma(self, mm: MmStruct, addr: int) -> VmArea | None:
-        """Return the first area that ends after *addr*; it may begin after it too."""
+        """Return the first area that ends after *addr*; it may begin after it too.
+
+        Source: mm/mmap.c, find_vma()
+        """
         place = self.index(mm, addr)
         return mm.vmas[place] if place < len(mm.vmas) else None
 
     def vma_lookup(self, mm: MmStruct, addr: int) -> VmArea | None:
-        """Return the area that *addr* lies in."""
+        """Return the area that *addr* lies in.
+
+        Source: include/linux/mm.h, vma_lookup()
+        """
         place = bisect_right(mm.vmas, addr, key=_start)
         if not place:
             return None
@@ -206,6 +212,8 @@ class Vma:
 
         It may be part of a larger one, of which *vma* may be part too. An area that
         never had a page has no ties to its old place.
+
+        Source: mm/vma.c, copy_vma()
         """
         if vma.anonymous and vma.anon_vma is None:
             pgoff = addr >> self._pgtable.page_shift
@@ -220,7 +228,10 @@ class Vma:
         return self.vma_insert(copy)
 
     def vma_merge_extend(self, vma: VmArea, delta: int) -> VmArea:
-        """Let *vma* grow by *delta* bytes, and join what it then touches."""
+        """Let *vma* grow by *delta* bytes, and join what it then touches.
+
+        Source: mm/vma.c, vma_merge_extend()
+        """
         self._kernel.mmap_lock.vma_start_write(vma)
         vma.end += delta
         return self._merge_around(vma)
@@ -228,7 +239,10 @@ class Vma:
     # -- change a part ---------------------------------------------------------------
 
     def vma_modify(self, vma: VmArea, start: int, end: int, flags: int) -> VmArea | int:
-        """Return an area that holds [start, end) of *vma* and may be given *flags*."""
+        """Return an area that holds [start, end) of *vma* and may be given *flags*.
+
+        Source: mm/vma.c, vma_modify()
+        """
         return self.vma_modify_flags_uffd(vma, start, end, flags, vma.uffd)
 
     def vma_modify_flags_uffd(
@@ -244,6 +258,8 @@ class Vma:
         A neighbour that has them already takes the part over; otherwise the rest of
         *vma* is split off. ``-ENOMEM`` if there may be no more areas, and then nothing
         has changed.
+
+        Source: mm/vma.c, vma_modify_flags_uffd()
         """
         vmas = vma.mm.vmas
         place = self.index(vma.mm, vma.start)
@@ -319,6 +335,8 @@ class Vma:
 
         From before the tables are cut until the second is known, nobody can come by way
         of the file.
+
+        Source: mm/vma.c, split_vma()
         """
         self._kernel.mmap_lock.vma_start_write(vma)
         pages = (addr - vma.start) >> self._pgtable.page_shift
@@ -347,7 +365,10 @@ class Vma:
     # -- what an area maps -----------------------------------------------------------
 
     def vma_link_file(self, vma: VmArea) -> None:
-        """Let the file of an area know of it, and hold the file."""
+        """Let the file of an area know of it, and hold the file.
+
+        Source: mm/vma.c, vma_link_file()
+        """
         if vma.file is None:
             return
         i_mmap_rwsem = vma.file.mapping.i_mmap_rwsem
@@ -372,7 +393,10 @@ class Vma:
         mapping.i_mmap_rwsem.up_write()
 
     def remove_vma(self, vma: VmArea) -> None:
-        """Part from an area that is in no address space any more, and in no file."""
+        """Part from an area that is in no address space any more, and in no file.
+
+        Source: mm/vma.c, remove_vma()
+        """
         if vma.ops is not None:
             vma.ops.close(vma)
         self._put_file(vma)
@@ -387,6 +411,8 @@ class Vma:
         """Work out anew what entries of *vma* start from.
 
         Where writes must be noticed, they start read-only, as those of private memory.
+
+        Source: mm/mmap.c, vma_set_page_prot()
         """
         flags = vma.flags
         vma.page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
@@ -399,6 +425,8 @@ class Vma:
         """Tell whether somebody must know of each page that is written through *vma*.
 
         The file system that asks for it, or the one that writes dirty pages back.
+
+        Source: mm/vma.c, vma_needs_dirty_tracking()
         """
         if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
             return False
@@ -413,6 +441,8 @@ class Vma:
         """Tell whether clean pages of a shared area must be mapped read-only.
 
         A userfaultfd that protects pages needs it too.
+
+        Source: mm/vma.c, vma_wants_writenotify()
         """
         if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
             return False

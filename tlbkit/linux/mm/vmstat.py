@@ -39,7 +39,10 @@ class Vmstat:
         self.mthp_nr_anon: dict[int, int] = {}
 
     def mod_node_page_state(self, item: NodeStat, delta: int) -> None:
-        """Count *delta* pages more."""
+        """Count *delta* pages more.
+
+        Source: mm/vmstat.c, mod_node_page_state()
+        """
         old = self.node[item]
         self.node[item] = old + delta
         if "stat" in self._machine.events.heard:
@@ -47,10 +50,16 @@ class Vmstat:
             self._machine.events.emit(number, "stat", item, old, old + delta)
 
     def lruvec_stat_mod_folio(self, item: NodeStat, delta: int) -> None:
-        """Do so for the node and, in the kernel, for the folio's control group."""
+        """Do so for the node and, in the kernel, for the folio's control group.
+
+        Source: mm/memcontrol.c, lruvec_stat_mod_folio()
+        """
         self.mod_node_page_state(item, delta)
 
     def mod_mthp_stat(self, order: int, delta: int) -> None:
-        """Count large anonymous folios of 2**order pages: MTHP_STAT_NR_ANON."""
+        """Count large anonymous folios of 2**order pages: MTHP_STAT_NR_ANON.
+
+        Source: include/linux/huge_mm.h, mod_mthp_stat()
+        """
         if order:
             self.mthp_nr_anon[order] = self.mthp_nr_anon.get(order, 0) + delta

@@ -102,7 +102,10 @@ class DevDax(FileOperations):
         return 0
 
     def dev_dax_huge_fault(self, vmf: VmFault, order: int) -> int:
-        """Map the piece in which a fault lies, if entries of that size are used."""
+        """Map the piece in which a fault lies, if entries of that size are used.
+
+        Source: drivers/dax/device.c, dev_dax_huge_fault()
+        """
         if self._order > order:
             return VM_FAULT_SIGBUS
         if self._order < order:

@@ -100,7 +100,10 @@ class TaskMmu:
     # -- smaps -----------------------------------------------------------------------
 
     def smap_gather_stats(self, vma: VmArea) -> MemSizeStats:
-        """Add up what *vma* has in memory; the address space is locked for reading."""
+        """Add up what *vma* has in memory; the address space is locked for reading.
+
+        Source: fs/proc/task_mmu.c, smap_gather_stats()
+        """
         stats = MemSizeStats()
         if is_vm_hugetlb_page(vma):
             for ptep, _, pte in self._huge_entries(vma, vma.start, vma.end):
@@ -116,7 +119,10 @@ class TaskMmu:
     def smaps_pte_entry(
         self, stats: MemSizeStats, vma: VmArea, addr: int, pte: int
     ) -> None:
-        """Add one page entry."""
+        """Add one page entry.
+
+        Source: fs/proc/task_mmu.c, smaps_pte_entry()
+        """
         if not pte_present(pte):
             stats.swap += self._pgtable.page_size * (not pte_none(pte))
             return
@@ -128,7 +134,10 @@ class TaskMmu:
     def smaps_pmd_entry(
         self, stats: MemSizeStats, vma: VmArea, addr: int, pmd: int
     ) -> None:
-        """Add what a block entry maps."""
+        """Add what a block entry maps.
+
+        Source: fs/proc/task_mmu.c, smaps_pmd_entry()
+        """
         if not pte_present(pmd):
             return
         page = self._kernel.memory.vm_normal_page_pmd(vma, addr, pmd)
@@ -147,7 +156,10 @@ class TaskMmu:
     def smaps_account(
         self, stats: MemSizeStats, folio: Folio, page: int, nr: int, entry: int
     ) -> None:
-        """Add *nr* pages of a folio that *entry* maps."""
+        """Add *nr* pages of a folio that *entry* maps.
+
+        Source: fs/proc/task_mmu.c, smaps_account()
+        """
         size = self._pgtable.page_size
         dirty = pte_dirty(entry) or bool(folio.flags & PG_dirty)
         stats.resident += nr * size
@@ -172,7 +184,10 @@ class TaskMmu:
     def smaps_hugetlb_range(
         self, stats: MemSizeStats, vma: VmArea, ptep: int, pte: int
     ) -> None:
-        """Add one huge page: shared if others map it, or use the table that maps it."""
+        """Add one huge page: shared if others map it, or use the table that maps it.
+
+        Source: fs/proc/task_mmu.c, smaps_hugetlb_range()
+        """
         size = self._kernel.hugetlb.hstate_vma(vma).size
         if pte_present(pte):
             if self._hugetlb_exclusive(ptep, pte):
@@ -185,7 +200,10 @@ class TaskMmu:
     def pagemap_hugetlb_range(
         self, vma: VmArea, ptep: int, pte: int, offset: int
     ) -> int:
-        """Return the word of the page at *offset*, in pages, of a huge page."""
+        """Return the word of the page at *offset*, in pages, of a huge page.
+
+        Source: fs/proc/task_mmu.c, pagemap_hugetlb_range()
+        """
         if not pte_present(pte):
             return 0
         folio = self._kernel.hugetlb.folio(pte)
@@ -240,7 +258,10 @@ class TaskMmu:
     # -- pagemap ---------------------------------------------------------------------
 
     def pagemap_read(self, mm: MmStruct, start: int, end: int) -> list[int]:
-        """Return a word for each page of [start, end); the lock is held for reading."""
+        """Return a word for each page of [start, end); the lock is held for reading.
+
+        Source: fs/proc/task_mmu.c, pagemap_read()
+        """
         pgtable = self._pgtable
         words = dict.fromkeys(range(start, end, pgtable.page_size), 0)
         for vma in self._kernel.vma.overlapping(mm, start, end):
@@ -264,7 +285,10 @@ class TaskMmu:
         return list(words.values())
 
     def pte_to_pagemap_entry(self, vma: VmArea, addr: int, pte: int) -> int:
-        """Return the word of a page entry."""
+        """Return the word of a page entry.
+
+        Source: fs/proc/task_mmu.c, pte_to_pagemap_entry()
+        """
         if not pte_present(pte):
             return 0 if pte_none(pte) else PM_SWAP
         page = self._kernel.memory.vm_normal_page(vma, addr, pte)

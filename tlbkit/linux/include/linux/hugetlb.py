@@ -71,7 +71,10 @@ class Hstate:
 
     @property
     def available_huge_pages(self) -> int:
-        """How many free ones nobody has spoken for."""
+        """How many free ones nobody has spoken for.
+
+        Source: mm/hugetlb.c, available_huge_pages()
+        """
         return self.free_huge_pages - self.resv_huge_pages
 
     def __repr__(self) -> str:
@@ -163,5 +166,8 @@ class PrivateReservation:
 
 
 def is_vm_hugetlb_page(vma: VmArea) -> bool:
-    """Tell whether an area maps huge pages of hugetlb."""
+    """Tell whether an area maps huge pages of hugetlb.
+
+    Source: include/linux/hugetlb_inline.h, is_vm_hugetlb_page()
+    """
     return bool(vma.flags & VM_HUGETLB)

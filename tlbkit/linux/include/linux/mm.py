@@ -103,7 +103,10 @@ VM_FAULT_ERROR: Final = (
 
 
 def is_cow_mapping(flags: int) -> bool:
-    """Tell whether a write to a mapping with these flags may copy a page."""
+    """Tell whether a write to a mapping with these flags may copy a page.
+
+    Source: include/linux/mm.h, is_cow_mapping()
+    """
     return flags & (VM_SHARED | VM_MAYWRITE) == VM_MAYWRITE
 
 

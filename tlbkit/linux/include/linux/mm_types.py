@@ -122,22 +122,33 @@ def ptdesc_pmd_pts_count(table: Folio) -> int:
     """Return how many PUD entries point to a PMD table besides the first.
 
     The number stands where other pages have their place in a file; a new table has 0.
+
+    Source: include/linux/mm_types.h, ptdesc_pmd_pts_count()
     """
     return table.index
 
 
 def ptdesc_pmd_pts_inc(table: Folio) -> None:
-    """Count one more PUD entry that points to a PMD table."""
+    """Count one more PUD entry that points to a PMD table.
+
+    Source: include/linux/mm_types.h, ptdesc_pmd_pts_inc()
+    """
     table.index += 1
 
 
 def ptdesc_pmd_pts_dec(table: Folio) -> None:
-    """Count one PUD entry less."""
+    """Count one PUD entry less.
+
+    Source: include/linux/mm_types.h, ptdesc_pmd_pts_dec()
+    """
     table.index -= 1
 
 
 def ptdesc_pmd_is_shared(table: Folio) -> bool:
-    """Tell whether more than one PUD entry points to a PMD table."""
+    """Tell whether more than one PUD entry points to a PMD table.
+
+    Source: include/linux/mm_types.h, ptdesc_pmd_is_shared()
+    """
     return bool(table.index)
 
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
 
 def folio_trylock(folio: Folio) -> bool:
-    """Lock *folio* unless somebody has; tell whether it was locked."""
+    """Lock *folio* unless somebody has; tell whether it was locked.
+
+    Source: include/linux/pagemap.h, folio_trylock()
+    """
     if folio.flags & PG_locked:
         return False
     folio.flags |= PG_locked
@@ -25,13 +28,19 @@ def folio_trylock(folio: Folio) -> bool:
 
 
 def folio_lock(machine: Machine, folio: Folio) -> None:
-    """Lock *folio*, asleep while somebody else has it locked."""
+    """Lock *folio*, asleep while somebody else has it locked.
+
+    Source: include/linux/pagemap.h, folio_lock()
+    """
     while not folio_trylock(folio):
         machine.wait(lambda: not folio.flags & PG_locked, _name(folio))
 
 
 def folio_unlock(machine: Machine, folio: Folio) -> None:
-    """Unlock *folio*."""
+    """Unlock *folio*.
+
+    Source: mm/filemap.c, folio_unlock()
+    """
     if not folio.flags & PG_locked:
         raise LockError(machine.running.number, _name(folio), "is not locked")
     folio.flags &= ~PG_locked

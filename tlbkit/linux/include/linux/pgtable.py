@@ -69,5 +69,7 @@ def pgtable_level_to_str(level: object) -> str:
 
     >>> pgtable_level_to_str(PgtableLevel.PUD), pgtable_level_to_str(7)
     ('pud', 'unknown')
+
+    Source: include/linux/pgtable.h, pgtable_level_to_str()
     """
     return str(level) if isinstance(level, PgtableLevel) else "unknown"

@@ -66,17 +66,26 @@ def pte_to_swp_entry(pte: int) -> SwpEntry:
 
 
 def swp_entry_to_pte(entry: SwpEntry) -> int:
-    """Return the page-table entry that stands for *entry*."""
+    """Return the page-table entry that stands for *entry*.
+
+    Source: include/linux/swapops.h, swp_entry_to_pte()
+    """
     return entry.type << _TYPE_SHIFT | entry.offset << _OFFSET_SHIFT
 
 
 def pte_swp_exclusive(pte: int) -> bool:
-    """Tell whether the page that was swapped out belongs to one process."""
+    """Tell whether the page that was swapped out belongs to one process.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_swp_exclusive()
+    """
     return bool(pte & PTE_SWP_EXCLUSIVE)
 
 
 def pte_swp_uffd_wp(pte: int) -> bool:
-    """Tell whether userfaultfd write-protected the page that was swapped out."""
+    """Tell whether userfaultfd write-protected the page that was swapped out.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_swp_uffd_wp()
+    """
     return bool(pte & PTE_SWP_UFFD_WP)
 
 
@@ -136,7 +145,10 @@ def make_readable_migration_pte(pte: int, *, exclusive: bool) -> int:
 
 
 def make_pte_marker(marker: int) -> int:
-    """Return an entry that only says something of an empty place."""
+    """Return an entry that only says something of an empty place.
+
+    Source: include/linux/swapops.h, make_pte_marker()
+    """
     return swp_entry_to_pte(SwpEntry(SWP_PTE_MARKER, marker))
 
 

@@ -28,7 +28,10 @@ class Printk:
         self.log: list[str] = []
 
     def pr_alert(self, line: str) -> None:
-        """Add a line to the log."""
+        """Add a line to the log.
+
+        Source: include/linux/printk.h, pr_alert()
+        """
         self.log.append(line)
         if "printk" in self._machine.events.heard:
             self._machine.events.emit(self._machine.running.number, "printk", line)

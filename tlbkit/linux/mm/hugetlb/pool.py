@@ -64,7 +64,10 @@ class HugetlbPool:
         self.fault_mutex_table: dict[int, SpinLock] = {}
 
     def size_to_hstate(self, size: int) -> Hstate:
-        """Return the pool of a size in bytes; `InputError` says which there are."""
+        """Return the pool of a size in bytes; `InputError` says which there are.
+
+        Source: mm/hugetlb.c, size_to_hstate()
+        """
         for h in self.hstates:
             if h.size == size:
                 return h
@@ -72,7 +75,10 @@ class HugetlbPool:
         raise InputError(f"size={size}: huge pages here have {known} bytes")
 
     def hstate_sizelog(self, code: int) -> Hstate | None:
-        """Return the pool of pages of 2**code bytes, of the default size for 0."""
+        """Return the pool of pages of 2**code bytes, of the default size for 0.
+
+        Source: include/linux/hugetlb.h, hstate_sizelog()
+        """
         if not code:
             return self.default_hstate
         return next((h for h in self.hstates if h.shift == code), None)
@@ -84,12 +90,18 @@ class HugetlbPool:
         return cast("HugetlbfsInode", vma.file.inode)  # VM_HUGETLB says so
 
     def hstate_vma(self, vma: VmArea) -> Hstate:
-        """Return the pool that an area takes its pages from."""
+        """Return the pool that an area takes its pages from.
+
+        Source: include/linux/hugetlb.h, hstate_vma()
+        """
         return self.inode(vma).hstate
 
     @staticmethod
     def vma_hugecache_offset(h: Hstate, vma: VmArea, addr: int) -> int:
-        """Return the place of *addr* in what *vma* maps, in huge pages."""
+        """Return the place of *addr* in what *vma* maps, in huge pages.
+
+        Source: mm/hugetlb.c, vma_hugecache_offset()
+        """
         return (addr - vma.start >> h.shift) + (vma.pgoff >> h.order)
 
     # -- the number of huge pages ----------------------------------------------------
@@ -106,6 +118,8 @@ class HugetlbPool:
 
         Returns:
             How many there are that stay.
+
+        Source: mm/hugetlb.c, set_max_huge_pages()
         """
         h = self.default_hstate if size is None else self.size_to_hstate(size)
         with self.hugetlb_lock:
@@ -171,7 +185,10 @@ class HugetlbPool:
     # -- promises --------------------------------------------------------------------
 
     def hugetlb_acct_memory(self, h: Hstate, delta: int) -> int:
-        """Promise *delta* huge pages more, or fewer; 0 or ``-ENOMEM``."""
+        """Promise *delta* huge pages more, or fewer; 0 or ``-ENOMEM``.
+
+        Source: mm/hugetlb.c, hugetlb_acct_memory()
+        """
         with self.hugetlb_lock:
             if delta > 0:
                 return self.gather_surplus_pages(h, delta)
@@ -180,7 +197,10 @@ class HugetlbPool:
         return 0
 
     def gather_surplus_pages(self, h: Hstate, delta: int) -> int:
-        """Promise *delta* huge pages, made now if the pool has too few."""
+        """Promise *delta* huge pages, made now if the pool has too few.
+
+        Source: mm/hugetlb.c, gather_surplus_pages()
+        """
         needed = delta - h.available_huge_pages
         made: list[HugetlbFolio] = []
         while len(made) < needed:
@@ -196,7 +216,10 @@ class HugetlbPool:
         return 0
 
     def return_unused_surplus_pages(self, h: Hstate, unused: int) -> None:
-        """Take *unused* promises back, and the pages that were made for them."""
+        """Take *unused* promises back, and the pages that were made for them.
+
+        Source: mm/hugetlb.c, return_unused_surplus_pages()
+        """
         h.resv_huge_pages -= unused
         for _ in range(min(unused, h.surplus_huge_pages, h.available_huge_pages)):
             h.free_huge_pages -= 1
@@ -227,6 +250,8 @@ class HugetlbPool:
             end: The place behind the last.
             vma: The area that is being made, or ``None`` for the file alone.
             vm_flags: VM_NORESERVE asks for no promise.
+
+        Source: mm/hugetlb.c, hugetlb_reserve_pages()
         """
         if vma is not None:
             self.hugetlb_vma_lock_alloc(vma)
@@ -250,7 +275,10 @@ class HugetlbPool:
     def hugetlb_unreserve_pages(
         self, inode: HugetlbfsInode, start: int, end: int, freed: int
     ) -> None:
-        """Take back what [start, end) of a file was promised; *freed* were taken."""
+        """Take back what [start, end) of a file was promised; *freed* were taken.
+
+        Source: mm/hugetlb.c, hugetlb_unreserve_pages()
+        """
         chg = inode.resv_map.region_del(start, end)
         self.hugetlb_acct_memory(inode.hstate, freed - chg)
 
@@ -258,27 +286,39 @@ class HugetlbPool:
 
     @staticmethod
     def is_vma_resv_set(vma: VmArea, flag: int) -> bool:
-        """Tell whether a private area has an ``HPAGE_RESV_`` flag."""
+        """Tell whether a private area has an ``HPAGE_RESV_`` flag.
+
+        Source: mm/hugetlb.c, is_vma_resv_set()
+        """
         data = vma.private_data
         return isinstance(data, PrivateReservation) and bool(data.flags & flag)
 
     @staticmethod
     def set_vma_resv_flags(vma: VmArea, flag: int) -> None:
-        """Give a private area an ``HPAGE_RESV_`` flag."""
+        """Give a private area an ``HPAGE_RESV_`` flag.
+
+        Source: mm/hugetlb.c, set_vma_resv_flags()
+        """
         if vma.private_data is None:
             vma.private_data = PrivateReservation(None)
         assert isinstance(vma.private_data, PrivateReservation)
         vma.private_data.flags |= flag
 
     def vma_resv_map(self, vma: VmArea) -> ResvMap | None:
-        """Return the reserve map that speaks for an area, or ``None``."""
+        """Return the reserve map that speaks for an area, or ``None``.
+
+        Source: mm/hugetlb.c, vma_resv_map()
+        """
         if vma.flags & VM_MAYSHARE:
             return self.inode(vma).resv_map
         data = vma.private_data
         return data.resv_map if isinstance(data, PrivateReservation) else None
 
     def vma_needs_reservation(self, h: Hstate, vma: VmArea, addr: int) -> bool:
-        """Tell whether a page for *addr* was not promised to *vma*."""
+        """Tell whether a page for *addr* was not promised to *vma*.
+
+        Source: mm/hugetlb.c, vma_needs_reservation()
+        """
         resv = self.vma_resv_map(vma)
         if resv is None:
             return True
@@ -287,14 +327,20 @@ class HugetlbPool:
         return absent if vma.flags & VM_MAYSHARE else not absent
 
     def vma_commit_reservation(self, h: Hstate, vma: VmArea, addr: int) -> None:
-        """Note that a page was taken for *addr*."""
+        """Note that a page was taken for *addr*.
+
+        Source: mm/hugetlb.c, vma_commit_reservation()
+        """
         resv = self.vma_resv_map(vma)
         if resv is not None:
             place = self.vma_hugecache_offset(h, vma, addr)
             resv.region_add(place, place + 1)
 
     def vma_add_reservation(self, h: Hstate, vma: VmArea, addr: int) -> None:
-        """Note that a page for *addr* is promised again."""
+        """Note that a page for *addr* is promised again.
+
+        Source: mm/hugetlb.c, vma_add_reservation()
+        """
         resv = self.vma_resv_map(vma)
         if resv is None:
             return
@@ -305,7 +351,10 @@ class HugetlbPool:
             resv.region_del(place, place + 1)
 
     def vma_del_reservation(self, h: Hstate, vma: VmArea, addr: int) -> None:
-        """Note that a page for *addr* is promised no more."""
+        """Note that a page for *addr* is promised no more.
+
+        Source: mm/hugetlb.c, vma_del_reservation()
+        """
         resv = self.vma_resv_map(vma)
         if resv is None:
             return
@@ -321,6 +370,8 @@ class HugetlbPool:
         """Undo the notes of `alloc_hugetlb_folio`, as the page is not used after all.
 
         The caller frees it, which gives the promise back to the pool.
+
+        Source: mm/hugetlb.c, restore_reserve_on_error()
         """
         if folio.restore_reserve:
             if self.vma_needs_reservation(h, vma, addr):
@@ -338,6 +389,8 @@ class HugetlbPool:
             addr: Where the page is to be mapped.
             cow_from_owner: It is the copy of a page that the area has already used its
                 promise for; that of another place must not be used up for it.
+
+        Source: mm/hugetlb.c, alloc_hugetlb_folio()
         """
         h = self.hstate_vma(vma)
         unpromised = cow_from_owner or self.vma_needs_reservation(h, vma, addr)
@@ -366,6 +419,8 @@ class HugetlbPool:
 
         A promise of somebody else's is not used up for it: it is for the time until the
         other one is free.
+
+        Source: mm/hugetlb.c, alloc_migrate_hugetlb_folio()
         """
         with self.hugetlb_lock:
             if h.available_huge_pages > 0:
@@ -384,6 +439,8 @@ class HugetlbPool:
         """Put *new* in the place of *old*, which nobody maps, with its contents.
 
         Both are locked, and belong to a file.
+
+        Source: mm/hugetlb.c, move_hugetlb_state()
         """
         for n in range(new.nr_pages):
             self._machine.memory.copy_frame(old.pfn + n, new.pfn + n)
@@ -395,7 +452,10 @@ class HugetlbPool:
         old.mapping = None
 
     def free_huge_folio(self, folio: HugetlbFolio) -> None:
-        """Give a huge page back to its pool; nobody maps or holds it any more."""
+        """Give a huge page back to its pool; nobody maps or holds it any more.
+
+        Source: mm/hugetlb.c, free_huge_folio()
+        """
         if folio.mapcount:
             raise BadPageError(folio, "freed while page tables map it")
         h = folio.hstate
@@ -419,6 +479,8 @@ class HugetlbPool:
         """Give an area whose tables may be shared its lock.
 
         Without memory for it the area takes no part in sharing.
+
+        Source: mm/hugetlb.c, hugetlb_vma_lock_alloc()
         """
         if not vma.flags & VM_MAYSHARE or vma.private_data is not None:
             return
@@ -426,7 +488,10 @@ class HugetlbPool:
             vma.private_data = HugetlbVmaLock(self._machine, vma)
 
     def hugetlb_vma_lock_free(self, vma: VmArea) -> None:
-        """Take the lock of an area away; it cannot share tables from now on."""
+        """Take the lock of an area away; it cannot share tables from now on.
+
+        Source: mm/hugetlb.c, hugetlb_vma_lock_free()
+        """
         lock = vma.private_data
         if isinstance(lock, HugetlbVmaLock):
             lock.rw_sema.down_write()

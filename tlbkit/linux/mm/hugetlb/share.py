@@ -66,38 +66,56 @@ class HugetlbShare(HugetlbPool):
             raise LockError(cpu, lock.name, f"must be taken before {i_mmap_rwsem.name}")
 
     def hugetlb_vma_lock_read(self, vma: VmArea) -> None:
-        """Keep the tables of *vma* from being unshared."""
+        """Keep the tables of *vma* from being unshared.
+
+        Source: mm/hugetlb.c, hugetlb_vma_lock_read()
+        """
         lock = self._rw_sema(vma)
         if lock is not None:
             self._before_i_mmap(vma, lock)
             lock.down_read()
 
     def hugetlb_vma_unlock_read(self, vma: VmArea) -> None:
-        """Let them be unshared again."""
+        """Let them be unshared again.
+
+        Source: mm/hugetlb.c, hugetlb_vma_unlock_read()
+        """
         lock = self._rw_sema(vma)
         if lock is not None:
             lock.up_read()
 
     def hugetlb_vma_lock_write(self, vma: VmArea) -> None:
-        """Keep everybody else out of the tables of *vma*."""
+        """Keep everybody else out of the tables of *vma*.
+
+        Source: mm/hugetlb.c, hugetlb_vma_lock_write()
+        """
         lock = self._rw_sema(vma)
         if lock is not None:
             self._before_i_mmap(vma, lock)
             lock.down_write()
 
     def hugetlb_vma_trylock_write(self, vma: VmArea) -> bool:
-        """Do so unless somebody is in them; tell whether it was done."""
+        """Do so unless somebody is in them; tell whether it was done.
+
+        Source: mm/hugetlb.c, hugetlb_vma_trylock_write()
+        """
         lock = self._rw_sema(vma)
         return lock is None or lock.down_write_trylock()
 
     def hugetlb_vma_unlock_write(self, vma: VmArea) -> None:
-        """Let others in again."""
+        """Let others in again.
+
+        Source: mm/hugetlb.c, hugetlb_vma_unlock_write()
+        """
         lock = self._rw_sema(vma)
         if lock is not None:
             lock.up_write()
 
     def hugetlb_vma_unlock_write_free_(self, vma: VmArea) -> None:
-        """Release the lock, and take it away from an area that may share."""
+        """Release the lock, and take it away from an area that may share.
+
+        Source: mm/hugetlb.c, __hugetlb_vma_unlock_write_free()
+        """
         data = vma.private_data
         if isinstance(data, HugetlbVmaLock):
             self._unlock_write_put(data)
@@ -108,6 +126,8 @@ class HugetlbShare(HugetlbPool):
         """Complain unless the area's lock is held, or nobody else can be in it.
 
         While an area is being split, it is locked for writing itself.
+
+        Source: mm/hugetlb.c, hugetlb_vma_assert_locked()
         """
         lock = self._rw_sema(vma)
         if lock is not None and not self._kernel.mmap_lock.vma_is_write_locked(vma):
@@ -125,6 +145,8 @@ class HugetlbShare(HugetlbPool):
         """Return the lock of the table in which the entry of a huge page stands.
 
         Those who share a table share its lock.
+
+        Source: include/linux/hugetlb.h, huge_pte_lockptr()
         """
         if self.hstate_vma(vma).size >= self._pgtable.pud_size:
             return vma.mm.page_table_lock
@@ -135,6 +157,8 @@ class HugetlbShare(HugetlbPool):
 
         In an area that may share, its lock or i_mmap_rwsem is held: the table could be
         unshared, and then be reused, otherwise.
+
+        Source: include/linux/hugetlb.h, hugetlb_walk()
         """
         lock = vma.private_data
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
@@ -185,7 +209,10 @@ class HugetlbShare(HugetlbPool):
         return self._pgtable.page_shift in (12, 14)
 
     def want_pmd_share(self, vma: VmArea, addr: int) -> bool:
-        """Tell whether the table for *addr* may be a shared one."""
+        """Tell whether the table for *addr* may be a shared one.
+
+        Source: mm/hugetlb.c, want_pmd_share()
+        """
         if uffd_disable_huge_pmd_share(vma):
             return False
         if not self.shares_pmd_tables or not vma.flags & VM_MAYSHARE:
@@ -205,6 +232,8 @@ class HugetlbShare(HugetlbPool):
             vma: Who needs one.
             addr: Where it maps the page.
             index: The place of the page in the file, in pages.
+
+        Source: mm/hugetlb.c, page_table_shareable()
         """
         pgtable = self._pgtable
         there = (index - other.pgoff << pgtable.page_shift) + other.start
@@ -222,7 +251,10 @@ class HugetlbShare(HugetlbPool):
     def adjust_range_if_pmd_sharing_possible(
         self, vma: VmArea, start: int, end: int
     ) -> tuple[int, int]:
-        """Return a range widened to all that shared tables in it may map."""
+        """Return a range widened to all that shared tables in it may map.
+
+        Source: mm/hugetlb.c, adjust_range_if_pmd_sharing_possible()
+        """
         size = self._pgtable.pud_size
         first = -(-vma.start // size) * size
         last = vma.end // size * size
@@ -252,6 +284,8 @@ class HugetlbShare(HugetlbPool):
 
         Returns:
             Where the entry for *addr* stands, or ``None`` without memory.
+
+        Source: mm/hugetlb.c, huge_pmd_share()
         """
         i_mmap_rwsem = self.mapping(vma).i_mmap_rwsem
         i_mmap_rwsem.down_read()
@@ -294,6 +328,8 @@ class HugetlbShare(HugetlbPool):
         bring it back. The table's lock is held, and i_mmap_rwsem and the area's lock
         for writing; `huge_pmd_unshare_flush` must follow before the i_mmap_rwsem is
         released.
+
+        Source: mm/hugetlb.c, huge_pmd_unshare()
         """
         if self.hstate_vma(vma).size != self._pgtable.pmd_size:
             return False
@@ -314,6 +350,8 @@ class HugetlbShare(HugetlbPool):
 
         Whoever is left with a table may put it to another use as soon as i_mmap_rwsem
         is released; by then no TLB may lead there, and no lockless walk be in it.
+
+        Source: mm/hugetlb.c, huge_pmd_unshare_flush()
         """
         self.mapping(vma).i_mmap_rwsem.assert_write_held()
         self._kernel.gather.tlb_flush_unshared_tables(tlb)
@@ -325,6 +363,8 @@ class HugetlbShare(HugetlbPool):
 
         With *take_locks* false, the caller holds i_mmap_rwsem for writing, and nobody
         else can be in the area.
+
+        Source: mm/hugetlb.c, hugetlb_unshare_pmds()
         """
         if not vma.flags & VM_MAYSHARE or start >= end:
             return
@@ -352,7 +392,10 @@ class HugetlbShare(HugetlbPool):
         gather.tlb_finish_mmu(tlb)
 
     def hugetlb_unshare_all_pmds(self, vma: VmArea) -> None:
-        """Unshare all tables of an area, as one that is to be watched must."""
+        """Unshare all tables of an area, as one that is to be watched must.
+
+        Source: mm/hugetlb.c, hugetlb_unshare_all_pmds()
+        """
         size = self._pgtable.pud_size
         self.hugetlb_unshare_pmds(
             vma,
@@ -367,6 +410,8 @@ class HugetlbShare(HugetlbPool):
         Areas and i_mmap_rwsem are locked for writing. The lock of the area cannot be
         taken now, as it comes before i_mmap_rwsem, and need not be: who could be kept
         out by it is kept out already.
+
+        Source: mm/hugetlb.c, hugetlb_split()
         """
         size = self._pgtable.pud_size
         floor = addr // size * size

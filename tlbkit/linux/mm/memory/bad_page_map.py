@@ -38,6 +38,8 @@ class BadPageMap(MemoryTables):
 
         A minute begins with the first report after the last minute was used up, or
         after boot. How many were left out is told when the next one is not.
+
+        Source: mm/memory.c, is_bad_page_map_ratelimited()
         """
         jiffies = self._kernel.timer.jiffies
         if self.nr_shown == REPORTS_A_MINUTE:
@@ -73,6 +75,8 @@ class BadPageMap(MemoryTables):
                 of the folio's reverse mapping.
             page: The page that it maps, if that is known to be one.
             level: Where the entry stands.
+
+        Source: mm/memory.c, print_bad_page_map()
         """
         if self.is_bad_page_map_ratelimited():
             return
@@ -88,7 +92,10 @@ class BadPageMap(MemoryTables):
     def print_bad_pte(
         self, vma: VmArea, addr: int, pte: int, page: Page | None
     ) -> None:
-        """Report a page entry."""
+        """Report a page entry.
+
+        Source: mm/memory.c, print_bad_pte()
+        """
         self.print_bad_page_map(vma, addr, pte, page, PGTABLE_LEVEL_PTE)
 
     def print_bad_page_map_pgtable_(self, mm: MmStruct, addr: int) -> None:
@@ -97,6 +104,8 @@ class BadPageMap(MemoryTables):
         A level that is folded away shows the entry of the level below. The page
         entries' table is not looked at: where it must be mapped first to be read, the
         caller has it mapped already. Its entry is in the report's first line.
+
+        Source: mm/memory.c, __print_bad_page_map_pgtable()
         """
         line = ""
         for name, entry, goes_on in self.pgtable_dump(mm, addr):

@@ -36,6 +36,8 @@ class MemoryInsert(MemoryNormal):
         Returns:
             ``VM_FAULT_NOPAGE``, also if something was there and this is no write;
             ``VM_FAULT_SIGBUS`` or ``VM_FAULT_OOM``.
+
+        Source: mm/memory.c, vmf_insert_page_mkwrite()
         """
         if not vmf.vma.start <= vmf.address < vmf.vma.end:
             return VM_FAULT_SIGBUS
@@ -50,7 +52,10 @@ class MemoryInsert(MemoryNormal):
         return VM_FAULT_SIGBUS if error not in {0, -EBUSY} else VM_FAULT_NOPAGE
 
     def insert_page(self, vma: VmArea, addr: int, page: Page, *, mkwrite: bool) -> int:
-        """Look whether *page* may be mapped here, and map it; 0 or an error number."""
+        """Look whether *page* may be mapped here, and map it; 0 or an error number.
+
+        Source: mm/memory.c, insert_page()
+        """
         error = self.validate_page_before_insert(vma, page)
         if error:
             return error
@@ -70,6 +75,8 @@ class MemoryInsert(MemoryNormal):
 
         Somebody must hold it, and it must be no anonymous memory. The zero page only
         goes where nobody will find it exchanged for another page without being told.
+
+        Source: mm/memory.c, validate_page_before_insert()
         """
         folio = self._kernel.page_alloc.folio(page)
         if folio is None or not folio.refcount:
@@ -80,7 +87,10 @@ class MemoryInsert(MemoryNormal):
 
     @staticmethod
     def vm_mixed_zeropage_allowed(vma: VmArea) -> bool:
-        """Tell whether an area may hold the zero page beside others."""
+        """Tell whether an area may hold the zero page beside others.
+
+        Source: mm/memory.c, vm_mixed_zeropage_allowed()
+        """
         if is_cow_mapping(vma.flags):
             return True
         if not vma.flags & (VM_WRITE | VM_MAYWRITE):
@@ -95,6 +105,8 @@ class MemoryInsert(MemoryNormal):
 
         Unlike a block's, an entry that is made writable where it stands is not marked
         dirty here.
+
+        Source: mm/memory.c, insert_page_into_pte_locked()
         """
         pgtable = self._pgtable
         old = pgtable.ptep_get(ptep)

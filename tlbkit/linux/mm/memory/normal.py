@@ -58,6 +58,8 @@ class MemoryNormal(BadPageMap):
         Returns:
             The page of *pfn*, also of a block, or ``None``. What must not be there is
             reported and treated as not normal.
+
+        Source: mm/memory.c, __vm_normal_page()
         """
         if self.pgtable_level_has_pxx_special(level):
             if special:
@@ -110,17 +112,26 @@ class MemoryNormal(BadPageMap):
         return pfn
 
     def is_zero_pfn(self, pfn: int) -> bool:
-        """Tell whether *pfn* is the zero page."""
+        """Tell whether *pfn* is the zero page.
+
+        Source: include/linux/pgtable.h, is_zero_pfn()
+        """
         return pfn == self._kernel.zero_pfn
 
     def is_huge_zero_pfn(self, pfn: int) -> bool:
-        """Tell whether *pfn* is any page of the huge zero folio."""
+        """Tell whether *pfn* is any page of the huge zero folio.
+
+        Source: include/linux/huge_mm.h, is_huge_zero_pfn()
+        """
         return self._kernel.huge_memory.is_huge_zero_pfn(pfn)
 
     # -- level by level --------------------------------------------------------------
 
     def vm_normal_page(self, vma: VmArea, addr: int, pte: int) -> Page | None:
-        """Return the normal page that a present page entry maps."""
+        """Return the normal page that a present page entry maps.
+
+        Source: mm/memory.c, vm_normal_page()
+        """
         return self.vm_normal_page_(
             vma,
             addr,
@@ -131,7 +142,10 @@ class MemoryNormal(BadPageMap):
         )
 
     def vm_normal_page_pmd(self, vma: VmArea, addr: int, pmd: int) -> Page | None:
-        """Return the first page of what a present PMD leaf maps, if it is normal."""
+        """Return the first page of what a present PMD leaf maps, if it is normal.
+
+        Source: mm/memory.c, vm_normal_page_pmd()
+        """
         return self.vm_normal_page_(
             vma,
             addr,
@@ -142,7 +156,10 @@ class MemoryNormal(BadPageMap):
         )
 
     def vm_normal_page_pud(self, vma: VmArea, addr: int, pud: int) -> Page | None:
-        """Return the same of a PUD leaf."""
+        """Return the same of a PUD leaf.
+
+        Source: mm/memory.c, vm_normal_page_pud()
+        """
         return self.vm_normal_page_(
             vma,
             addr,
@@ -153,11 +170,17 @@ class MemoryNormal(BadPageMap):
         )
 
     def vm_normal_folio(self, vma: VmArea, addr: int, pte: int) -> Folio | None:
-        """Return the folio of the normal page that a present page entry maps."""
+        """Return the folio of the normal page that a present page entry maps.
+
+        Source: mm/memory.c, vm_normal_folio()
+        """
         page = self.vm_normal_page(vma, addr, pte)
         return None if page is None else self._kernel.page_alloc.folio_of(page)
 
     def vm_normal_folio_pmd(self, vma: VmArea, addr: int, pmd: int) -> Folio | None:
-        """Return the same of a PMD leaf."""
+        """Return the same of a PMD leaf.
+
+        Source: mm/memory.c, vm_normal_folio_pmd()
+        """
         page = self.vm_normal_page_pmd(vma, addr, pmd)
         return None if page is None else self._kernel.page_alloc.folio_of(page)

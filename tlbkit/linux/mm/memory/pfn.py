@@ -49,6 +49,8 @@ class MemoryPfn(MemoryInsert):
 
         Raises:
             BugError: Something is mapped there.
+
+        Source: mm/memory.c, remap_pfn_range()
         """
         pgtable = self._pgtable
         end = addr + size
@@ -76,6 +78,8 @@ class MemoryPfn(MemoryInsert):
 
         Raises:
             BugError: The area is not one for frames.
+
+        Source: mm/memory.c, vmf_insert_pfn()
         """
         self._check_pfn_area(vma)
         if not vma.start <= addr < vma.end:
@@ -92,6 +96,8 @@ class MemoryPfn(MemoryInsert):
 
         Raises:
             BugError: The area is not for both.
+
+        Source: mm/memory.c, vmf_insert_mixed()
         """
         if not vma.flags & VM_MIXEDMAP:
             raise BugError("vmf_insert_mixed() into an area that is not VM_MIXEDMAP")
@@ -138,7 +144,10 @@ class MemoryPfn(MemoryInsert):
     # -- pages -----------------------------------------------------------------------
 
     def vm_insert_page(self, vma: VmArea, addr: int, page: Page) -> int:
-        """Map a driver's own page, which is counted; 0 or a negative error number."""
+        """Map a driver's own page, which is counted; 0 or a negative error number.
+
+        Source: mm/memory.c, vm_insert_page()
+        """
         if not vma.start <= addr < vma.end:
             return -EFAULT
         vma.flags |= VM_MIXEDMAP

@@ -34,7 +34,10 @@ class MemoryTables:
     # -- tables ----------------------------------------------------------------------
 
     def pte_lockptr(self, pmd: int) -> SpinLock:
-        """Return the lock of the PTE table that the entry *pmd* points to."""
+        """Return the lock of the PTE table that the entry *pmd* points to.
+
+        Source: include/linux/mm.h, pte_lockptr()
+        """
         table = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd))
         lock = table.mapping
         if not isinstance(lock, SpinLock):
@@ -42,7 +45,10 @@ class MemoryTables:
         return lock
 
     def pmd_lockptr(self, pmdp: int) -> SpinLock:
-        """Return the lock of the PMD table in which the entry at *pmdp* stands."""
+        """Return the lock of the PMD table in which the entry at *pmdp* stands.
+
+        Source: include/linux/mm.h, pmd_lockptr()
+        """
         pfn = pmdp >> self._pgtable.page_shift
         lock = self._kernel.page_alloc.folio_of(pfn).mapping
         assert isinstance(lock, SpinLock)
@@ -50,7 +56,10 @@ class MemoryTables:
 
     @staticmethod
     def pud_lockptr(mm: MmStruct) -> SpinLock:
-        """Return the lock of every PUD table of *mm*."""
+        """Return the lock of every PUD table of *mm*.
+
+        Source: include/linux/mm.h, pud_lockptr()
+        """
         return mm.page_table_lock
 
     def pud_alloc_(self, mm: MmStruct, p4dp: int) -> int:
@@ -123,7 +132,10 @@ class MemoryTables:
         return pgtable.pud_offset(pgdp, addr)
 
     def pte_alloc(self, mm: MmStruct, pmdp: int) -> bool:
-        """Make sure that *pmdp* points to a PTE table; false without memory."""
+        """Make sure that *pmdp* points to a PTE table; false without memory.
+
+        Source: include/linux/mm.h, pte_alloc()
+        """
         if self._memory.read(pmdp):
             return True
         table = self._kernel.page_alloc.alloc_table("PTE table")
@@ -134,7 +146,10 @@ class MemoryTables:
         return True
 
     def pmd_install(self, mm: MmStruct, pmdp: int, table: Folio) -> bool:
-        """Point *pmdp* to a table that was set aside; false if it has one already."""
+        """Point *pmdp* to a table that was set aside; false if it has one already.
+
+        Source: mm/memory.c, pmd_install()
+        """
         with self.pmd_lockptr(pmdp):
             if not self._machine.holds("pmd_none", pte_none(self._pgtable.read(pmdp))):
                 return False

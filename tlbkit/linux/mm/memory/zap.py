@@ -65,7 +65,10 @@ class ZapDetails(NamedTuple):
     drop_markers: bool = False
 
     def should_zap_folio(self, folio: Folio | None) -> bool:
-        """Tell whether an entry that maps *folio* is to be cleared."""
+        """Tell whether an entry that maps *folio* is to be cleared.
+
+        Source: mm/memory.c, should_zap_folio()
+        """
         return self.even_cows or folio is None or not folio.anon
 
 
@@ -81,7 +84,10 @@ class MemoryZap(MemoryNormal):
     def unmap_vmas(
         self, tlb: MmuGather, vmas: list[VmArea], start: int, end: int
     ) -> None:
-        """Clear all entries of *vmas* within [start, end), and keep their pages."""
+        """Clear all entries of *vmas* within [start, end), and keep their pages.
+
+        Source: mm/memory.c, unmap_vmas()
+        """
         if not vmas:
             return
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
@@ -96,13 +102,19 @@ class MemoryZap(MemoryNormal):
                 self.hugetlb_zap_end(vma, final=True)
 
     def hugetlb_zap_begin(self, vma: VmArea, start: int, end: int) -> tuple[int, int]:
-        """Lock an area of huge pages, and only such; return the range it concerns."""
+        """Lock an area of huge pages, and only such; return the range it concerns.
+
+        Source: include/linux/hugetlb.h, hugetlb_zap_begin()
+        """
         if is_vm_hugetlb_page(vma):
             return self._kernel.hugetlb.hugetlb_zap_begin(vma, start, end)
         return start, end
 
     def hugetlb_zap_end(self, vma: VmArea, *, final: bool) -> None:
-        """Release it; *final* if it goes away for good."""
+        """Release it; *final* if it goes away for good.
+
+        Source: include/linux/hugetlb.h, hugetlb_zap_end()
+        """
         if is_vm_hugetlb_page(vma):
             self._kernel.hugetlb.hugetlb_zap_end(vma, final=final)
 
@@ -114,7 +126,10 @@ class MemoryZap(MemoryNormal):
         end: int,
         details: ZapDetails | None = None,
     ) -> None:
-        """Clear the entries of one area within [start, end), of whatever kind it is."""
+        """Clear the entries of one area within [start, end), of whatever kind it is.
+
+        Source: mm/memory.c, unmap_single_vma()
+        """
         if is_vm_hugetlb_page(vma):
             self._kernel.hugetlb.unmap_hugepage_range_(
                 tlb,
@@ -136,7 +151,10 @@ class MemoryZap(MemoryNormal):
         end: int,
         details: ZapDetails | None = None,
     ) -> None:
-        """Clear the entries of a part of *vma*, which stays mapped."""
+        """Clear the entries of a part of *vma*, which stays mapped.
+
+        Source: mm/memory.c, zap_page_range_single_batched()
+        """
         span = self.hugetlb_zap_begin(vma, start, end)
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, vma.mm, *span
@@ -150,7 +168,10 @@ class MemoryZap(MemoryNormal):
     def zap_page_range_single(
         self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
     ) -> None:
-        """Do so in a gather of its own."""
+        """Do so in a gather of its own.
+
+        Source: mm/memory.c, zap_page_range_single()
+        """
         gather = self._kernel.gather
         tlb = gather.tlb_gather_mmu(vma.mm)
         self.zap_page_range_single_batched(tlb, vma, addr, addr + size, details)
@@ -164,7 +185,10 @@ class MemoryZap(MemoryNormal):
         end: int,
         details: ZapDetails | None = None,
     ) -> None:
-        """Clear the entries of one area within [addr, end)."""
+        """Clear the entries of one area within [addr, end).
+
+        Source: mm/memory.c, unmap_page_range()
+        """
         self._kernel.gather.tlb_start_vma(tlb, vma)
         if not vma.anonymous:
             huge = self._kernel.huge_memory
@@ -201,6 +225,8 @@ class MemoryZap(MemoryNormal):
             start: The place of the first, in pages.
             nr: How many; all that follow if not given.
             even_cows: Private copies of such pages go as well.
+
+        Source: mm/memory.c, unmap_mapping_pages()
         """
         shift = self._pgtable.page_shift
         details = ZapDetails(even_cows=even_cows)
@@ -228,6 +254,8 @@ class MemoryZap(MemoryNormal):
 
         Returns:
             The address up to which it came.
+
+        Source: mm/memory.c, zap_pte_range()
         """
         pgtable = self._pgtable
         size = pgtable.page_size
@@ -361,6 +389,8 @@ class MemoryZap(MemoryNormal):
 
         Returns:
             How many, and whether the gather must be flushed now.
+
+        Source: mm/memory.c, zap_present_folio_ptes()
         """
         pgtable = self._pgtable
         pte = pgtable.ptep_get(ptep)
@@ -383,6 +413,8 @@ class MemoryZap(MemoryNormal):
 
         A table stays if an area before *floor* or from *ceiling* on may use it too;
         a ceiling of 0 stands for the end of the address space.
+
+        Source: mm/memory.c, free_pgtables()
         """
         self._kernel.gather.tlb_free_vmas(tlb)
         for vma, above in zip_longest(vmas, vmas[1:]):
@@ -393,7 +425,10 @@ class MemoryZap(MemoryNormal):
     def free_pgd_range(
         self, tlb: MmuGather, addr: int, end: int, floor: int, ceiling: int
     ) -> None:
-        """Unhook the PTE, PMD and PUD tables that lie between the limits."""
+        """Unhook the PTE, PMD and PUD tables that lie between the limits.
+
+        Source: mm/memory.c, free_pgd_range()
+        """
         pgtable = self._pgtable
         gather = self._kernel.gather
         levels: list[_TableLevel] = [

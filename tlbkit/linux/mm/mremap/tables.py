@@ -96,6 +96,8 @@ class MremapTables:
 
         Returns:
             Bytes moved: less than the range if there was no memory for tables.
+
+        Source: mm/mremap.c, move_page_tables()
         """
         if not move.length:
             return 0
@@ -151,7 +153,10 @@ class MremapTables:
                 return extent
 
     def get_old_pud(self, mm: MmStruct, addr: int) -> int | None:
-        """Return where the PUD entry of *addr* stands, if it points to a table."""
+        """Return where the PUD entry of *addr* stands, if it points to a table.
+
+        Source: mm/mremap.c, get_old_pud()
+        """
         pgtable = self._pgtable
         pgdp = pgtable.pgd_offset(mm, addr)
         if not pmd_table(pgtable.read(pgdp)):
@@ -181,14 +186,20 @@ class MremapTables:
         return False
 
     def move_normal_pud(self, move: PagetableMove, old_pud: int, new_pud: int) -> bool:
-        """Move a PMD table by the entry that points to it; tell whether it moved."""
+        """Move a PMD table by the entry that points to it; tell whether it moved.
+
+        Source: mm/mremap.c, move_normal_pud()
+        """
         lock = move.old.mm.page_table_lock
         return self._move_table(
             move, old_pud, new_pud, (lock, lock), self._pgtable.pud_size
         )
 
     def move_normal_pmd(self, move: PagetableMove, old_pmd: int, new_pmd: int) -> bool:
-        """Move a PTE table by the entry that points to it; tell whether it moved."""
+        """Move a PTE table by the entry that points to it; tell whether it moved.
+
+        Source: mm/mremap.c, move_normal_pmd()
+        """
         memory = self._kernel.memory
         locks = memory.pmd_lockptr(old_pmd), memory.pmd_lockptr(new_pmd)
         return self._move_table(move, old_pmd, new_pmd, locks, self._pgtable.pmd_size)
@@ -242,6 +253,8 @@ class MremapTables:
         If one of them was present, all of *extent* is flushed: under both locks, since
         who takes the old one next may write to the page, and who takes the new one may
         free it.
+
+        Source: mm/mremap.c, move_ptes()
         """
         pgtable = self._pgtable
         maps = self._kernel.pgtable_generic
@@ -338,7 +351,10 @@ class MremapTables:
     # -- locks of who looks for the entries of a page --------------------------------
 
     def take_rmap_locks(self, vma: VmArea, *, needed: bool = True) -> None:
-        """Keep everybody out who walks from a page of *vma* to its entries."""
+        """Keep everybody out who walks from a page of *vma* to its entries.
+
+        Source: mm/mremap.c, take_rmap_locks()
+        """
         if not needed:
             return
         if vma.file is not None:
@@ -347,7 +363,10 @@ class MremapTables:
             self._kernel.rmap.anon_vma_lock_write(vma.anon_vma)
 
     def drop_rmap_locks(self, vma: VmArea, *, needed: bool = True) -> None:
-        """Undo `take_rmap_locks`."""
+        """Undo `take_rmap_locks`.
+
+        Source: mm/mremap.c, drop_rmap_locks()
+        """
         if not needed:
             return
         if vma.anon_vma is not None:
@@ -358,7 +377,10 @@ class MremapTables:
     # -- whole tables ----------------------------------------------------------------
 
     def try_realign_addr(self, move: PagetableMove) -> None:
-        """Begin a move at the beginning of a table, if nothing else is in that."""
+        """Begin a move at the beginning of a table, if nothing else is in that.
+
+        Source: mm/mremap.c, try_realign_addr()
+        """
         size = self._pgtable.pmd_size
         offset = move.old_addr % size
         if not offset or offset != move.new_addr % size:

@@ -49,13 +49,19 @@ class RmapAnon:
             vma.anon_vma = shared
 
     def anon_vma_fork(self, child: VmArea, parent: VmArea) -> None:
-        """Give a child's copy of *parent* an anon_vma under the same root."""
+        """Give a child's copy of *parent* an anon_vma under the same root.
+
+        Source: mm/rmap.c, anon_vma_fork()
+        """
         if parent.anon_vma is not None:
             root = parent.anon_vma.root
             child.anon_vma = AnonVma(root.lock, root)
 
     def folio_get_anon_vma(self, folio: Folio) -> AnonVma | None:
-        """Return the anon_vma of a mapped folio, with a reference, or ``None``."""
+        """Return the anon_vma of a mapped folio, with a reference, or ``None``.
+
+        Source: mm/rmap.c, folio_get_anon_vma()
+        """
         if not folio.anon or not folio.mapcount:
             return None
         anon_vma: AnonVma = folio.mapping
@@ -64,29 +70,47 @@ class RmapAnon:
 
     @staticmethod
     def put_anon_vma(anon_vma: AnonVma) -> None:
-        """Drop a reference to an anon_vma."""
+        """Drop a reference to an anon_vma.
+
+        Source: include/linux/rmap.h, put_anon_vma()
+        """
         anon_vma.refcount -= 1
 
     @staticmethod
     def anon_vma_lock_write(anon_vma: AnonVma) -> None:
-        """Lock all of the tree that *anon_vma* belongs to, waiting if need be."""
+        """Lock all of the tree that *anon_vma* belongs to, waiting if need be.
+
+        Source: include/linux/rmap.h, anon_vma_lock_write()
+        """
         anon_vma.root.lock.down_write()
 
     @staticmethod
     def anon_vma_trylock_write(anon_vma: AnonVma) -> bool:
-        """Lock it if nobody has; tell whether it was locked."""
+        """Lock it if nobody has; tell whether it was locked.
+
+        Source: include/linux/rmap.h, anon_vma_trylock_write()
+        """
         return anon_vma.root.lock.down_write_trylock()
 
     @staticmethod
     def anon_vma_unlock_write(anon_vma: AnonVma) -> None:
-        """Release it."""
+        """Release it.
+
+        Source: include/linux/rmap.h, anon_vma_unlock_write()
+        """
         anon_vma.root.lock.up_write()
 
     @staticmethod
     def folio_move_anon_rmap(folio: Folio, vma: VmArea) -> None:
-        """Make *vma*'s own anon_vma the one of a page that only it maps."""
+        """Make *vma*'s own anon_vma the one of a page that only it maps.
+
+        Source: mm/rmap.c, folio_move_anon_rmap()
+        """
         folio.mapping = vma.anon_vma
 
     def linear_page_index(self, vma: VmArea, address: int) -> int:
-        """Return the place of *address* in what *vma* maps, in pages."""
+        """Return the place of *address* in what *vma* maps, in pages.
+
+        Source: include/linux/pagemap.h, linear_page_index()
+        """
         return ((address - vma.start) >> self._kernel.pgtable.page_shift) + vma.pgoff

@@ -53,6 +53,8 @@ class RmapCounts(RmapAnon):
 
         Raises:
             LevelError: No entry of that level maps anything. Nothing has changed.
+
+        Source: include/linux/rmap.h, __folio_rmap_sanity_checks()
         """
         if level is PGTABLE_LEVEL_PTE:
             whole = None
@@ -93,6 +95,8 @@ class RmapCounts(RmapAnon):
 
         Raises:
             BadPageError: It is of another family of areas.
+
+        Source: mm/rmap.c, __page_check_anon_rmap()
         """
         if not self._kernel.config.debug_vm:
             return
@@ -112,6 +116,8 @@ class RmapCounts(RmapAnon):
             folio: Decides between anonymous memory, shared memory and files.
             nr: Pages that are now mapped, and were not.
             nr_pmdmapped: Pages that are now mapped by a PMD entry, and were not.
+
+        Source: mm/rmap.c, __folio_mod_stat()
         """
         vmstat = self._kernel.vmstat
         anon = isinstance(folio.mapping, AnonVma)
@@ -132,7 +138,10 @@ class RmapCounts(RmapAnon):
     def folio_add_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea, level: LeafLevel
     ) -> None:
-        """Count one more entry of *level*, or several of pages: __folio_add_rmap()."""
+        """Count one more entry of *level*, or several of pages: __folio_add_rmap().
+
+        Source: mm/rmap.c, __folio_add_rmap()
+        """
         nr = nr_pmdmapped = 0
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
         if level is PGTABLE_LEVEL_PTE:
@@ -189,7 +198,10 @@ class RmapCounts(RmapAnon):
         *,
         exclusive: bool,
     ) -> None:
-        """Map anonymous memory once more: __folio_add_anon_rmap()."""
+        """Map anonymous memory once more: __folio_add_anon_rmap().
+
+        Source: mm/rmap.c, __folio_add_anon_rmap()
+        """
         self.folio_add_rmap_(folio, pfn, nr_pages, vma, level)
         self.page_check_anon_rmap_(folio, vma)
         if exclusive:
@@ -217,7 +229,10 @@ class RmapCounts(RmapAnon):
     def folio_add_file_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea, level: LeafLevel
     ) -> None:
-        """Map a file's pages once more: __folio_add_file_rmap()."""
+        """Map a file's pages once more: __folio_add_file_rmap().
+
+        Source: mm/rmap.c, __folio_add_file_rmap()
+        """
         self.folio_add_rmap_(folio, pfn, nr_pages, vma, level)
 
     def folio_add_new_anon_rmap(self, folio: Folio, vma: VmArea, address: int) -> None:
@@ -226,6 +241,8 @@ class RmapCounts(RmapAnon):
         A folio as large as a block is mapped by a block entry, any other by its pages'
         entries. *address* is where its first page goes. Counts are set, not increased:
         nobody else can see them yet.
+
+        Source: mm/rmap.c, folio_add_new_anon_rmap()
         """
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
@@ -256,13 +273,19 @@ class RmapCounts(RmapAnon):
     def folio_add_anon_rmap_pte(
         self, folio: Folio, pfn: int, vma: VmArea, *, exclusive: bool
     ) -> None:
-        """Map page *pfn* of an anonymous folio once more, or again after swap."""
+        """Map page *pfn* of an anonymous folio once more, or again after swap.
+
+        Source: include/linux/rmap.h, folio_add_anon_rmap_pte()
+        """
         self.folio_add_anon_rmap_ptes(folio, pfn, 1, vma, exclusive=exclusive)
 
     def folio_add_anon_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, vma: VmArea, *, exclusive: bool
     ) -> None:
-        """Map the *nr* pages of a folio from *pfn* on once more each."""
+        """Map the *nr* pages of a folio from *pfn* on once more each.
+
+        Source: mm/rmap.c, folio_add_anon_rmap_ptes()
+        """
         self.folio_add_anon_rmap_(
             folio, pfn, nr, vma, PGTABLE_LEVEL_PTE, exclusive=exclusive
         )
@@ -270,7 +293,10 @@ class RmapCounts(RmapAnon):
     def folio_add_anon_rmap_pmd(
         self, folio: LargeFolio, vma: VmArea, *, exclusive: bool
     ) -> None:
-        """Map all of an anonymous folio by one more block entry."""
+        """Map all of an anonymous folio by one more block entry.
+
+        Source: mm/rmap.c, folio_add_anon_rmap_pmd()
+        """
         self.folio_add_anon_rmap_(
             folio,
             folio.pfn,
@@ -281,23 +307,35 @@ class RmapCounts(RmapAnon):
         )
 
     def folio_add_file_rmap_pte(self, folio: Folio, pfn: int, vma: VmArea) -> None:
-        """Map page *pfn* of a file's folio."""
+        """Map page *pfn* of a file's folio.
+
+        Source: include/linux/rmap.h, folio_add_file_rmap_pte()
+        """
         self.folio_add_file_rmap_ptes(folio, pfn, 1, vma)
 
     def folio_add_file_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, vma: VmArea
     ) -> None:
-        """Map *nr* pages of a file's folio from *pfn* on."""
+        """Map *nr* pages of a file's folio from *pfn* on.
+
+        Source: mm/rmap.c, folio_add_file_rmap_ptes()
+        """
         self.folio_add_file_rmap_(folio, pfn, nr, vma, PGTABLE_LEVEL_PTE)
 
     def folio_add_file_rmap_pmd(self, folio: Folio, vma: VmArea) -> None:
-        """Map all of a file's folio by a PMD entry."""
+        """Map all of a file's folio by a PMD entry.
+
+        Source: mm/rmap.c, folio_add_file_rmap_pmd()
+        """
         self.folio_add_file_rmap_(
             folio, folio.pfn, folio.nr_pages, vma, PGTABLE_LEVEL_PMD
         )
 
     def folio_add_file_rmap_pud(self, folio: Folio, vma: VmArea) -> None:
-        """Map all of a file's folio by a PUD entry."""
+        """Map all of a file's folio by a PUD entry.
+
+        Source: mm/rmap.c, folio_add_file_rmap_pud()
+        """
         self.folio_add_file_rmap_(
             folio, folio.pfn, folio.nr_pages, vma, PGTABLE_LEVEL_PUD
         )
@@ -311,6 +349,8 @@ class RmapCounts(RmapAnon):
 
         An anonymous folio of which pages are used no more, and others are, is queued
         to be split.
+
+        Source: mm/rmap.c, __folio_remove_rmap()
         """
         nr = nr_pmdmapped = 0
         partially_mapped = False
@@ -377,26 +417,37 @@ class RmapCounts(RmapAnon):
         return nr, True, 0 < nr < folio.nr_pages
 
     def folio_remove_rmap_pte(self, folio: Folio, pfn: int, vma: VmArea) -> None:
-        """Take one mapping of page *pfn* away."""
+        """Take one mapping of page *pfn* away.
+
+        Source: include/linux/rmap.h, folio_remove_rmap_pte()
+        """
         self.folio_remove_rmap_ptes(folio, pfn, 1, vma)
 
     def folio_remove_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, vma: VmArea
     ) -> None:
-        """Take one mapping of each of *nr* pages of a folio away."""
+        """Take one mapping of each of *nr* pages of a folio away.
+
+        Source: mm/rmap.c, folio_remove_rmap_ptes()
+        """
         self.folio_remove_rmap_(folio, pfn, nr, vma, PGTABLE_LEVEL_PTE)
 
     def folio_remove_rmap_pmd(self, folio: LargeFolio, vma: VmArea) -> None:
         """Take one PMD entry's mapping of all of a folio away.
 
         If it was the last of its kind, pages that no page entry maps are free now.
+
+        Source: mm/rmap.c, folio_remove_rmap_pmd()
         """
         self.folio_remove_rmap_(
             folio, folio.pfn, folio.nr_pages, vma, PGTABLE_LEVEL_PMD
         )
 
     def folio_remove_rmap_pud(self, folio: LargeFolio, vma: VmArea) -> None:
-        """Take one PUD entry's mapping of all of a folio away."""
+        """Take one PUD entry's mapping of all of a folio away.
+
+        Source: mm/rmap.c, folio_remove_rmap_pud()
+        """
         self.folio_remove_rmap_(
             folio, folio.pfn, folio.nr_pages, vma, PGTABLE_LEVEL_PUD
         )
@@ -441,13 +492,18 @@ class RmapCounts(RmapAnon):
     def folio_dup_file_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, child: VmArea
     ) -> None:
-        """Map *nr* pages of a file's folio for a child too."""
+        """Map *nr* pages of a file's folio for a child too.
+
+        Source: include/linux/rmap.h, folio_dup_file_rmap_ptes()
+        """
         self.folio_dup_rmap_(folio, pfn, nr, child, PGTABLE_LEVEL_PTE)
 
     def folio_dup_file_rmap_pmd(self, folio: LargeFolio, child: VmArea) -> None:
         """Do so for a block. As in the kernel, pages are counted and not the block.
 
         Nobody notices: fork copies no block entry of a file.
+
+        Source: include/linux/rmap.h, folio_dup_file_rmap_pmd()
         """
         self.folio_dup_rmap_(folio, folio.pfn, folio.nr_pages, child, PGTABLE_LEVEL_PTE)
 
@@ -467,6 +523,8 @@ class RmapCounts(RmapAnon):
 
         Returns:
             False, and nothing has changed, if an exclusive page may be pinned.
+
+        Source: include/linux/rmap.h, __folio_try_dup_anon_rmap()
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
         maybe_pinned = self._kernel.gup.folio_needs_cow_for_dma(parent, folio)
@@ -487,7 +545,10 @@ class RmapCounts(RmapAnon):
     def folio_try_dup_anon_rmap_pte(
         self, folio: Folio, pfn: int, child: VmArea, parent: VmArea
     ) -> bool:
-        """Share page *pfn* with a child; false if somebody may have pinned it."""
+        """Share page *pfn* with a child; false if somebody may have pinned it.
+
+        Source: include/linux/rmap.h, folio_try_dup_anon_rmap_pte()
+        """
         return self.folio_try_dup_anon_rmap_(
             folio, pfn, 1, child, parent, PGTABLE_LEVEL_PTE
         )
@@ -495,7 +556,10 @@ class RmapCounts(RmapAnon):
     def folio_try_dup_anon_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, child: VmArea, parent: VmArea
     ) -> bool:
-        """Share *nr* pages with a child; false, and nothing done, if one is pinned."""
+        """Share *nr* pages with a child; false, and nothing done, if one is pinned.
+
+        Source: include/linux/rmap.h, folio_try_dup_anon_rmap_ptes()
+        """
         return self.folio_try_dup_anon_rmap_(
             folio, pfn, nr, child, parent, PGTABLE_LEVEL_PTE
         )
@@ -503,7 +567,10 @@ class RmapCounts(RmapAnon):
     def folio_try_dup_anon_rmap_pmd(
         self, folio: LargeFolio, child: VmArea, parent: VmArea
     ) -> bool:
-        """Share a block with a child; false, and nothing done, if it may be pinned."""
+        """Share a block with a child; false, and nothing done, if it may be pinned.
+
+        Source: include/linux/rmap.h, folio_try_dup_anon_rmap_pmd()
+        """
         return self.folio_try_dup_anon_rmap_(
             folio, folio.pfn, folio.nr_pages, child, parent, PGTABLE_LEVEL_PMD
         )

@@ -35,6 +35,8 @@ class RmapFile(RmapWalk):
 
         Each item is an area and the addresses, end not included. ``i_mmap_rwsem`` is
         held.
+
+        Source: mm/rmap.c, rmap_walk_file()
         """
         mapping.i_mmap_rwsem.assert_held()
         shift = self._kernel.pgtable.page_shift
@@ -110,6 +112,8 @@ class RmapFile(RmapWalk):
 
         Returns:
             How many entries were dirty or writable.
+
+        Source: mm/rmap.c, folio_mkclean()
         """
         mapping: AddressSpace | None = folio.mapping
         if not folio.mapcount or mapping is None:

@@ -20,14 +20,20 @@ class RmapHugetlb(RmapUnmap):
     __slots__ = ()
 
     def hugetlb_add_file_rmap(self, folio: LargeFolio, vma: VmArea) -> None:
-        """Map a file's huge page once more."""
+        """Map a file's huge page once more.
+
+        Source: include/linux/rmap.h, hugetlb_add_file_rmap()
+        """
         folio.entire_mapcount += 1
         folio.add_mapcount(1, vma.mm)
 
     def hugetlb_add_anon_rmap(
         self, folio: LargeFolio, vma: VmArea, *, exclusive: bool
     ) -> None:
-        """Map a private huge page once more."""
+        """Map a private huge page once more.
+
+        Source: mm/rmap.c, hugetlb_add_anon_rmap()
+        """
         self.hugetlb_add_file_rmap(folio, vma)
         if exclusive:
             self.set_page_anon_exclusive(folio, folio.pfn)
@@ -35,7 +41,10 @@ class RmapHugetlb(RmapUnmap):
     def hugetlb_add_new_anon_rmap(
         self, folio: HugetlbFolio, vma: VmArea, address: int
     ) -> None:
-        """Map a new private huge page for the first time: its promise is kept."""
+        """Map a new private huge page for the first time: its promise is kept.
+
+        Source: mm/rmap.c, hugetlb_add_new_anon_rmap()
+        """
         folio.restore_reserve = False
         folio.mapping = vma.anon_vma
         folio.index = self.linear_page_index(vma, address)
@@ -46,7 +55,10 @@ class RmapHugetlb(RmapUnmap):
     def hugetlb_try_dup_anon_rmap(
         self, folio: LargeFolio, child: VmArea, parent: VmArea
     ) -> bool:
-        """Share a private huge page with a child; false if it may be pinned."""
+        """Share a private huge page with a child; false if it may be pinned.
+
+        Source: include/linux/rmap.h, hugetlb_try_dup_anon_rmap()
+        """
         if folio.page_exclusive(folio.pfn):
             if self._kernel.gup.folio_needs_cow_for_dma(parent, folio):
                 return False
@@ -55,11 +67,17 @@ class RmapHugetlb(RmapUnmap):
         return True
 
     def hugetlb_try_share_anon_rmap(self, folio: LargeFolio) -> bool:
-        """Give up that it belongs to one process; false if it may be pinned."""
+        """Give up that it belongs to one process; false if it may be pinned.
+
+        Source: include/linux/rmap.h, hugetlb_try_share_anon_rmap()
+        """
         return self.folio_try_share_anon_rmap(folio, folio.pfn)
 
     @staticmethod
     def hugetlb_remove_rmap(folio: LargeFolio, vma: VmArea) -> None:
-        """Take one mapping of a huge page away."""
+        """Take one mapping of a huge page away.
+
+        Source: include/linux/rmap.h, hugetlb_remove_rmap()
+        """
         folio.entire_mapcount -= 1
         folio.sub_mapcount(1, vma.mm)

@@ -44,6 +44,8 @@ class RmapUnmap(RmapFile):
 
         With TTU_BATCH_FLUSH the flushes are started and not waited for: before the
         pages are written out or given away, `try_to_unmap_flush` must follow.
+
+        Source: mm/rmap.c, try_to_unmap()
         """
         if not folio.anon:
             self._try_to_unmap_file(folio, flags)
@@ -79,7 +81,10 @@ class RmapUnmap(RmapFile):
     def try_to_unmap_one(
         self, folio: Folio, vma: VmArea, start: int, end: int, flags: int
     ) -> bool:
-        """Do so in one area; false if an entry has to stay, and then the rest does."""
+        """Do so in one area; false if an entry has to stay, and then the rest does.
+
+        Source: mm/rmap.c, try_to_unmap_one()
+        """
         pgtable = self._kernel.pgtable
         with self._kernel.mmu_notifier.mmu_notifier_range_init(
             MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
@@ -248,7 +253,10 @@ class RmapUnmap(RmapFile):
         return True
 
     def should_defer_flush(self, flags: int) -> bool:
-        """Tell whether an unmap may leave the wait for its flush to its caller."""
+        """Tell whether an unmap may leave the wait for its flush to its caller.
+
+        Source: mm/rmap.c, should_defer_flush()
+        """
         if not flags & TTU_BATCH_FLUSH:
             return False
         return self._kernel.tlbflush.arch_tlbbatch_should_defer()

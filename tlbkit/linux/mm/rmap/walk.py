@@ -39,6 +39,8 @@ class RmapWalk(RmapCounts):
 
         Each item is an area and the addresses, end not included. The kernel has a tree
         of the areas of each anon_vma; here all that there are are looked through.
+
+        Source: mm/rmap.c, rmap_walk_anon()
         """
         shift = self._kernel.pgtable.page_shift
         for mm in self._kernel.fork.mmlist:
