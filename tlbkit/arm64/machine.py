@@ -40,6 +40,9 @@ class Machine(Interconnect):
         cpus: How many, from 1 to 512.
         model: A `CpuModel`, or the name of one.
 
+    Attributes:
+        software: What was started on it and takes all of it for its own, if anything.
+
     Errors:
         InputError: There is no such model, or the number of CPUs is not allowed.
     """
@@ -54,6 +57,7 @@ class Machine(Interconnect):
             Cpu(number, self, self.tlbs[number // shared]) for number in range(cpus)
         )
         self.running = self.cpus[0]
+        self.software: object | None = None
         self.waiter: Callable[[Callable[[], bool], str], None] | None = None
 
     def cpu(self, number: int) -> Cpu:

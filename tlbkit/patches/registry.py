@@ -33,6 +33,7 @@ from tlbkit.patches import (
     prot_numa_huge,
     prot_numa_pinned,
     ptdump_level_rename,
+    repeat_tlbi,
     rmap_unshare_comments,
     spurious_fault_pmd,
     unshare_walk_cache,
@@ -84,6 +85,7 @@ PATCHES: tuple[Patch, ...] = (
     hugetlb_unshare_gather.PATCH,
     # v7.0 and later
     lazyfree_write_bit.PATCH,
+    repeat_tlbi.PATCH,
     move_huge_zero_special.PATCH,
     huge_zero_tags_init_on_free.PATCH,
     normal_page_special_by_level.PATCH,

@@ -52,15 +52,16 @@ _HELPERS: Final = (
     "tlbkit.linux.kernel.smp",
     "tlbkit.linux.mm.mmu_notifier",
 )
-_LOCKERS: Final = frozenset(
+_ON_BEHALF: Final = frozenset(
     {
-        "pte_offset_map_lock",
+        "get_locked_pte",
         "pmd_trans_huge_lock",
         "pmd_trans_huge_lock_",
-        "get_locked_pte",
+        "pte_offset_map_lock",
+        "tlbi_sync_s1ish_",
     }
 )
-"""Functions that take a lock for whoever calls them, and are not named themselves."""
+"""Functions that lock or wait for whoever calls them, and are not named themselves."""
 
 _KINDS: Final = frozenset(
     {"tlbi", "dsb", "isb", "ipi", "lock", "irq", "call_rcu", "store"}
@@ -229,7 +230,7 @@ def _places(frame: FrameType | None) -> Iterator[tuple[str, str]]:
         if (
             module.startswith(KERNEL)
             and module not in _HELPERS
-            and name not in _LOCKERS
+            and name not in _ON_BEHALF
             and not name.startswith(("_", "<"))
         ):
             yield module, name

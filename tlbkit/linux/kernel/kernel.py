@@ -147,6 +147,19 @@ PARTS: Final[Mapping[str, type]] = {
 """The parts of the newest kernel, in the order in which they are made."""
 
 
+class MachineTakenError(TlbkitError):
+    """A kernel was to be started on a machine that another one runs on."""
+
+    def __init__(self, kernel: object) -> None:
+        name = getattr(kernel, "name", "")
+        super().__init__(
+            f"a kernel{f' named {name}' if name else ''} runs on this machine already, "
+            "and both would use the same frames and ASIDs; make a Machine for each "
+            "kernel"
+        )
+        self.kernel = kernel
+
+
 class Kernel:
     """A kernel on a machine: its parts are its attributes.
 
@@ -159,6 +172,9 @@ class Kernel:
     Attributes:
         config: As given.
         zero_pfn: The frame of the zero page.
+
+    Errors:
+        MachineTakenError: Another kernel was started on the machine.
     """
 
     printk: Printk
@@ -228,6 +244,9 @@ class Kernel:
         parts: Mapping[str, type[Any]] = PARTS,
         config: Config = ARM64,
     ) -> None:
+        if machine.software is not None:
+            raise MachineTakenError(machine.software)
+        machine.software = self
         self.machine = machine
         self.config = config
         self.processes: list[Process] = []

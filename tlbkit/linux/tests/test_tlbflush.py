@@ -299,6 +299,19 @@ def test_the_repeat_erratum_issues_everything_twice():
     assert not kernel.tlbflush.arch_tlbbatch_should_defer()
 
 
+def test_the_repeat_erratum_issues_one_more_for_each_wait_since_v7_0():
+    """A wait for broadcasts is followed by one TLBI and a DSB, a local wait by none."""
+    kernel = boot("v7.0", repeat_tlbi=True, model="neoverse-n1")
+    vma = area(kernel, 3)
+    flush = kernel.tlbflush
+    counts = issued(kernel, lambda: flush.flush_tlb_range(vma, vma.start, vma.end))
+    assert counts.tlbi == {"VAE1IS": 3, "VALE1IS": 1}
+    assert counts.dsb == {"ishst": 1, "ish": 2}
+    local = issued(kernel, lambda: flush.local_flush_tlb_page(vma, vma.start))
+    assert (local.tlbi, local.dsb) == ({"VALE1": 1}, {"nshst": 1, "nsh": 1})
+    assert flush.arch_tlbbatch_should_defer()
+
+
 def test_page_flushes_give_no_level():
     """A page flush must drop a block too, so it may not name a level."""
     kernel = boot()

@@ -362,7 +362,9 @@ class Pgtable:
     def pte_mkwrite(pte: int) -> int:
         """Give write permission; only a dirty entry becomes writable for the hardware.
 
-        Before 143937ca51cc a clean entry became hardware-dirty at once.
+        Source: arch/arm64/include/asm/pgtable.h, pte_mkwrite_novma()
+        Deviates: All kernels have the form of 143937ca51cc (v6.18-rc3, and 6.17.13).
+            Before it a clean entry became hardware-dirty at once.
         """
         pte |= PTE_WRITE
         return pte & ~PTE_RDONLY if pte & PTE_DIRTY else pte

@@ -92,14 +92,12 @@ class TlbFlush:
         "_max_dvm_ops",
         "_model",
         "_page_size",
-        "_twice",
     )
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._machine = kernel.machine
         self._model = kernel.machine.model
-        self._twice = self._model.kpti or self._model.repeat_tlbi
         self._page_size = 1 << self._model.page_shift
         self._max_dvm_ops = 1 << (self._model.page_shift - 3)  # MAX_DVM_OPS
 
@@ -124,20 +122,34 @@ class TlbFlush:
     # -- the shape of every flush ----------------------------------------------------
 
     def _tlbi_user(self, name: str, operand: int) -> None:
-        """Issue *name*, and again for the user's own ASID where the kernel has one."""
-        if not self._twice:
-            self._machine.running.tlbi(name, operand)
-            return
-        self._tlbi(name, operand)
-        if self._model.kpti:
-            self._tlbi(name, operand | USER_ASID_FLAG)
+        """Issue *name*, and again for the user's own ASID where the kernel has one.
 
-    def _tlbi(self, name: str, operand: int) -> None:
+        Source: arch/arm64/include/asm/tlbflush.h, __tlbi_user()
+        """
         cpu = self._machine.running
         cpu.tlbi(name, operand)
+        if self._model.kpti:
+            cpu.tlbi(name, operand | USER_ASID_FLAG)
+
+    def _tlbi(self, name: str, operand: int) -> None:
+        """Issue *name*.
+
+        Source: arch/arm64/include/asm/tlbflush.h, __tlbi()
+        """
+        self._machine.running.tlbi(name, operand)
+
+    def tlbi_sync_s1ish_(self) -> None:
+        """Wait for broadcasts that this CPU issued, twice where an erratum asks for it.
+
+        The second wait is for some TLBI, whichever: here one that names nothing.
+
+        Source: arch/arm64/include/asm/tlbflush.h, __tlbi_sync_s1ish()
+        """
+        cpu = self._machine.running
+        cpu.dsb("ish")
         if self._model.repeat_tlbi:
+            cpu.tlbi("VALE1IS", 0)
             cpu.dsb("ish")
-            cpu.tlbi(name, operand)
 
     def _level(self, level: int | None) -> int | None:
         """Return the level to name, or none where the CPU would not understand it."""
@@ -196,7 +208,7 @@ class TlbFlush:
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi("VMALLE1IS", 0)
-        cpu.dsb("ish")
+        self.tlbi_sync_s1ish_()
         cpu.isb()
 
     def flush_tlb_mm(self, mm: MmStruct) -> None:
@@ -204,7 +216,7 @@ class TlbFlush:
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi_user("ASIDE1IS", encode_asid(self._kernel.context.asid(mm)))
-        cpu.dsb("ish")
+        self.tlbi_sync_s1ish_()
         self._kernel.mmu_notifier.mmu_notifier_arch_invalidate_secondary_tlbs(
             mm, 0, ULONG_MAX
         )
@@ -212,7 +224,7 @@ class TlbFlush:
     def flush_tlb_page(self, vma: VmArea, addr: int) -> None:
         """Drop the leaf entry of one page, of whatever level, from every CPU's TLB."""
         self.flush_tlb_page_nosync(vma.mm, addr)
-        self._machine.running.dsb("ish")
+        self.tlbi_sync_s1ish_()
 
     def flush_tlb_page_nosync(self, mm: MmStruct, addr: int) -> None:
         """Start that and do not wait; a later DSB of this CPU completes it."""
@@ -251,7 +263,7 @@ class TlbFlush:
         self.flush_tlb_range_nosync_(
             vma.mm, start, end, stride, last_level=last_level, level=level
         )
-        self._machine.running.dsb("ish")
+        self.tlbi_sync_s1ish_()
 
     def flush_tlb_range_nosync_(
         self,
@@ -343,7 +355,7 @@ class TlbFlush:
         cpu.dsb("ishst")
         for single, operand in self._range_operands(start, end, stride, 0, None):
             self._tlbi("VAALE1IS" if single else "RVAALE1IS", operand)
-        cpu.dsb("ish")
+        self.tlbi_sync_s1ish_()
         cpu.isb()
 
     def flush_tlb_kernel_pgtable(self, addr: int) -> None:
@@ -351,14 +363,18 @@ class TlbFlush:
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi("VAAE1IS", encode_va(addr))
-        cpu.dsb("ish")
+        self.tlbi_sync_s1ish_()
         cpu.isb()
 
     # -- batched unmap ---------------------------------------------------------------
 
-    def arch_tlbbatch_should_defer(self) -> bool:
-        """Tell whether unmapping may leave its waits to the end of a batch."""
-        return not self._model.repeat_tlbi
+    @staticmethod
+    def arch_tlbbatch_should_defer() -> bool:
+        """Tell whether unmapping may leave its waits to the end of a batch: always.
+
+        Source: arch/arm64/include/asm/tlbflush.h, arch_tlbbatch_should_defer()
+        """
+        return True
 
     def arch_tlbbatch_add_pending(self, mm: MmStruct, start: int, end: int) -> None:
         """Start the flush of pages that reclaim has just unmapped."""
@@ -368,4 +384,4 @@ class TlbFlush:
 
     def arch_tlbbatch_flush(self) -> None:
         """Wait for every flush that this CPU started."""
-        self._machine.running.dsb("ish")
+        self.tlbi_sync_s1ish_()
