@@ -93,7 +93,7 @@ class FileTable:
 
         Source: fs/open.c, vfs_fallocate()
         Deviates: Only the modes that a file system of the model has are told apart;
-            files have no limit of size but that of a signed number.
+        files have no limit of size but that of a signed number.
         """
         if offset < 0 or length <= 0:
             return -EINVAL

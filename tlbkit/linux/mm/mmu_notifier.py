@@ -101,7 +101,7 @@ class MmuNotifier:
 
         Source: mm/mmu_notifier.c, mmu_interval_notifier_insert()
         Deviates: A subscriber is a function, and names neither an address space nor a
-            range: it looks for itself.
+        range: it looks for itself.
         """
         if subscriber not in self._subscribers:
             self._subscribers.append(subscriber)
@@ -129,7 +129,7 @@ class MmuNotifier:
 
         Source: include/linux/mmu_notifier.h, mmu_notifier_invalidate_range_start()
         Deviates: Every address space counts as one that devices listen to, so that
-            what they would hear is seen.
+        what they would hear is seen.
         """
         self._tell(range_, "start")
         if range_.event == MMU_NOTIFY_UNMAP:
@@ -149,7 +149,7 @@ class MmuNotifier:
         """Tell devices that translations of [start, end) are being flushed.
 
         Source: include/linux/mmu_notifier.h,
-            mmu_notifier_arch_invalidate_secondary_tlbs()
+        mmu_notifier_arch_invalidate_secondary_tlbs()
         """
         machine = self._machine
         if "notifier" in machine.events.heard:

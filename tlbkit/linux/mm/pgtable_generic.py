@@ -129,7 +129,7 @@ class PgtableGeneric:
 
         Source: arch/x86/mm/pgtable.c, pudp_invalidate()
         Deviates: arm64 has no huge entries of PUDs but those of hugetlb; this is what
-            it would do, as for the entry of a PMD.
+        it would do, as for the entry of a PMD.
         """
         invalid = pte_mkinvalid(self._pgtable.read(pudp))
         pud = self._kernel.machine.running.swap(pudp, invalid, "pudp_establish")
@@ -158,9 +158,9 @@ class PgtableGeneric:
 
         Source: mm/pgtable-generic.c, ___pte_offset_map()
         Deviates: There is no RCU read section to leave: no CPU frees a table between
-            the read of *pmd* and the end of the look, because the model has no step
-            there. An entry that is neither empty, huge nor a table does not exist here,
-            so there is no pmd_clear_bad().
+        the read of *pmd* and the end of the look, because the model has no step
+        there. An entry that is neither empty, huge nor a table does not exist here,
+        so there is no pmd_clear_bad().
         """
         pmdval = self._pgtable.read(pmd)
         if not pmd_table(pmdval):

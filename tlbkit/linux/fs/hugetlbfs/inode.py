@@ -152,8 +152,8 @@ class Hugetlbfs:
 
         Source: fs/hugetlbfs/inode.c, hugetlbfs_file_mmap_prepare()
         Deviates: Takes the VMA and not what describes it before it is made, and gives
-            it its lock before the promise: nobody finds it by the file yet. Offsets are
-            bounded where the system call looks at them.
+        it its lock before the promise: nobody finds it by the file yet. Offsets are
+        bounded where the system call looks at them.
         """
         inode = file.inode
         assert isinstance(inode, HugetlbfsInode)
@@ -455,7 +455,7 @@ class Hugetlbfs:
 
         Source: fs/hugetlbfs/inode.c, hugetlb_file_setup()
         Deviates: Promises are made when it is mapped, which comes at once; there is no
-            limit of a mount that it could not be made under.
+        limit of a mount that it could not be made under.
         """
         table = self._kernel.file_table
         self._made += 1

@@ -148,8 +148,8 @@ class HugeFault(HugeChange):
 
         Source: mm/huge_memory.c, do_huge_pmd_anonymous_page()
         Deviates: khugepaged is not told of the VMA: it only comes when it is called. No
-            zero page is forbidden, as no guest of s390 runs here, and
-            check_stable_address_space() is not asked: there is no OOM reaper.
+        zero page is forbidden, as no guest of s390 runs here, and
+        check_stable_address_space() is not asked: there is no OOM reaper.
         """
         vma = vmf.vma
         if not self.thp_vma_suitable_order(
@@ -358,7 +358,7 @@ class HugeFault(HugeChange):
 
         Source: mm/huge_memory.c, do_huge_pmd_numa_page()
         Deviates: There is one node, so the page is where it should be: nothing migrates
-            and nothing is told to the scheduler.
+        and nothing is told to the scheduler.
         """
         vma = vmf.vma
         vmf.ptl = self._kernel.memory.pmd_lockptr(vmf.pmd)

@@ -76,7 +76,7 @@ class HugeSettings:
 
         Source: mm/huge_memory.c, __thp_vma_allowable_orders()
         Deviates: Only anonymous VMAs have huge pages that these settings govern: shared
-            memory of small pages is all that there is, and DAX asks nobody.
+        memory of small pages is all that there is, and DAX asks nobody.
         """
         if not vma.anonymous or vma.flags & VM_NOHUGEPAGE:
             return 0
@@ -268,7 +268,7 @@ class HugeSettings:
 
         Source: mm/huge_memory.c, thp_shrinker_init()
         Deviates: No shrinker is registered, as nothing here becomes short of memory by
-            itself: who wants a shrinker to run calls its scan.
+        itself: who wants a shrinker to run calls its scan.
         """
         if self._kernel.config.persistent_huge_zero_folio:
             self.get_huge_zero_folio()

@@ -109,7 +109,7 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, __split_huge_pud_locked()
         Deviates: Asks what `zap_huge_pud` asks; the kernel takes any VMA but one of DAX
-            for one of frames, as nobody else inserts folios there.
+        for one of frames, as nobody else inserts folios there.
         """
         old_pud = self._kernel.pgtable_generic.pudp_huge_clear_flush(vma, haddr, pud)
         if not vma.dax and vma_is_special_huge(vma):
@@ -253,7 +253,7 @@ class HugeSplit(HugeSettings):
         """Take the entry away, and nothing takes its place: faults find the pages.
 
         Source: mm/huge_memory.c, __split_huge_pmd_locked(), of a VMA that is not
-            anonymous
+        anonymous
         """
         old_pmd = self._kernel.pgtable_generic.pmdp_huge_clear_flush(vma, haddr, pmd)
         if self._kernel.pgtable_generic.arch_needs_pgtable_deposit:
@@ -358,7 +358,7 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, __discard_anon_folio_pmd_locked()
         Deviates: There are no droppable VMAs, and pages that are locked in memory wait
-            in no batch.
+        in no batch.
         """
         orig_pmd = self._pgtable.read(pmdp)
         if pte_dirty(orig_pmd):
@@ -404,7 +404,7 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, folio_check_splittable()
         Deviates: Folios are split into pages and nothing larger, and only anonymous
-            ones are; no folio is under writeback while it is unlocked.
+        ones are; no folio is under writeback while it is unlocked.
         """
         if folio.mapping is None or not folio.anon:
             return -EBUSY
@@ -458,8 +458,8 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, __folio_split()
         Deviates: Returns the first page's folio, which is another object here; there it
-            is the folio itself, grown smaller. Folios are split into pages only, and
-            only anonymous ones are.
+        is the folio itself, grown smaller. Folios are split into pages only, and
+        only anonymous ones are.
         """
         kernel = self._kernel
         rmap = kernel.rmap
@@ -540,8 +540,8 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, deferred_split_scan()
         Deviates: A whole folio counts as used: thp_underused() says so of every one
-            with the khugepaged/max_ptes_none that a kernel boots with. The queue is
-            scanned to its end.
+        with the khugepaged/max_ptes_none that a kernel boots with. The queue is
+        scanned to its end.
         """
         queue = list(self.deferred_split_queue)
         self.deferred_split_queue.clear()
@@ -604,7 +604,7 @@ class HugeSplit(HugeSettings):
 
         Source: mm/huge_memory.c, remove_migration_pmd()
         Deviates: Takes VMA and entry in place of the walk that found them.
-            There is no memory of devices.
+        There is no memory of devices.
         """
         rmap = self._kernel.rmap
         old = self._pgtable.read(pmd)

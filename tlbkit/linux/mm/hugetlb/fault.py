@@ -253,7 +253,7 @@ class HugetlbFault(HugetlbZap):
 
         Source: mm/hugetlb.c, hugetlb_add_to_page_cache()
         Deviates: Never fails: who has the fault mutex finds the place empty. The caller
-            has locked the folio.
+        has locked the folio.
         """
         folio.mapping = mapping
         folio.index = index << folio.order
@@ -290,7 +290,7 @@ class HugetlbFault(HugetlbZap):
 
         Source: mm/hugetlb.c, hugetlb_no_page()
         Deviates: Nothing is set aside for the reserve map before the PTL is taken, as
-            it never needs memory; no page of a pool is poisoned.
+        it never needs memory; no page of a pool is poisoned.
         """
         vma = vmf.vma
         h = self.hstate_vma(vma)
@@ -392,8 +392,8 @@ class HugetlbFault(HugetlbZap):
 
         Source: mm/hugetlb.c, hugetlb_fault()
         Deviates: What is poisoned is ``VM_FAULT_HWPOISON``: the signal does not tell
-            the size. Nothing is set aside for the reserve map before the PTL is taken,
-            as it never needs memory.
+        the size. Nothing is set aside for the reserve map before the PTL is taken,
+        as it never needs memory.
         """
         h = self.hstate_vma(vma)
         huge = self._kernel.hugetlbpage

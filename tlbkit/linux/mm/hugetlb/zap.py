@@ -57,7 +57,7 @@ class HugetlbZap(HugetlbShare):
 
         Source: mm/hugetlb.c, __unmap_hugepage_range()
         Deviates: Empty entries that follow an empty one are stepped over at once, and
-            not one by one: nothing is done for any of them.
+        not one by one: nothing is done for any of them.
         """
         h = self.hstate_vma(vma)
         huge = self._kernel.hugetlbpage
@@ -172,7 +172,7 @@ class HugetlbZap(HugetlbShare):
 
         Source: mm/hugetlb.c, unmap_ref_private()
         Deviates: Unmaps a VMA at its own address of the page, where the kernel takes
-            that of *vma*: children, which are meant, have it at the same.
+        that of *vma*: children, which are meant, have it at the same.
         """
         h = self.hstate_vma(vma)
         mapping = self.mapping(vma)

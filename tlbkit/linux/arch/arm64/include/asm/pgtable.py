@@ -364,7 +364,7 @@ class Pgtable:
 
         Source: arch/arm64/include/asm/pgtable.h, pte_mkwrite_novma()
         Deviates: All kernels have the form of 143937ca51cc (v6.18-rc3, and 6.17.13).
-            Before it a clean entry became hardware-dirty at once.
+        Before it a clean entry became hardware-dirty at once.
         """
         pte |= PTE_WRITE
         return pte & ~PTE_RDONLY if pte & PTE_DIRTY else pte
@@ -563,7 +563,7 @@ class Pgtable:
 
         Source: arch/arm64/include/asm/pgtable.h, set_p4d()
         Deviates: There are four levels at most, so the entries of a PGD are stored
-            here, and there is no set_pgd().
+        here, and there is no set_pgd().
         """
         self._machine.running.store(p4dp, p4d, why)
         self.queue_pte_barriers()
@@ -587,7 +587,7 @@ class Pgtable:
 
         Source: arch/arm64/include/asm/pgtable.h, queue_pte_barriers()
         Deviates: What the thread's flags say is kept for each CPU, because no thread
-            leaves its CPU in lazy MMU mode here; no interrupt stores entries.
+        leaves its CPU in lazy MMU mode here; no interrupt stores entries.
         """
         number = self._machine.running.number
         if number in self._lazy_mmu:
@@ -629,8 +629,8 @@ class Pgtable:
 
         Source: arch/arm64/include/asm/pgtable.h, __set_ptes()
         Deviates: The entry is one of user space, for which __set_pte_complete() queues
-            no barriers, so it is not asked. It may be of any level, as set_pmd_at() and
-            set_pud_at() come down to the same.
+        no barriers, so it is not asked. It may be of any level, as set_pmd_at() and
+        set_pud_at() come down to the same.
         """
         if self._has_tags:
             self._kernel.mte.sync_cache_and_tags(pte)
