@@ -23,6 +23,10 @@ from hypothesis.stateful import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_leaf, pte_present
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import VM_SHARED
+from tlbkit.linux.include.uapi.linux.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+)
 from tlbkit.linux.process import Process
 from tlbkit.linux.tests.programs import Play
 from tlbkit.linux.userfaultfd_fd import UserfaultFd
@@ -31,6 +35,7 @@ from tlbkit.observe.sanitizer import audit
 PAGE = 4096
 PROCESSES = 3
 AREAS = 4
+HOLE = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
 
 # What is near the beginning comes often, so that steps meet.
 number = st.sampled_from([0, 0, 0, 1, 1, 2, 3])
@@ -293,6 +298,19 @@ class AnyProgram(RuleBasedStateMachine):
         """Give a file another size."""
         process, _, _ = self.pick(which, 0, 0)
         self.do(f"{process}.ftruncate({self.descriptor(file)}, {size * PAGE:#x})")
+
+    @rule(
+        which=number,
+        file=number,
+        mode=st.sampled_from([0, FALLOC_FL_KEEP_SIZE, HOLE]),
+        offset=st.integers(0, 8),
+        size=st.integers(0, 8),
+    )
+    def fallocate(self, which, file, mode, offset, size):
+        """Ask for a range of a file, which only one of huge pages gives."""
+        process, _, _ = self.pick(which, 0, 0)
+        span = f"{offset * PAGE:#x}, {size * PAGE:#x}"
+        self.do(f"{process}.fallocate({self.descriptor(file)}, {mode}, {span})")
 
     @rule(which=number, file=number)
     def fsync(self, which, file):
