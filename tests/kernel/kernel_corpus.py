@@ -222,15 +222,6 @@ OPEN = (
         1,
     ),
     Open(
-        "fork copies what says that a batched flush is pending",
-        lambda one: (
-            verb(one) in {"exit", "mprotect"}
-            and one.measured.ish == one.model.ish + 1
-            and "ASIDE1IS" in one.measured.tlbi
-        ),
-        2,
-    ),
-    Open(
         "write protection taken back from shared memory leaves it read-only",
         lambda one: verb(one) == "wp" and one.measured.tlbi == {"VALE1IS": (1, 1)},
         1,

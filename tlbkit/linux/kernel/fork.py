@@ -60,6 +60,8 @@ class Fork:
         child = self.mm_alloc()
         if child is None:
             return -ENOMEM
+        # The kernel copies the whole struct, and mm_init() leaves this as it was.
+        child.tlb_flush_batched = parent.tlb_flush_batched
         try:
             error = self.dup_mmap(child, parent)
         except UserfaultError:
