@@ -572,7 +572,6 @@ class ShortOfMemory(AnyProgram):
 LEFT_OUT = {
     "enter_kernel": "is no system call",
     "open_device": "a driver has no file of these, and tests of its own",
-    "fallocate": "only files of hugetlbfs have it, with tests of their own",
     "unpin": "a device may let go when the process is no more: `unpin` of a program",
     "put_pages": "so may a driver",
     "serve": "a fault is a signal here; who waits for an answer is `Watched`",
