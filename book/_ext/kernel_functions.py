@@ -43,7 +43,10 @@ def lines(files: Sequence[sources.KernelFile]) -> Iterator[str]:
         yield from ("", f".. _{label(one.file)}:", "", f".. rubric:: {one.file}", "")
         same = sum(not stand.deviates for stand in one.stands)
         compared = f" Compared with {one.compared}." if one.compared else ""
-        yield f"{len(one.stands)} functions, {same} of them the same.{compared}"
+        functions = (
+            "1 function" if len(one.stands) == 1 else f"{len(one.stands)} functions"
+        )
+        yield f"{functions}, {same} the same.{compared}"
         yield from ("", ".. list-table::", "   :header-rows: 1", "   :widths: 35 25 40")
         yield ""
         for cells in (("in the kernel", "here", "what differs"), *rows(one.stands)):
