@@ -546,3 +546,20 @@ def test_advice_on_its_way_to_the_lists_holds_the_page(advice):
     process.fork().exit()
     counts = issued(kernel, lambda: process.write(base, 3))
     assert counts.tlbi == {"VALE1IS": 1}
+
+
+@pytest.mark.parametrize("version", ["v6.17", "v6.19"])
+def test_a_child_inherits_a_batched_flush_that_is_pending(version):
+    """Its parent has unmapped pages in a batch, so the child's first zap flushes too."""
+    kernel = boot(version, epan=True)
+    process = kernel.spawn()
+    size = kernel.pgtable.pmd_size
+    source = process.mmap(size, addr=1 << 37, fixed=True)
+    target = process.mmap(size, addr=(1 << 37) + (1 << 30) + 5 * PAGE, fixed=True)
+    process.madvise(source, size, "hugepage")
+    process.write(source, 1)
+    watch = process.userfaultfd()
+    watch.register(target, size)
+    watch.move(target, source, size)  # not aligned like its huge page, which it splits
+    child = process.fork()
+    assert issued(kernel, child.exit).tlbi == {"ASIDE1IS": 2}
