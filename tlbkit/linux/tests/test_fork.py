@@ -550,7 +550,7 @@ def test_advice_on_its_way_to_the_lists_holds_the_page(advice):
 
 @pytest.mark.parametrize("version", ["v6.17", "v6.19"])
 def test_a_child_inherits_a_batched_flush_that_is_pending(version):
-    """Its parent has unmapped pages in a batch, so the child's first zap flushes too."""
+    """Its parent has unmapped pages in a batch, so the child's first zap flushes."""
     kernel = boot(version, epan=True)
     process = kernel.spawn()
     size = kernel.pgtable.pmd_size
