@@ -660,9 +660,14 @@ class Pgtable:
         if nr > 1:
             contpte.contpte_set_ptes(addr, ptep, pte, nr)
             return
-        contpte.contpte_try_unfold(mm, addr, ptep, self.read(ptep))
+        # As in the kernel, what most entries need no call for is asked here.
+        old = self._read(ptep)
+        if old & PTE_CONT:
+            contpte.contpte_try_unfold(mm, addr, ptep, old)
         self.set_pte(ptep, pte)
-        contpte.contpte_try_fold(mm, addr, ptep, pte)
+        last = self.cont_ptes - 1
+        if addr >> self.page_shift & last == last:
+            contpte.contpte_try_fold(mm, addr, ptep, pte)
 
     def ptep_get_and_clear_(self, ptep: int) -> int:
         """Exchange one entry with zero in one step: __ptep_get_and_clear().
