@@ -3,9 +3,9 @@
 `TLBKIT_HYPOTHESIS` names a profile. "nightly" looks for failures far longer; "mutation"
 tries few values, the same each time, and is content with the first that fails.
 
-``pytest --without "tlbi in dup_mmap"`` takes a thing out of every machine that the
-tests make, as `Machine.without` names it. A test that says itself what is taken out is
-skipped.
+``pytest --take-out "tlbi in dup_mmap"`` takes a thing out of every machine that
+the tests make, as `Machine.taken_out` names it. A test that says itself what is taken
+out is skipped.
 """
 
 import os
@@ -32,7 +32,7 @@ settings.load_profile(os.environ.get("TLBKIT_HYPOTHESIS", "untimed"))
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the command line name what is taken out."""
     parser.addoption(
-        "--without",
+        "--take-out",
         metavar="POINT",
         help='take this out of every machine, such as "dsb ish in flush_tlb_mm"',
     )
@@ -56,22 +56,22 @@ def pytest_collection_modifyitems(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def without(pytestconfig: pytest.Config) -> Iterator[None]:
+def take_out(pytestconfig: pytest.Config) -> Iterator[None]:
     """Take out what the command line names, of every machine made from here on."""
-    point = pytestconfig.getoption("without")
+    point = pytestconfig.getoption("take_out")
     if point is None:
         yield
         return
 
     def read(machine: Machine) -> frozenset[str]:
-        taken_out: frozenset[str] = vars(machine)["without"]
+        taken_out: frozenset[str] = vars(machine)["taken_out"]
         return taken_out
 
     def write(machine: Machine, _: frozenset[str]) -> None:
-        if "without" in vars(machine):
+        if "taken_out" in vars(machine):
             pytest.skip("this test says itself what is taken out")
-        vars(machine)["without"] = frozenset({point})
+        vars(machine)["taken_out"] = frozenset({point})
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Machine, "without", property(read, write), raising=False)
+        patch.setattr(Machine, "taken_out", property(read, write), raising=False)
         yield

@@ -310,8 +310,8 @@ def test_random_walks_have_a_seed(capsys):
     assert capsys.readouterr().out == once
     (walk,) = json.loads(once)
     assert (walk["meeting"], walk["runs"], walk["error"]) == ("protect", 30, "")
-    without = ["--without", "dsb ish in flush_tlb_range_"]
-    assert main([*asked[:-1], *without]) == 1
+    taken_out = ["--take-out", "dsb ish in flush_tlb_range_"]
+    assert main([*asked[:-1], *taken_out]) == 1
     shown = capsys.readouterr()
     assert "can still use" in shown.out
     assert shown.err.startswith("tlbkit: seed 7 breaks 1")

@@ -176,7 +176,7 @@ def parser() -> Parser:
         help="how many schedules of each meeting; default %(default)s",
     )
     one.add_argument(
-        "--without",
+        "--take-out",
         action="append",
         default=[],
         metavar="POINT",
@@ -593,7 +593,7 @@ def _print_verdicts(
 def _random(asked: argparse.Namespace) -> None:
     with _exploring("random"):
         from tlbkit.lab.gallery import chance  # noqa: PLC0415 - no other needs greenlet
-    found = chance.walks(asked.seed, asked.runs, asked.meetings or None, asked.without)
+    found = chance.walks(asked.seed, asked.runs, asked.meetings or None, asked.take_out)
     if asked.json:
         _print_json([one.to_json() for one in found])
     else:

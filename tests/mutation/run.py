@@ -289,7 +289,7 @@ class Mutation:
     ) -> None:
         """Run some tests without *point*, and let *seen* hear of them."""
         config = self.session.config
-        config.option.without = point
+        config.option.take_out = point
         config.pluginmanager.register(seen)
         items = [self.items[test] for test in tests if test in self.items]
         for item, following in zip_longest(items, items[1:]):

@@ -45,7 +45,7 @@ def test_every_point_that_breaks_is_noticed():
 def test_what_notices_is_an_ordinary_test(test):
     """The test is there, and was not told what is taken out."""
     assert source(test)
-    assert ".without" not in source(test)
+    assert ".taken_out" not in source(test)
     assert "gallery" not in test
 
 
@@ -54,7 +54,7 @@ def test_a_sample_is_noticed(point):
     """Without the point the test fails, and fails as a test."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     ran = subprocess.run(
-        [*command, "--without", point, KILLERS[point]],
+        [*command, "--take-out", point, KILLERS[point]],
         cwd=ROOT,
         env=os.environ | {"TLBKIT_HYPOTHESIS": "mutation"},
         capture_output=True,

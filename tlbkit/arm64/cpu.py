@@ -474,7 +474,7 @@ class Cpu:
                 f"TLBI {name} is undefined on {self.model.name}: no FEAT_TLBIRANGE"
             )
         machine = self.machine
-        if machine.without:
+        if machine.taken_out:
             if machine.omits(f"tlbi {name}") or machine.omits("tlbi"):
                 return
             if self._sections and machine.omits(AFTER_UNLOCK):
@@ -506,7 +506,7 @@ class Cpu:
         barrier = BARRIERS.get(kind)
         if barrier is None:
             raise InputError(f"dsb {kind!r}: known are {', '.join(BARRIERS)}")
-        if self.machine.without and self.machine.omits(f"dsb {kind}"):
+        if self.machine.taken_out and self.machine.omits(f"dsb {kind}"):
             return
         overtaken = bool(self._stores and barrier.invalidations and self._issued)
         self._wait_for(kind, barrier)
@@ -575,7 +575,7 @@ class Cpu:
 
     def isb(self) -> None:
         """Make what follows use what was completed before it."""
-        if self.machine.without and self.machine.omits("isb"):
+        if self.machine.taken_out and self.machine.omits("isb"):
             return
         if "isb" in self._events.heard:
             self._events.emit(self.number, "isb")

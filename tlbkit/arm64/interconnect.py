@@ -44,7 +44,7 @@ class Interconnect(ABC):
         model: As given.
         memory: The physical memory.
         events: What happens, for whoever listens.
-        without: What was taken out, as `omits` and `holds` name it.
+        taken_out: What was taken out, as `omits` and `holds` name it.
         tlbs: One for each CPU, or for each group of CPUs that shares one.
     """
 
@@ -52,7 +52,7 @@ class Interconnect(ABC):
         self.model = model
         self.memory = PhysicalMemory(model.page_shift)
         self.events = Stream()
-        self.without: frozenset[str] = frozenset()
+        self.taken_out: frozenset[str] = frozenset()
         self._holders: dict[int, dict[int, Tlb]] = {}
         self.tlbs = tuple(
             Tlb(first, model, self.events, self._holders)
@@ -96,14 +96,14 @@ class Interconnect(ABC):
     def omits(self, operation: str) -> bool:
         """Tell whether *operation* was taken out at the place that now asks for it.
 
-        `without` holds texts as ``"dsb ish in flush_tlb_page"``: the operation, and a
+        `taken_out` holds texts as ``"dsb ish in flush_tlb_page"``: the operation, and a
         function that is being executed.
         """
-        if not self.without:
+        if not self.taken_out:
             return False
         wanted = {
             place
-            for what, _, place in (text.partition(" in ") for text in self.without)
+            for what, _, place in (text.partition(" in ") for text in self.taken_out)
             if what == operation
         }
         frame: FrameType | None = caller() if wanted else None
@@ -116,18 +116,18 @@ class Interconnect(ABC):
     def holds(self, check: str, condition: object) -> bool:
         """Return whether what is asked again still holds, as the kernel's test says.
 
-        `without` takes the test out of the very function that asks, as it names
+        `taken_out` takes the test out of the very function that asks, as it names
         operations: ``"pte_same in wp_page_copy"``. Then it passes, whatever is found.
         """
-        if condition or not self.without:
+        if condition or not self.taken_out:
             return bool(condition)
-        return f"{check} in {caller().f_code.co_name}" in self.without
+        return f"{check} in {caller().f_code.co_name}" in self.taken_out
 
     def sees(self, check: str, condition: object) -> bool:
         """Return whether a test sees what it looks for, as the kernel's test says.
 
         The other sense of `holds`: what is taken out sees nothing.
         """
-        if not condition or not self.without:
+        if not condition or not self.taken_out:
             return bool(condition)
-        return f"{check} in {caller().f_code.co_name}" not in self.without
+        return f"{check} in {caller().f_code.co_name}" not in self.taken_out

@@ -108,8 +108,8 @@ def explore(
         max_runs: Give up after so many runs.
     """
     if loads is None:
-        without = scenario().machine.without
-        loads = any(point.startswith("lock ") for point in without)
+        taken_out = scenario().machine.taken_out
+        loads = any(point.startswith("lock ") for point in taken_out)
     if not reduce:
         with watching_loads() if loads else nullcontext() as told:
             return _Plain(scenario, preemptions, max_runs, told).search()

@@ -60,7 +60,7 @@ def process_world(operation, *, without=(), writes=2, rules=True):
         thread = process.thread(1)
         base = process.mmap(PAGE)
         thread.write(base, 1)
-        machine.without = frozenset(without)
+        machine.taken_out = frozenset(without)
 
         def write():
             try:

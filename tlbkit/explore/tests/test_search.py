@@ -221,7 +221,7 @@ def reclaiming(without=()):
     assert ptep is not None
     pfn = kernel.pgtable.pte_pfn(kernel.pgtable.read(ptep))
     folio = kernel.page_alloc.folio_of(pfn)
-    kernel.machine.without = frozenset(without)
+    kernel.machine.taken_out = frozenset(without)
 
     def reclaim():
         if kernel.vmscan.folio_isolate_lru(folio):

@@ -43,19 +43,19 @@ class Board:
         name: For links.
         title: What the reader is asked to do.
         meeting: Name of the meeting.
-        without: What is taken out.
+        taken_out: What is taken out.
         pages: How many pages are shown, from `TOP_PAGE` down.
     """
 
     name: str
     title: str
     meeting: str
-    without: tuple[str, ...] = ()
+    taken_out: tuple[str, ...] = ()
     pages: int = 1
 
     def graph(self) -> Graph:
         """Return all its states."""
-        scenario = MEETINGS[self.meeting].scenario(self.without)
+        scenario = MEETINGS[self.meeting].scenario(self.taken_out)
         return graph(scenario, self.title, look=self.look, tell=_tell, kinds=STEPS)
 
     def look(self, world: World) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Everything that can be taken out of the flows: found by running them, not listed.
 
-A point is named as `Machine.without` names it, what and where:
+A point is named as `Machine.taken_out` names it, what and where:
 
 - an instruction of a flush, by the function that issues it:
   ``"dsb ish in flush_tlb_page"``;

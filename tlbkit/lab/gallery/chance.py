@@ -50,7 +50,7 @@ def walks(
     seed: int,
     runs: int,
     meetings: Iterable[str] | None = None,
-    without: Collection[str] = (),
+    taken_out: Collection[str] = (),
     executor: Executor | None = None,
 ) -> list[Walk]:
     """Try schedules of meetings at random; the same seed tries the same ones.
@@ -59,7 +59,7 @@ def walks(
         seed: Names the schedules.
         runs: How many of each meeting, at most: a breach ends its walk.
         meetings: By name; all if not given.
-        without: What is taken out of them.
+        taken_out: What is taken out of them.
         executor: Where they run; a pool of processes, one for each CPU, if not given.
 
     Errors:
@@ -70,13 +70,13 @@ def walks(
         check("meeting", name, PROGRAMME, "python -m tlbkit meetings")
     if executor is None:
         with ProcessPoolExecutor(os.cpu_count()) as pool:
-            return walks(seed, runs, names, without, pool)
-    return list(executor.map(partial(_walk, seed, runs, frozenset(without)), names))
+            return walks(seed, runs, names, taken_out, pool)
+    return list(executor.map(partial(_walk, seed, runs, frozenset(taken_out)), names))
 
 
-def _walk(seed: int, runs: int, without: frozenset[str], name: str) -> Walk:
+def _walk(seed: int, runs: int, taken_out: frozenset[str], name: str) -> Walk:
     """Walk through one meeting; what others do does not change its schedules."""
-    scenario = PROGRAMME[name].scenario(without)
+    scenario = PROGRAMME[name].scenario(taken_out)
     found = wander(scenario, Random(f"{seed} {name}"), runs=runs, loads=True)
     breach = found.breach
     return Walk(

@@ -112,14 +112,14 @@ def _points(meeting: str) -> frozenset[str]:
 
 
 def record(
-    meeting: str, schedule: Schedule, without: Collection[str] = (), *, loads: bool
+    meeting: str, schedule: Schedule, taken_out: Collection[str] = (), *, loads: bool
 ) -> Recording:
     """Run one schedule of a meeting again, and return it as a recording.
 
     Args:
         meeting: Its name.
         schedule: Of a breach, or any other.
-        without: What is taken out; the same schedule with and without it shows what
+        taken_out: What is taken out; the same schedule with and without it shows what
             the thing taken out is for.
         loads: As the breach says.
     """
@@ -131,5 +131,5 @@ def record(
             recorders.append(recorder)
             yield
 
-    replay(PROGRAMME[meeting].scenario(without), schedule, around, loads=loads)
+    replay(PROGRAMME[meeting].scenario(taken_out), schedule, around, loads=loads)
     return recorders[0].finish()

@@ -243,22 +243,22 @@ class Meeting:
         }
 
     def scenario(
-        self, without: Collection[str] = (), machine: type[Machine] = Machine
+        self, taken_out: Collection[str] = (), machine: type[Machine] = Machine
     ) -> Scenario:
         """Return what makes the world of this meeting.
 
         Args:
-            without: What is taken out, once everything is prepared.
+            taken_out: What is taken out, once everything is prepared.
             machine: The class of machine.
         """
-        taken_out = frozenset(without)
+        points = frozenset(taken_out)
 
         def make() -> World:
             kernel = Kernel(machine(self.cpus, self.model))
             stage = Stage(kernel)
             self.prepare(stage)
-            if taken_out:
-                kernel.machine.without = taken_out
+            if points:
+                kernel.machine.taken_out = points
             return World(
                 kernel.machine,
                 tuple(stage.flows),

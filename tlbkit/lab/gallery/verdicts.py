@@ -27,7 +27,7 @@ class Verdict:
     """What happens without one point.
 
     Attributes:
-        point: What is taken out, as `Machine.without` names it.
+        point: What is taken out, as `Machine.taken_out` names it.
         verdict: ``"breaks"``, ``"argued"`` or ``"open"``.
         meetings: The meetings that come by the point.
         meeting: The one with the shortest schedule that breaks, or "".

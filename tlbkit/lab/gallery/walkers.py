@@ -140,7 +140,7 @@ def unshare_and_walk(
     number: int = 2,
     *,
     parts: Mapping[str, type[Any]] = PARTS,
-    without: Collection[str] = (),
+    taken_out: Collection[str] = (),
 ) -> Scenario:
     """Return the meeting of a walker, those who leave, and the one that reuses.
 
@@ -150,12 +150,12 @@ def unshare_and_walk(
     Args:
         number: Processes that share the table, 2 or 3.
         parts: Of the kernel.
-        without: What is taken out of it, once everything is prepared.
+        taken_out: What is taken out of it, once everything is prepared.
     """
 
     def make() -> World:
         scene = sharers(number, parts)
-        scene.kernel.machine.without = frozenset(without)
+        scene.kernel.machine.taken_out = frozenset(taken_out)
         last = scene.processes[-1]
         flows = [
             Flow("walk", 0, partial(scene.walk, last, 0)),

@@ -160,7 +160,7 @@ def test_a_board_can_be_played(name):
     text = json.dumps(graph.to_json(), separators=(",", ":"))
     assert len(text) < 40_000
     ends = {node.end for node in graph.nodes} - {""}
-    assert ends == ({"broken"} if board.without else {"done"})
+    assert ends == ({"broken"} if board.taken_out else {"done"})
 
 
 def test_an_unknown_board_is_refused():

@@ -124,7 +124,7 @@ def test_who_believes_to_have_a_lock_has_it():
         lock.down_read()
 
     assert not lock.held
-    machine.without = frozenset({"lock some lock in take"})
+    machine.taken_out = frozenset({"lock some lock in take"})
     take()
     assert lock.held
     lock.assert_held()

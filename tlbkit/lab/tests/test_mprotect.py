@@ -207,12 +207,12 @@ def test_without_the_flush_a_stale_write_lands(operation, cpu):
     for removed in (False, True):
         kernel, call = prepared("v6.19", "rw-ro", pages=2, threads=2)
         if removed:
-            kernel.machine.without = frozenset({f"{operation} in change_protection"})
+            kernel.machine.taken_out = frozenset({f"{operation} in change_protection"})
         call()
         address = call.address + cpu * PAGE
         if removed:
             call.process.write(address, 666, cpu=cpu)
-            kernel.machine.without = frozenset()
+            kernel.machine.taken_out = frozenset()
             assert call.process.read(address, cpu=cpu) == 666
         else:
             with pytest.raises(Signal):

@@ -121,7 +121,7 @@ def test_no_schedule_with_one_preemption_steals_a_page():
 
 def test_without_the_interrupt_the_explorer_finds_the_theft():
     """M1: one preemption, after the walker has read the PUD entry, is enough."""
-    scenario = unshare_and_walk(2, without={"ipi in tlb_flush_unshared_tables"})
+    scenario = unshare_and_walk(2, taken_out={"ipi in tlb_flush_unshared_tables"})
     search = explore(scenario, preemptions=1)
     assert search.breach is not None
     assert isinstance(search.breach.error, StolenPageError)

@@ -3,7 +3,7 @@
 A lock that is taken twice by its holder or released by somebody else, and a place that
 needs a lock that is not held, are errors with a message: what lockdep reports.
 
-`Machine.without` can take a lock out of a function, as in ``"lock PTE table in
+`Machine.taken_out` can take a lock out of a function, as in ``"lock PTE table in
 wp_page_copy"``: who would take it there believes to have it, and keeps nobody out.
 
 Events: ``lock``; ``what`` is the lock, ``new`` is "acquired", "read" or "write" (for
@@ -80,7 +80,7 @@ class SpinLock:
         """Take the lock, waiting while another CPU has it."""
         machine = self.machine
         cpu = machine.running
-        if machine.without and machine.omits(f"lock {kind_of(self.name)}"):
+        if machine.taken_out and machine.omits(f"lock {kind_of(self.name)}"):
             self.believers += (cpu,)
             _say_omitted(self, "acquired")
             return
@@ -89,7 +89,7 @@ class SpinLock:
                 raise LockError(cpu.number, self.name, "taken twice by its holder")
             machine.wait(lambda: self.holder is None, self.name)
         self.holder = cpu
-        if machine.without:
+        if machine.taken_out:
             cpu.enter_section()
         if "lock" in machine.events.heard:
             machine.events.emit(cpu.number, "lock", self, new="acquired")
@@ -103,12 +103,12 @@ class SpinLock:
                 _say_omitted(self, "released")
                 return
             raise LockError(cpu.number, self.name, "released by one who has it not")
-        if self.machine.without:
+        if self.machine.taken_out:
             cpu.leave_section()
         self.holder = None
         if "lock" in self.machine.events.heard:
             self.machine.events.emit(cpu.number, "lock", self, new="released")
-        if self.machine.without:
+        if self.machine.taken_out:
             cpu.catch_up()
 
     @property
@@ -168,7 +168,7 @@ class RwSemaphore:
         """
         machine = self.machine
         cpu = machine.running
-        if machine.without and self._omitted(cpu, "read"):
+        if machine.taken_out and self._omitted(cpu, "read"):
             return
         if self.writer is not None:
             if self.writer is cpu:
@@ -285,7 +285,7 @@ class RwSemaphore:
     def _omitted(self, cpu: Cpu, how: str) -> bool:
         """Tell whether the lock was taken out here; *cpu* believes to have it then."""
         machine = self.machine
-        if not machine.without or not machine.omits(f"lock {kind_of(self.name)}"):
+        if not machine.taken_out or not machine.omits(f"lock {kind_of(self.name)}"):
             return False
         self.believers += (cpu,)
         _say_omitted(self, how)

@@ -15,7 +15,7 @@ class Rcu:
 
     A CPU with interrupts off is in a read section, so it holds callbacks back.
 
-    `Machine.without` can take the waiting out, as in ``"call_rcu in munmap"``: the
+    `Machine.taken_out` can take the waiting out, as in ``"call_rcu in munmap"``: the
     callback is run at once.
 
     Events: ``call_rcu``; ``what`` are the numbers of the CPUs that are waited for.

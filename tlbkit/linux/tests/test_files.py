@@ -288,7 +288,7 @@ def test_without_the_flush_of_write_back_a_write_is_lost():
         process, fd = filled(kernel, 1)
         base = process.mmap(PAGE, fd=fd, shared=True)
         process.write(base, 7, cpu=1)
-        kernel.machine.without = frozenset(without)
+        kernel.machine.taken_out = frozenset(without)
         process.msync(base, PAGE)
         process.write(base, 8, cpu=1)
         process.munmap(base, PAGE)

@@ -295,9 +295,9 @@ def test_t4_5_a_local_flush_is_not_enough_for_a_copy():
     process, base = touched(kernel, 1)
     process.fork(cpu=1)
     process.read(base, cpu=1)
-    kernel.machine.without = frozenset({"tlbi VALE1IS in wp_page_copy"})
+    kernel.machine.taken_out = frozenset({"tlbi VALE1IS in wp_page_copy"})
     process.write(base, 7)
-    kernel.machine.without = frozenset()
+    kernel.machine.taken_out = frozenset()
     assert process.read(base, cpu=1) == 0  # the old page: what the broadcast is for
 
 

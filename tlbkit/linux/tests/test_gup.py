@@ -458,7 +458,7 @@ def test_without_the_second_look_another_owners_page_is_taken():
         secret = victim.mmap(4 * PAGE)
         victim.write(secret, 0)
         kernel.swap.lru_add_drain_all()
-        kernel.machine.without = without
+        kernel.machine.taken_out = without
 
         def change_hands(process=process, base=base, victim=victim, secret=secret):
             process.thread(1).munmap(base, PAGE)

@@ -35,7 +35,7 @@ def test_a_lock_that_was_taken_out_keeps_nobody_out():
     """Two CPUs believe to have it, may do what it protects, and give it back."""
     machine = Machine(2)
     lock = SpinLock(machine, "table 0x1")
-    machine.without = frozenset({"lock table in take"})
+    machine.taken_out = frozenset({"lock table in take"})
     for cpu in machine.cpus:
         machine.running = cpu
         take(lock)
@@ -52,7 +52,7 @@ def test_a_semaphore_that_was_taken_out_keeps_nobody_out():
     """A writer and a reader believe to have it at once."""
     machine = Machine(2)
     semaphore = RwSemaphore(machine, "mmap_lock")
-    machine.without = frozenset({"lock mmap_lock in write", "lock mmap_lock in read"})
+    machine.taken_out = frozenset({"lock mmap_lock in write", "lock mmap_lock in read"})
     write(semaphore)
     semaphore.assert_write_held()
     machine.running = machine.cpu(1)
@@ -71,7 +71,7 @@ def test_a_lock_that_was_taken_out_elsewhere_is_taken():
     """Only the named function goes without, and only without locks of that kind."""
     machine = Machine(1)
     lock = SpinLock(machine, "table 0x1")
-    machine.without = frozenset({"lock table in read", "lock other in take"})
+    machine.taken_out = frozenset({"lock table in read", "lock other in take"})
     take(lock)
     assert lock.holder is machine.cpu(0)
 

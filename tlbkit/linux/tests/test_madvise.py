@@ -307,7 +307,7 @@ def test_without_the_flush_a_write_after_free_is_not_seen():
     """A CPU with the dirty entry in its TLB writes, and the page still looks clean."""
     kernel = boot(cpus=2, model="neoverse-n1")
     process, base = touched(kernel, 2, cpus=(0, 1))
-    kernel.machine.without = frozenset({"tlbi VALE1IS in madvise_free_single_vma"})
+    kernel.machine.taken_out = frozenset({"tlbi VALE1IS in madvise_free_single_vma"})
     process.madvise(base, 2 * PAGE, "free")
     process.write(base + PAGE, 99, cpu=1)
     assert not pte_dirty(entries(kernel, process, base, 2)[1])

@@ -294,7 +294,7 @@ def test_without_the_flush_a_stale_write_lands(cpu):
         process.write(base, 99, cpu=cpu)
     process.mprotect(base, PAGE, "rw")
     process.write(base, 1, cpu=cpu)
-    kernel.machine.without = frozenset({"tlbi VALE1IS in change_protection"})
+    kernel.machine.taken_out = frozenset({"tlbi VALE1IS in change_protection"})
     process.mprotect(base, PAGE, "r")
     process.write(base, 99, cpu=cpu)  # a write to read-only memory, and no fault
     assert process.read(base) == 99
@@ -304,7 +304,7 @@ def test_without_the_barrier_a_stale_write_lands():
     """A TLBI that nobody waits for has not happened yet."""
     kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     process, base = touched(kernel, 1)
-    kernel.machine.without = frozenset({"dsb ish in flush_tlb_range_"})
+    kernel.machine.taken_out = frozenset({"dsb ish in flush_tlb_range_"})
     process.mprotect(base, PAGE, "r")
     process.write(base, 99)
     assert process.read(base) == 99

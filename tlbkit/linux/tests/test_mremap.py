@@ -260,7 +260,7 @@ def test_without_the_flush_the_old_address_still_writes():
     """Leave out the flush under the locks: another CPU writes through the old one."""
     kernel = boot(cpus=2, model="neoverse-n1", rules=False)
     process, base = touched(kernel, 4, cpus=(0, 1))
-    kernel.machine.without = frozenset({"tlbi VAE1IS in move_ptes"})
+    kernel.machine.taken_out = frozenset({"tlbi VAE1IS in move_ptes"})
     process.mremap(
         base, 4 * PAGE, 4 * PAGE, maymove=True, dontunmap=True, new_address=FAR
     )

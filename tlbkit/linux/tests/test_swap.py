@@ -222,9 +222,9 @@ def test_without_the_flush_a_write_is_lost():
     kernel.swapfile.swapon(64)
     process, base = touched(kernel, 2, cpus=(0, 1))
     kernel.swap.lru_add_drain_all()
-    kernel.machine.without = frozenset({"tlbi VALE1IS in try_to_unmap_one"})
+    kernel.machine.taken_out = frozenset({"tlbi VALE1IS in try_to_unmap_one"})
     page_out(process, base, 2)()
-    kernel.machine.without = frozenset()
+    kernel.machine.taken_out = frozenset()
     assert stale(kernel, process, 1, base + PAGE) is not None
     process.write(base + PAGE, 99, cpu=1)
     assert process.read(base + PAGE, cpu=0) == 1

@@ -159,9 +159,9 @@ def test_without_the_flush_another_process_is_read():
     victim.write(secret, 0)
     process, base = touched(kernel, 8, cpus=(1,))
     kernel.swap.lru_add_drain_all()
-    kernel.machine.without = frozenset({"tlbi VALE1IS in unmap_region"})
+    kernel.machine.taken_out = frozenset({"tlbi VALE1IS in unmap_region"})
     process.munmap(base, PAGE)
-    kernel.machine.without = frozenset()
+    kernel.machine.taken_out = frozenset()
     victim.write(secret + PAGE, 0x5EC2E7)
     assert process.read(base, cpu=1) == 0x5EC2E7
 

@@ -26,7 +26,7 @@ def run(operation, without=(), *, pages=8, halt=True, version="v6.19"):
         for page in range(pages):
             process.write(base + page * PAGE, page, cpu=cpu)
     kernel.swap.lru_add_drain_all()
-    machine.without = frozenset(without)
+    machine.taken_out = frozenset(without)
     with Sanitizer(kernel, halt=halt) as rules:
         operation(process, base)
     return rules
@@ -149,7 +149,7 @@ def test_a_walker_keeps_a_table():
     """A table must not be freed under a CPU that had its interrupts off before."""
     kernel, process, page = started()
     walker = kernel.machine.cpu(1)
-    kernel.machine.without = frozenset({"ipi in tlb_remove_table_sync_one"})
+    kernel.machine.taken_out = frozenset({"ipi in tlb_remove_table_sync_one"})
 
     def unmap_without_memory():
         walker.irq_disable()
@@ -168,7 +168,7 @@ def test_a_walker_that_came_later_keeps_nothing():
         if event.why == "pmd_clear" and walker.irqs_on:
             walker.irq_disable()
 
-    kernel.machine.without = frozenset({"ipi in tlb_remove_table_sync_one"})
+    kernel.machine.taken_out = frozenset({"ipi in tlb_remove_table_sync_one"})
     kernel.page_alloc.fail = lambda: True
     with Sanitizer(kernel) as rules:
         kernel.machine.events.listen(late, {"store"})
@@ -280,7 +280,7 @@ def test_an_asid_comes_with_a_flush():
     with Sanitizer(kernel) as rules:
         many()
     assert rules.reports == []
-    kernel.machine.without = frozenset({"tlbi VMALLE1 in local_flush_tlb_all"})
+    kernel.machine.taken_out = frozenset({"tlbi VMALLE1 in local_flush_tlb_all"})
     assert reported(kernel, many) == "asid-reuse"
 
 

@@ -263,7 +263,7 @@ def protect(version, touched=(0,), pages=4, without=()):
     user.mmap(pages * HUGE, addr=BASE, shared=True, hugetlb=True)
     for page in touched:
         user.write(BASE + page * HUGE, 1, cpu=1)
-    kernel.machine.without = frozenset(without)
+    kernel.machine.taken_out = frozenset(without)
     counts = issued(kernel, lambda: user.mprotect(BASE, pages * HUGE, "r"))
     left = [
         page

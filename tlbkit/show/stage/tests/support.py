@@ -28,7 +28,7 @@ def small(version="v6.19", without=()):
         process.read(page, cpu=1)
     if not without:
         child.exit()
-    machine.without = frozenset(without)
+    machine.taken_out = frozenset(without)
     with recording(machine, pages) as recorder:
         for page in pages:
             process.write(page, 2)
