@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tlbkit import lab
+from tlbkit import __version__, lab
 from tlbkit.__main__ import main
 from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
@@ -193,6 +193,22 @@ def test_litmus_tests_are_judged(capsys, tmp_path, options):
     assert text[2].split()[:3] == ["mp", "allowed", "allowed"]
     assert text[3].split()[:3] == ["mp+dmbs", "forbidden", "-"]
     assert any(line.startswith("  P1: ") for line in text)
+
+
+def test_the_version_is_told(capsys):
+    """`--version` names the package and its version, and ends well."""
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out == f"tlbkit {__version__}\n"
+
+
+def test_a_range_is_told_with_its_pages(capsys):
+    """A run says how many pages the ranges cover, and how many DSBs complete a TLBI."""
+    text = lines(capsys, "run", "unmap", "--set", "pages=600")
+    told = {tuple(line.rsplit(None, 1)) for line in text if line}
+    assert ("pages of TLBI RVALE1IS", "600") in told
+    assert ("of all DSBs completing", "2") in told
 
 
 # -- refusals --------------------------------------------------------------------------

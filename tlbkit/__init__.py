@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tlbkit.observe.counters import counting
     from tlbkit.patches.kernels import Kernel
 
+__version__ = "0.1.0"
+
 __all__ = ["Kernel", "Machine", "Trace", "counting"]
 
 _HOMES = {

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tlbkit import lab, sources
+from tlbkit import __version__, lab, sources
 from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
 from tlbkit.errors import InputError, TlbkitError
@@ -48,6 +48,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """Return the parser of the whole command line."""
     top = Parser(prog="python -m tlbkit", description=_WHAT)
+    top.add_argument("--version", action="version", version=f"tlbkit {__version__}")
     top.set_defaults(do=_no_command)
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
@@ -340,7 +341,9 @@ def _report(scenario: Scenario, result: Result) -> str:
     counts = result.counts
     numbers = {
         **{f"TLBI {name}": times for name, times in counts.tlbi.items()},
+        **{f"pages of TLBI {name}": counts.pages[name] for name in counts.ranges},
         **{f"DSB {kind}": times for kind, times in counts.dsb.items()},
+        "of all DSBs completing": counts.flushes,
         **{f"{kind} faults": times for kind, times in counts.faults.items()},
         "spurious faults": counts.spurious_faults,
         "table walks": counts.walks,

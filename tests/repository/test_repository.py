@@ -11,6 +11,8 @@ import pytest
 import serve
 import yaml
 
+import tlbkit
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
@@ -132,9 +134,9 @@ def test_folders_of_the_map():
 
 
 def test_the_version_is_one():
-    """Whoever cites the package cites the version that it is."""
+    """Whoever cites the package, or asks it, is told the version that it is."""
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
-    assert citation["version"] == PROJECT["project"]["version"]
+    assert citation["version"] == PROJECT["project"]["version"] == tlbkit.__version__
 
 
 def test_the_address_is_one():

@@ -62,6 +62,22 @@ class NoRegimeError(TlbkitError):
         self.cpu = cpu
 
 
+class AccessError(InputError):
+    """No single access can be what the caller asked for.
+
+    Attributes:
+        va: The address that the caller gave.
+    """
+
+    def __init__(self, va: int, problem: str) -> None:
+        super().__init__(f"the access at {va:#x}: {problem}")
+        self.va = va
+
+
+SIZES = (1, 2, 4, 8)
+"""How many bytes one access may have."""
+
+
 class Place(NamedTuple):
     """Where an access went.
 
@@ -96,8 +112,8 @@ class Cpu:
 
     Events, by kind, and what they carry:
 
-    - ``read``, ``write``, ``execute``: the `Place`; the word that is there before and
-      after, as far as the access sees it.
+    - ``read``, ``write``, ``execute``: the `Place`; what is there before and after, as
+      far as the access sees it: a word, or the bytes of a smaller access.
     - ``fault``: the address; ``new`` is the `Fault`.
     - ``walk``: the address; ``old`` is the `Table` that it went on from, or ``None``,
       and ``new`` is the translation or the fault.
@@ -360,32 +376,67 @@ class Cpu:
 
     # -- accesses --------------------------------------------------------------------
 
-    def read(self, va: int, need: int = EL0_READ) -> int | Fault:
-        """Load the 64-bit word at *va*; the kernel meets the fault if there is one."""
+    def read(self, va: int, need: int = EL0_READ, size: int = 8) -> int | Fault:
+        """Load *size* bytes at *va*; the kernel meets the fault if there is one.
+
+        Raises:
+            AccessError: no access has that size, or they lie in two pages.
+        """
         events = self._events
+        part = size != 8 or va & 7
+        if part:
+            self._check_part(va, size)
         value = pa = self._translate(va, need)
         if not isinstance(pa, Fault):
-            value = self._memory.read(pa)
+            memory = self._memory
+            value = memory.load(pa, size) if part else memory.read(pa)
             if "read" in events.heard:
                 events.emit(self.number, "read", Place(va, pa), new=value)
         if events.held is not None:
             events.release()
         return value
 
-    def write(self, va: int, value: int, need: int = EL0_WRITE) -> Fault | None:
-        """Store the 64-bit word *value* at *va*, or return the fault."""
+    def write(
+        self, va: int, value: int, need: int = EL0_WRITE, size: int = 8
+    ) -> Fault | None:
+        """Store the *size* bytes of *value* at *va*, or return the fault.
+
+        Raises:
+            AccessError: as `read`, or *value* does not fit.
+        """
         events = self._events
+        part = size != 8 or va & 7
+        if part:
+            self._check_part(va, size)
+        if value >> 8 * size:
+            raise AccessError(
+                va, f"{value:#x} does not fit; {size} bytes hold 0 to 2**{8 * size} - 1"
+            )
         fault = None
         pa = self._translate(va, need)
         if isinstance(pa, Fault):
             fault = pa
         else:
-            old = self._memory.swap(pa, value)
+            memory = self._memory
+            old = memory.replace(pa, value, size) if part else memory.swap(pa, value)
             if "write" in events.heard:
                 events.emit(self.number, "write", Place(va, pa), old, value)
         if events.held is not None:
             events.release()
         return fault
+
+    def _check_part(self, va: int, size: int) -> None:
+        """Refuse what is no single access, before anything happens."""
+        if size not in SIZES:
+            known = ", ".join(map(str, SIZES))
+            raise AccessError(va, f"size={size}: one access has {known} bytes")
+        page = 1 << self.model.page_shift
+        if va % page + size > page:
+            raise AccessError(
+                va,
+                f"its {size} bytes lie in two pages, which a CPU translates one by "
+                f"one; split it at {va // page * page + page:#x}",
+            )
 
     def execute(self, va: int, need: int = EL0_EXECUTE) -> Fault | None:
         """Fetch from *va*, or return the fault."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tlbkit.arm64.cpu import Cpu
 from tlbkit.arm64.interconnect import Interconnect
@@ -28,6 +28,12 @@ class StuckError(TlbkitError):
         )
         self.cpu = cpu
         self.what = what
+
+
+class OnMachine(Protocol):
+    """What runs on a machine: a kernel is the only kind there is."""
+
+    machine: Machine
 
 
 class Machine(Interconnect):
@@ -105,3 +111,17 @@ class Machine(Interconnect):
         if self.waiter is None:
             raise StuckError(self.running.number, what)
         self.waiter(done, what)
+
+
+def machine_of(watched: Machine | OnMachine) -> Machine:
+    """Return the machine that is meant: itself, or what a kernel runs on.
+
+    Raises:
+        InputError: It is neither.
+    """
+    machine = getattr(watched, "machine", watched)
+    if isinstance(machine, Machine):
+        return machine
+    raise InputError(
+        f"{watched!r} has no events: give a Machine, or the Kernel that runs on it"
+    )

@@ -92,6 +92,29 @@ class PhysicalMemory:
             raise WordError(pa, value) from None
         return old
 
+    def load(self, pa: int, size: int) -> int:
+        """Return the *size* bytes from *pa* on, the first of them the lowest.
+
+        They need not be aligned; they lie in one frame.
+        """
+        first = pa & ~7
+        word = self.read(first)
+        if pa - first + size > 8:
+            word |= self.read(first + 8) << 64
+        return word >> 8 * (pa - first) & (1 << 8 * size) - 1
+
+    def replace(self, pa: int, value: int, size: int) -> int:
+        """Store the low *size* bytes of *value* from *pa* on; return what was there."""
+        first = pa & ~7
+        shift, mask = 8 * (pa - first), (1 << 8 * size) - 1
+        words = self.load(first, 16) if pa - first + size > 8 else self.read(first)
+        old = words >> shift & mask
+        words ^= (old ^ value & mask) << shift
+        self.swap(first, words & (1 << 64) - 1)
+        if pa - first + size > 8:
+            self.swap(first + 8, words >> 64)
+        return old
+
     def compare_exchange(self, pa: int, expected: int, value: int) -> int:
         """Store *value* if *expected* is there; return what was there (CAS)."""
         words = self._full.get(pa >> self.page_shift)

@@ -250,6 +250,21 @@ def range_pages(scale: int, num: int) -> int:
     return (num + 1) << (5 * scale + 1)
 
 
+def pages_named(operation: Operation, operand: int) -> int:
+    """Return how many pages an operation by address names; 0 if it names none.
+
+    One of a single address names one, whatever the size of the leaf there.
+
+    >>> pages_named(OPERATIONS["RVAE1IS"], encode_range(0x7000, 5, scale=1, num=7))
+    512
+    >>> pages_named(OPERATIONS["ASIDE1IS"], encode_asid(5))
+    0
+    """
+    if operation.ranged:
+        return range_pages(operand >> 44 & 3, operand >> 39 & 31)
+    return int(operation.single)
+
+
 def _hint(tg_shift: int, level: int, *, lpa2: bool) -> int | None:
     """The level that a hint names; ``None`` where its value is reserved."""
     first = _FIRST_LEVEL[tg_shift]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tlbkit.arm64.fault import Fault
 from tlbkit.arm64.permission import EL0_EXECUTE, EL0_READ, EL0_WRITE
-from tlbkit.arm64.tags import ATTR_TAGGED
+from tlbkit.arm64.tags import ATTR_TAGGED, TAG_GRANULE
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.linux.arch.arm64.include.asm.uaccess import untagged_addr
 from tlbkit.linux.include.linux.fs import FMODE_READ, FMODE_WRITE
@@ -20,6 +20,7 @@ from tlbkit.linux.include.linux.mm import (
     FOLL_PIN,
     FOLL_WRITE,
     VM_EXEC,
+    VM_GROWSDOWN,
     VM_MTE,
     VM_READ,
     VM_WRITE,
@@ -32,6 +33,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     SystemCallError,
 )
 from tlbkit.linux.mm.madvise import ADVICE
+from tlbkit.linux.mm.memfd import FLAGS
 from tlbkit.linux.mm.mmap import (
     MAP_ANONYMOUS,
     MAP_FIXED,
@@ -136,17 +138,28 @@ class Thread:
         """What its descriptors stand for."""
         return self._files.fds
 
-    def _enter(self, cpu: int | None = None) -> Cpu:
-        """Run on *cpu*, or on the thread's own, from here on."""
+    @property
+    def stack(self) -> range:
+        """The addresses of the stack: what /proc/self/maps calls [stack]."""
+        for vma in self.mm.vmas:
+            if vma.flags & VM_GROWSDOWN:
+                return range(vma.start, vma.end)
+        return range(0)
+
+    def _enter(self, what: str, cpu: int | None = None) -> Cpu:
+        """Run on *cpu*, or on the thread's own, from here on, to do *what*."""
+        mm = self._mm
+        if mm is None:
+            raise ProcessGoneError(what)
         kernel = self._kernel
         machine = kernel.machine
         core = machine.cpus[self.cpu] if cpu is None else machine.cpu(cpu)
-        kernel.sched.run_on(self._mm or self.mm, core)
+        kernel.sched.run_on(mm, core)
         return core
 
     def enter_kernel(self, name: str, *arguments: int | str) -> None:
         """Begin the system call *name*, or a request to a descriptor of that name."""
-        core = self._enter()
+        core = self._enter(name)
         events = self._kernel.machine.events
         if "call" in events.heard:
             events.emit(core.number, "call", name, new=arguments)
@@ -158,20 +171,30 @@ class Thread:
             raise SystemCallError(call, -value)
         return value
 
+    def end(self) -> None:
+        """Be no more: the process exits, or becomes another program."""
+        self._mm = None
+
     def migrate(self, cpu: int) -> None:
         """Move the thread to another CPU; what the old one's TLB holds stays there."""
+        if self._mm is None:
+            raise ProcessGoneError("migrate")
         self.cpu = self._kernel.machine.cpu(cpu).number
 
     # -- accesses --------------------------------------------------------------------
 
-    def read(self, address: int, *, cpu: int | None = None) -> int:
-        """Load the 64-bit word at *address*, through the TLB of the thread's CPU."""
-        core = self._enter(cpu)
-        value = core.read(address)
+    def read(self, address: int, *, cpu: int | None = None, size: int = 8) -> int:
+        """Load *size* bytes at *address*, through the TLB of the thread's CPU.
+
+        They need not be aligned: to memory that is mapped here, the CPU accesses any
+        1, 2, 4 or 8 bytes of a page.
+        """
+        core = self._enter("read", cpu)
+        value = core.read(address, EL0_READ, size)
         faults = 0
         while isinstance(value, Fault):
             faults = self._abort(core, address, EL0_READ, value, faults)
-            value = core.read(address)
+            value = core.read(address, EL0_READ, size)
         return value
 
     def load_tag(self, address: int) -> int:
@@ -180,7 +203,11 @@ class Thread:
         return self._kernel.machine.tags.load(pa) if attr == ATTR_TAGGED else 0
 
     def store_tag(self, address: int, tag: int) -> None:
-        """Give the 16 bytes at *address* another tag, as STG does; needs PROT_MTE."""
+        """Give 16 aligned bytes another tag, as STG does; needs PROT_MTE."""
+        if address % TAG_GRANULE:
+            raise InputError(
+                f"store_tag({address:#x}): a tag belongs to {TAG_GRANULE} aligned bytes"
+            )
         self.write(address, self.read(address))  # it faults like a store
         pa, attr = self._tagged(address)
         if attr == ATTR_TAGGED:
@@ -194,24 +221,26 @@ class Thread:
 
     def _tagged(self, address: int) -> tuple[int, int]:
         """Return where *address* lies, and what kind of memory it is mapped as."""
-        self.read(address)
-        found = self._enter().resolve(address, EL0_READ)
+        self.read(address, size=1)
+        found = self._enter("tag").resolve(address, EL0_READ)
         assert not isinstance(found, Fault)
         offset = address & ((1 << found.leaf.shift) - 1)
         return found.pa + offset, found.leaf.attr
 
-    def write(self, address: int, value: int, *, cpu: int | None = None) -> None:
-        """Store the 64-bit word *value* at *address*."""
-        core = self._enter(cpu)
-        fault = core.write(address, value)
+    def write(
+        self, address: int, value: int, *, cpu: int | None = None, size: int = 8
+    ) -> None:
+        """Store the *size* bytes of *value* at *address*, as `read` loads them."""
+        core = self._enter("write", cpu)
+        fault = core.write(address, value, EL0_WRITE, size)
         faults = 0
         while fault is not None:
             faults = self._abort(core, address, EL0_WRITE, fault, faults)
-            fault = core.write(address, value)
+            fault = core.write(address, value, EL0_WRITE, size)
 
     def execute(self, address: int, *, cpu: int | None = None) -> None:
         """Fetch an instruction from *address*."""
-        core = self._enter(cpu)
+        core = self._enter("execute", cpu)
         fault = core.execute(address)
         faults = 0
         while fault is not None:
@@ -234,7 +263,7 @@ class Thread:
         length: int,
         prot: str = "rw",
         *,
-        addr: int = 0,
+        addr: int | None = None,
         fd: int | None = None,
         offset: int = 0,
         shared: bool = False,
@@ -251,7 +280,7 @@ class Thread:
         Args:
             length: In bytes.
             prot: A name of `PROT`.
-            addr: A hint, or with *fixed* the place.
+            addr: A hint, or the place, which *fixed* and *noreplace* must have.
             fd: The descriptor of the file; without it MAP_ANONYMOUS.
             offset: Where in the file to begin, in bytes; whole pages.
             shared: MAP_SHARED instead of MAP_PRIVATE.
@@ -265,6 +294,9 @@ class Thread:
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
                 (MAP_SHARED_VALIDATE), that counts and not *shared*.
         """
+        if addr is None and (fixed or noreplace):
+            how = "fixed" if fixed else "noreplace"
+            raise InputError(f"mmap({how}=True): say where, with addr=")
         if not flags & MAP_TYPE:
             flags |= MAP_SHARED if shared else MAP_PRIVATE
         flags |= MAP_FIXED * fixed | MAP_FIXED_NOREPLACE * noreplace
@@ -277,7 +309,7 @@ class Thread:
         kernel = self._kernel
         if kernel.mte.supported:  # otherwise PROT_MTE is passed over
             protection |= VM_MTE * mte
-        addr, length, offset = addr & _ULONG, length & _ULONG, offset & _ULONG
+        addr, length, offset = (addr or 0) & _ULONG, length & _ULONG, offset & _ULONG
         mm = self.mm
         file = None
         if offset & ~kernel.pgtable.page_mask:
@@ -451,6 +483,8 @@ class Thread:
         return self._gup("get_user_pages_fast", address, length, flags)
 
     def _gup(self, call: str, address: int, length: int, flags: int) -> list[Page]:
+        if length <= 0:
+            raise InputError(f"{address:#x}: {length} bytes have no page; give some")
         self.enter_kernel(call, address, length)
         size = self._kernel.pgtable.page_size
         nr = (address + length - 1) // size - address // size + 1
@@ -461,21 +495,23 @@ class Thread:
 
     def unpin(self, pages: Iterable[Page]) -> None:
         """Undo `pin`."""
-        self._enter()
+        self._enter("unpin")
         self._kernel.gup.unpin_user_pages(pages)
 
     def put_pages(self, pages: Iterable[Page]) -> None:
         """Undo `get_pages`."""
-        self._enter()
+        self._enter("put_pages")
         self._kernel.gup.put_pages(pages)
 
     # -- files -----------------------------------------------------------------------
 
     def open(self, name: str, mode: str = "rw", *, create: bool = False) -> int:
-        """Open an ordinary file by name and return its descriptor.
+        """Open a file by name and return its descriptor.
 
         Args:
-            name: Any text; there are no folders.
+            name: Any text; there are no folders. Under /dev/hugepages, or another mount
+                point of `tlbkit.linux.fs.hugetlbfs.inode.Hugetlbfs`, it is that of a
+                file of huge pages, elsewhere that of a file on a disk.
             mode: ``"r"``, ``"w"`` or ``"rw"``.
             create: O_CREAT: make it if there is none.
         """
@@ -490,16 +526,22 @@ class Thread:
         self.enter_kernel("open")
         return self._install("open", file)
 
-    def memfd_create(self, name: str, flags: int = 0) -> int:
+    def memfd_create(self, name: str, *flags: int | str) -> int:
         """Return the descriptor of an empty file of shared memory.
 
         Args:
             name: For messages.
-            flags: ``MFD_`` bits of `tlbkit.linux.mm.memfd`; MFD_HUGETLB makes a file of
-                huge pages, of the default size unless another is given (MFD_HUGE_1GB).
+            flags: Names of `tlbkit.linux.mm.memfd.FLAGS`, or bits. ``"HUGETLB"`` makes
+                a file of huge pages, of the default size unless another is given:
+                ``"HUGETLB", "HUGE_1GB"``.
         """
-        self.enter_kernel("memfd_create", name, flags)
-        made = self._kernel.memfd.memfd_create(name, flags)
+        bits = 0
+        for flag in flags:
+            if isinstance(flag, str) and flag not in FLAGS:
+                raise InputError(f"memfd flag {flag!r}: known are {', '.join(FLAGS)}")
+            bits |= FLAGS[flag] if isinstance(flag, str) else flag
+        self.enter_kernel("memfd_create", name, bits)
+        made = self._kernel.memfd.memfd_create(name, bits)
         return self._install("memfd_create", made)
 
     def close(self, fd: int) -> None:
@@ -606,12 +648,22 @@ class Thread:
 class Process(Thread):
     """A process: its first thread, and the address space that all its threads share."""
 
-    __slots__ = ()
+    __slots__ = ("_threads",)
+
+    def __init__(
+        self, kernel: Kernel, mm: MmStruct, cpu: int, files: FilesStruct
+    ) -> None:
+        super().__init__(kernel, mm, cpu, files)
+        self._threads: list[Thread] = []
 
     def thread(self, cpu: int) -> Thread:
         """Return another thread of this process, on *cpu*."""
+        if self._mm is None:
+            raise ProcessGoneError("thread")
         number = self._kernel.machine.cpu(cpu).number
-        return Thread(self._kernel, self.mm, number, self._files)
+        thread = Thread(self._kernel, self._mm, number, self._files)
+        self._threads.append(thread)
+        return thread
 
     def fork(self, cpu: int | None = None) -> Process:
         """Return a child process with a copy of the address space.
@@ -630,12 +682,16 @@ class Process(Thread):
         return child
 
     def execve(self) -> None:
-        """Replace the address space by a new program's, with nothing but a stack."""
+        """Replace the address space by a new program's, with nothing but a stack.
+
+        The other threads end.
+        """
         self.enter_kernel("execve")
         mm = self._kernel.exec.new_mm()
         if mm is None:
             raise SystemCallError("execve", ENOMEM)
         old = self.mm
+        self._end_threads()
         self._mm = mm
         self._kernel.sched.run_on(mm, self._kernel.machine.running)
         self._kernel.fork.mmput(old)
@@ -645,13 +701,21 @@ class Process(Thread):
 
         A process that is killed in the midst of a system call must still `exit`.
         """
-        self._kernel.sched.killed.add(self.mm)
+        if self._mm is None:
+            raise ProcessGoneError("kill")
+        self._kernel.sched.killed.add(self._mm)
 
     def exit(self) -> None:
         """End the process and give back all that it had."""
         self.enter_kernel("exit")
         mm = self.mm
+        self._end_threads()
         self._mm = None
         self._kernel.processes.remove(self)
         self._kernel.fork.mmput(mm)
         self._files.close_files(self._kernel.file_table.fput)
+
+    def _end_threads(self) -> None:
+        """Let no other thread use the address space any more: it is about to go."""
+        while self._threads:
+            self._threads.pop().end()

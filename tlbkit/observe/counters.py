@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tlbkit.arm64.tlbi import OPERATIONS
+from tlbkit.arm64.cpu import BARRIERS
+from tlbkit.arm64.machine import machine_of
+from tlbkit.arm64.tlbi import OPERATIONS, pages_named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tlbkit.arm64.events import Event
-    from tlbkit.arm64.machine import Machine
+    from tlbkit.arm64.machine import Machine, OnMachine
 
 DSB_KINDS = ("ishst", "ish", "nshst", "nsh")
 """The barriers of a flush: ``ish`` and ``nsh`` complete it, the others come first."""
@@ -30,7 +32,10 @@ class Counts:
 
     Attributes:
         tlbi: TLBI instructions, by name: ``{"VALE1IS": 64}``.
+        pages: Pages that those by address named, by the same names: as many as there
+            were instructions, or for a range form all that its ranges cover.
         dsb: Data synchronisation barriers, by kind: ``{"ishst": 1, "ish": 1}``.
+        completing: Those of them that found a TLBI in flight and waited for it.
         isb: Instruction synchronisation barriers.
         ipi_broadcasts: Times that a CPU interrupted others, however many.
         ipi_cpus: CPUs that were interrupted, each time counted.
@@ -45,7 +50,9 @@ class Counts:
     """
 
     tlbi: Counter[str] = field(default_factory=Counter)
+    pages: Counter[str] = field(default_factory=Counter)
     dsb: Counter[str] = field(default_factory=Counter)
+    completing: Counter[str] = field(default_factory=Counter)
     isb: int = 0
     ipi_broadcasts: int = 0
     ipi_cpus: int = 0
@@ -60,8 +67,19 @@ class Counts:
 
     @property
     def flushes(self) -> int:
-        """How many waits for a flush there were: completing DSBs."""
-        return self.dsb["ish"] + self.dsb["nsh"] + self.dsb["sy"]
+        """How many waits for a flush there were: DSBs that found one in flight."""
+        return self.completing.total()
+
+    @property
+    def ranges(self) -> Counter[str]:
+        """The TLBIs of a range form alone, by name.
+
+        >>> Counts(tlbi=Counter(VALE1IS=3, RVALE1IS=2)).ranges
+        Counter({'RVALE1IS': 2})
+        """
+        return Counter(
+            {name: n for name, n in self.tlbi.items() if OPERATIONS[name].ranged}
+        )
 
     @property
     def broadcasts(self) -> int:
@@ -79,7 +97,9 @@ class Counts:
         """
         return {
             "tlbi": dict(self.tlbi),
+            "pages": dict(self.pages),
             "dsb": dict.fromkeys(DSB_KINDS, 0) | self.dsb,
+            "completing_dsb": self.flushes,
             "ipi_broadcasts": self.ipi_broadcasts,
             "faults": dict.fromkeys(FAULT_KINDS, 0) | self.faults,
             "walks": self.walks,
@@ -87,14 +107,26 @@ class Counts:
         }
 
 
-def _handlers(counts: Counts) -> Mapping[str, Callable[[Event], None]]:
+def _handlers(
+    counts: Counts, machine: Machine
+) -> Mapping[str, Callable[[Event], None]]:
     """Return what to do with an event of each kind that is counted."""
 
     def tlbi(event: Event) -> None:
-        counts.tlbi[event.what.name] += 1
+        operation = event.what
+        counts.tlbi[operation.name] += 1
+        if pages := pages_named(operation, event.new):
+            counts.pages[operation.name] += pages
 
     def dsb(event: Event) -> None:
         counts.dsb[event.what] += 1
+        barrier = BARRIERS[event.what]
+        # It is told before it waits, so what it will complete is still in flight.
+        if barrier.invalidations and any(
+            not (barrier.local and operation.broadcast)
+            for operation, _ in machine.cpus[event.cpu].in_flight
+        ):
+            counts.completing[event.what] += 1
 
     def isb(_: Event) -> None:
         counts.isb += 1
@@ -145,8 +177,11 @@ def _handlers(counts: Counts) -> Mapping[str, Callable[[Event], None]]:
 
 
 @contextmanager
-def counting(machine: Machine) -> Iterator[Counts]:
-    """Count what *machine* does from here to the end of the ``with`` block.
+def counting(watched: Machine | OnMachine) -> Iterator[Counts]:
+    """Count what a machine does from here to the end of the ``with`` block.
+
+    Args:
+        watched: The machine, or the kernel that runs on it.
 
     Windows may nest or overlap; each counts for itself. However a window ends, its
     counts stay as they were at that moment.
@@ -159,8 +194,9 @@ def counting(machine: Machine) -> Iterator[Counts]:
     >>> dict(c.tlbi), dict(c.dsb)
     ({'VMALLE1IS': 1}, {'ish': 1})
     """
+    machine = machine_of(watched)
     counts = Counts()
-    handlers = _handlers(counts)
+    handlers = _handlers(counts, machine)
     machine.events.listen_by_kind(handlers)
     try:
         yield counts

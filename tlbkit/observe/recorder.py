@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.cached import CachedTable
+from tlbkit.arm64.machine import machine_of
 from tlbkit.arm64.tlbi import OPERATIONS
 from tlbkit.callers import caller
 from tlbkit.observe.calls import is_kernel
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.cached import Entry
     from tlbkit.arm64.events import Event
-    from tlbkit.arm64.machine import Machine
+    from tlbkit.arm64.machine import Machine, OnMachine
     from tlbkit.observe.recording import Key
 
 _WALK_CACHE = "walk cache"
@@ -318,11 +319,13 @@ class _Tree:
 
 
 @contextmanager
-def recording(machine: Machine, pages: Iterable[int] = ()) -> Iterator[Recorder]:
-    """Record what *machine* does from here to the end of the ``with`` block.
+def recording(
+    watched: Machine | OnMachine, pages: Iterable[int] = ()
+) -> Iterator[Recorder]:
+    """Record what a machine does from here to the end of the ``with`` block.
 
     Args:
-        machine: What to record.
+        watched: The machine, or the kernel that runs on it.
         pages: Addresses of pages to watch: what the tables of each address space say of
             them becomes part of the state.
 
@@ -338,6 +341,7 @@ def recording(machine: Machine, pages: Iterable[int] = ()) -> Iterator[Recorder]
     >>> tape.state(1)["in flight", 0]
     (('VMALLE1IS', 0),)
     """
+    machine = machine_of(watched)
     recorder = Recorder(machine, pages)
     machine.events.listen(recorder.listen)
     try:

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlbkit.arm64.machine import machine_of
 from tlbkit.observe.costs import COSTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from tlbkit.arm64.events import Event
-    from tlbkit.arm64.machine import Machine
+    from tlbkit.arm64.machine import Machine, OnMachine
     from tlbkit.observe.costs import Cost
 
 OTHER_TLBS = "the TLBs of other CPUs"
@@ -242,8 +243,14 @@ class Clocks:
 
 
 @contextmanager
-def timing(machine: Machine, costs: Mapping[str, Cost] = COSTS) -> Iterator[Clocks]:
-    """Time what *machine* does from here to the end of the ``with`` block.
+def timing(
+    watched: Machine | OnMachine, costs: Mapping[str, Cost] = COSTS
+) -> Iterator[Clocks]:
+    """Time what a machine does from here to the end of the ``with`` block.
+
+    Args:
+        watched: The machine, or the kernel that runs on it.
+        costs: Prices, by the names of `COSTS`.
 
     >>> from tlbkit.arm64.machine import Machine
     >>> machine = Machine(cpus=2)
@@ -253,6 +260,7 @@ def timing(machine: Machine, costs: Mapping[str, Cost] = COSTS) -> Iterator[Cloc
     >>> [(line.cost.name, line.ns) for line in clocks.bill().lines]
     [('dsb_nsh', 10.0), ('local_tlbi', 5.0)]
     """
+    machine = machine_of(watched)
     clocks = Clocks(machine, costs)
     handlers = clocks.handlers()
     machine.events.listen_by_kind(handlers)

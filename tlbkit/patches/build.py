@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tlbkit.errors import InputError
 from tlbkit.patches import registry
+from tlbkit.patches.patch import Kind
 
 if TYPE_CHECKING:
     from tlbkit.patches.patch import AsPushed, Patch
@@ -42,6 +43,8 @@ def closure(
 ) -> tuple[frozenset[str], list[str]]:
     """Tell which commits go if the commits *without* go, and why.
 
+    One that changes comments alone takes none along: no code rests on it.
+
     Args:
         without: Hashes of commits of *patches*, twelve digits each.
         patches: The commits there are, oldest first.
@@ -51,10 +54,15 @@ def closure(
         oldest first.
     """
     gone = set(without)
+    comments = {patch.hash for patch in patches if patch.kind is Kind.COMMENT}
     said = []
     # A commit needs only older ones, so one pass from the oldest finds every dependent.
     for patch in patches:
-        lost = [(other, why) for other, why in patch.needs.items() if other in gone]
+        lost = [
+            (other, why)
+            for other, why in patch.needs.items()
+            if other in gone and other not in comments
+        ]
         if lost and patch.hash not in gone:
             gone.add(patch.hash)
             other, why = lost[0]
@@ -124,7 +132,7 @@ def build(
 
     Returns:
         The parts, and what to tell the caller: each commit that goes only because it
-        needs one that goes, and each that the model does not yet know to remove.
+        needs one that goes, and each that makes no difference to the model.
 
     Raises:
         InputError: If the kernel or a commit is unknown.
@@ -132,6 +140,11 @@ def build(
     version = registry.kernel(kernel)
     asked = {registry.find(text).hash for text in without}
     missing, said = closure(version.missing | asked)
+    said += [
+        f"{patch.hash} changes comments alone: the model is the same without it"
+        for patch in registry.PATCHES
+        if patch.hash in asked and patch.kind is Kind.COMMENT
+    ]
     said += [
         f"{patch.hash} is registered, but not built: the model is the same without it"
         for patch in registry.PATCHES

@@ -134,7 +134,8 @@ class Patch:
         sources: Commits, mails and records that say all this.
         figures: Numbers that were published with it.
         needs: Hash -> why this commit cannot stand without that one: it changes what
-            that one changed, or relies on what that one made true.
+            that one changed, or relies on what that one made true. One that changes
+            comments alone is needed for the text only, and is not missed.
         repairs: For a later fix, the hash of the commit whose fault it is.
         note: What a reader has to know before citing the entry.
         reverts: Part -> a class derived directly from that part, with each function

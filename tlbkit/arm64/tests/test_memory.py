@@ -143,3 +143,27 @@ def test_a_word_has_64_bits(pa, value):
             store()
         assert (caught.value.pa, caught.value.value) == (pa, value)
     assert memory.read(pa) == 0
+
+
+@given(
+    st.sampled_from(SHIFTS),
+    frames,
+    st.lists(
+        st.tuples(st.integers(0, 56), st.sampled_from((1, 2, 4, 8)), words),
+        max_size=20,
+    ),
+)
+def test_memory_is_a_string_of_bytes_too(shift, pfn, stores):
+    """A part of a word, or of two, is what it would be in a string of bytes."""
+    memory = PhysicalMemory(shift)
+    model = bytearray(64)
+    base = pfn << shift
+    for place, size, word in stores:
+        value = word & (1 << 8 * size) - 1
+        old = int.from_bytes(model[place : place + size], "little")
+        assert memory.load(base + place, size) == old
+        assert memory.replace(base + place, value, size) == old
+        model[place : place + size] = value.to_bytes(size, "little")
+    for place in range(0, 64, 8):
+        word = int.from_bytes(model[place : place + 8], "little")
+        assert memory.read(base + place) == word

@@ -112,7 +112,9 @@ def test_a_result_has_what_a_run_prints():
     ]
     assert list(plain["counts"]) == [
         "tlbi",
+        "pages",
         "dsb",
+        "completing_dsb",
         "ipi_broadcasts",
         "faults",
         "walks",

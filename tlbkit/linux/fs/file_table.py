@@ -64,7 +64,9 @@ class FileTable:
         if inode is None:
             if not create:
                 return -ENOENT
-            inode = self._kernel.disk.create(name)
+            inode = self._kernel.hugetlbfs.hugetlbfs_create(name)
+            if inode is None:
+                inode = self._kernel.disk.create(name)
             inode.nlink += 1
             self.names[name] = inode
         return self.alloc_file(inode, mode)

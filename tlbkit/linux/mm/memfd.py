@@ -24,6 +24,14 @@ MFD_HUGE_64KB: Final = MAP_HUGE_64KB
 MFD_HUGE_2MB: Final = MAP_HUGE_2MB
 MFD_HUGE_32MB: Final = MAP_HUGE_32MB
 MFD_HUGE_1GB: Final = MAP_HUGE_1GB
+FLAGS: Final = {
+    "HUGETLB": MFD_HUGETLB,
+    "HUGE_64KB": MFD_HUGE_64KB,
+    "HUGE_2MB": MFD_HUGE_2MB,
+    "HUGE_32MB": MFD_HUGE_32MB,
+    "HUGE_1GB": MFD_HUGE_1GB,
+}
+"""The flags that `Thread.memfd_create` takes by name: their names behind ``MFD_``."""
 
 
 class Memfd:

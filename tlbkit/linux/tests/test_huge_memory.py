@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
@@ -164,6 +164,27 @@ def test_a_size_that_no_folio_has(kib):
     """A large folio has a power of two of pages, from four up to a block."""
     with pytest.raises(InputError, match="power of two from 16 to 2048 KiB"):
         boot().huge_memory.set_hugepages_enabled(kib, "always")
+
+
+@given(st.sampled_from([16, 32, 64, 1024, 2048]))
+def test_a_size_may_be_written_as_the_kernel_writes_it(kib):
+    """64, "64kB", "64K" and "64 kib" are one size, and so are "1MB" and 1024."""
+    texts = [kib, f"{kib}kB", f"{kib}K", f"{kib} kib", str(kib)]
+    texts += [f"{kib >> 10}MB"] if kib >> 10 else []
+    for text in texts:
+        kernel = boot()
+        kernel.huge_memory.set_hugepages_enabled(text, "always")
+        vma = kernel.vma.vma_lookup((p := kernel.spawn()).mm, p.mmap(PAGE))
+        order = (kib // 4).bit_length() - 1
+        assert kernel.huge_memory.thp_vma_allowable_orders(vma, 1 << order)
+
+
+@given(st.text(max_size=8))
+def test_a_text_that_is_no_size_is_refused(text):
+    """What does not begin with a number is an error that says how to write one."""
+    assume(not text[:1].isdigit())
+    with pytest.raises(InputError, match="write a size"):
+        boot().huge_memory.set_hugepages_enabled(text, "never")
 
 
 def test_an_unknown_setting_is_refused():

@@ -132,10 +132,11 @@ def test_closure_goes_one_by_one_or_all_at_once(some, more):
 
 @given(sets_of_hashes)
 def test_closure_leaves_only_what_can_stand(without):
-    """No commit that stays needs one that goes."""
+    """No commit that stays needs the code of one that goes."""
     gone, _ = closure(without)
+    code = {p.hash for p in registry.PATCHES if p.kind is not Kind.COMMENT}
     for patch in registry.PATCHES:
-        assert patch.hash in gone or not gone & set(patch.needs)
+        assert patch.hash in gone or not gone & code & set(patch.needs)
 
 
 @given(sets_of_hashes)
@@ -256,6 +257,23 @@ def test_leaving_out_a_commit_takes_its_dependents_along():
         "c0c6ccd9828c",
     }
     assert sum("goes as well" in sentence for sentence in made.said) == 4
+
+
+COMMENTS = [patch.hash for patch in registry.PATCHES if patch.kind is Kind.COMMENT]
+
+
+@pytest.mark.parametrize("commit", COMMENTS)
+def test_a_comment_takes_no_code_along(commit):
+    """Without a commit that changes comments alone, every body stays, and that is said.
+
+    Others may need its text: their old bodies are not laid over the parts for it.
+    """
+    made, whole = (build(EVERY_PART, "v6.19", out) for out in ([commit], []))
+    assert made.missing == whole.missing | {commit}
+    for name, part in made.parts.items():
+        assert part.__mro__[1:] == whole.parts[name].__mro__[1:]
+    (said,) = made.said
+    assert said.startswith(f"{commit} changes comments alone")
 
 
 def test_what_a_kernel_never_had_is_not_reported():

@@ -1,8 +1,9 @@
 """Files of huge pages: fs/hugetlbfs/inode.c.
 
 Memory that is mapped with MAP_HUGETLB is a file of this kind without a name, and so is
-what `memfd_create` returns with MFD_HUGETLB. Left out: mounts with their limits, and
-seals.
+what `memfd_create` returns with MFD_HUGETLB. Files with a name lie under a mount point:
+/dev/hugepages is there from the start, as systemd mounts it, for the default size. Left
+out: the limits of mounts, and seals.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class HugetlbfsFiles(FileOperations):
 class Hugetlbfs:
     """Makes files of huge pages, and takes pages out of them."""
 
-    __slots__ = ("_files", "_kernel", "_machine", "_made", "_pages")
+    __slots__ = ("_files", "_kernel", "_machine", "_made", "_mounts", "_pages")
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
@@ -146,6 +147,21 @@ class Hugetlbfs:
         self._files = HugetlbfsFiles(kernel)
         self._pages = HugetlbfsPages()
         self._made = 0
+        self._mounts = {"/dev/hugepages/": kernel.hugetlb.default_hstate}
+
+    def mount(self, path: str, size: int | None = None) -> None:
+        """Let files whose names begin with *path* be files of huge pages.
+
+        Args:
+            path: The mount point, for example ``"/mnt/huge"``.
+            size: Of their pages, in bytes; the default size if not given: the mount
+                option ``pagesize``.
+
+        Source: fs/hugetlbfs/inode.c, hugetlbfs_fill_super()
+        """
+        hugetlb = self._kernel.hugetlb
+        h = hugetlb.default_hstate if size is None else hugetlb.size_to_hstate(size)
+        self._mounts[path.rstrip("/") + "/"] = h
 
     def hugetlbfs_file_mmap(self, file: File, vma: VmArea) -> int:
         """Make a VMA map huge pages, and have them promised; 0 or an error number.
@@ -450,6 +466,29 @@ class Hugetlbfs:
         self.hugetlb_vmtruncate(inode, size)
         return 0
 
+    def hugetlbfs_get_inode(self, name: str, hstate: Hstate) -> HugetlbfsInode:
+        """Return a new, empty file of huge pages that has no name yet, and no user.
+
+        Source: fs/hugetlbfs/inode.c, hugetlbfs_get_inode()
+        """
+        self._made += 1
+        lock = RwSemaphore(self._machine, f"i_mmap_rwsem of {name}")
+        inode = HugetlbfsInode(name, self._files, self._pages, lock, hstate, self._made)
+        self._kernel.file_table.inodes.append(inode)
+        return inode
+
+    def hugetlbfs_create(self, name: str) -> HugetlbfsInode | None:
+        """Return a new file called *name*, or ``None`` if that lies under no mount.
+
+        Source: fs/hugetlbfs/inode.c, hugetlbfs_create()
+        Deviates: The deepest mount point that the name begins with is found here, as
+        there are no folders.
+        """
+        points = [point for point in self._mounts if name.startswith(point)]
+        if not points:
+            return None
+        return self.hugetlbfs_get_inode(name, self._mounts[max(points, key=len)])
+
     def hugetlb_file_setup(self, name: str, length: int, hstate: Hstate) -> File:
         """Return a new open file of *length* bytes; nothing is promised for it yet.
 
@@ -457,10 +496,6 @@ class Hugetlbfs:
         Deviates: Promises are made when it is mapped, which comes at once; there is no
         limit of a mount that it could not be made under.
         """
-        table = self._kernel.file_table
-        self._made += 1
-        lock = RwSemaphore(self._machine, f"i_mmap_rwsem of {name}")
-        inode = HugetlbfsInode(name, self._files, self._pages, lock, hstate, self._made)
+        inode = self.hugetlbfs_get_inode(name, hstate)
         inode.size = length
-        table.inodes.append(inode)
-        return table.alloc_file(inode)
+        return self._kernel.file_table.alloc_file(inode)

@@ -6,6 +6,7 @@ the huge zero folio with its shrinker.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal
 
 from tlbkit.errors import InputError
@@ -22,6 +23,25 @@ Enabled = Literal["always", "madvise", "never"]
 EnabledSize = Literal["always", "inherit", "madvise", "never"]
 
 SMALLEST_ORDER: Final = 2  # a folio of two pages has no room for its counts
+
+
+_SIZE: Final = re.compile(r"([0-9]{1,12})\s*([kmg]?)(?:i?b)?", re.IGNORECASE)
+_KIB: Final = {"": 0, "k": 0, "m": 10, "g": 20}
+
+
+def kib_of(size: int | str) -> int:
+    """Return a size in KiB: a number of them, or as the kernel writes it.
+
+    Raises:
+        InputError: It is no size.
+
+    >>> kib_of(64), kib_of("64kB"), kib_of("2MB"), kib_of("1G")
+    (64, 64, 2048, 1048576)
+    """
+    read = _SIZE.fullmatch(str(size))
+    if read is None:
+        raise InputError(f"{size!r}: write a size as 64 (KiB), '64kB', '2MB' or '1GB'")
+    return int(read[1]) << _KIB[read[2].lower()]
 
 
 class HugeSettings:
@@ -231,16 +251,18 @@ class HugeSettings:
             )
         self._enabled = how
 
-    def set_hugepages_enabled(self, kib: int, how: EnabledSize) -> None:
-        """Say who gets large folios of *kib* KiB: hugepages-<kib>kB/enabled.
+    def set_hugepages_enabled(self, size: int | str, how: EnabledSize) -> None:
+        """Say who gets large folios of a size: hugepages-<size>/enabled.
 
         Args:
-            kib: A power of two, from four pages up to a huge page.
+            size: In KiB, or as the kernel writes it, ``"64kB"``: a power of two, from
+                four pages up to a huge page.
             how: As `enabled`, or "inherit" for what that says. At first, huge pages are
                 "inherit" and all smaller sizes "never".
 
         Source: mm/huge_memory.c, anon_enabled_store()
         """
+        kib = kib_of(size)
         pages, rest = divmod(kib << 10, self._pgtable.page_size)
         order = pages.bit_length() - 1
         top = self._pgtable.hpage_pmd_order
@@ -248,7 +270,8 @@ class HugeSettings:
             low = self._pgtable.page_size << SMALLEST_ORDER >> 10
             high = self._pgtable.pmd_size >> 10
             raise InputError(
-                f"kib={kib}: a large folio has a power of two from {low} to {high} KiB"
+                f"{size!r}: a large folio has a power of two from {low} to {high} KiB; "
+                f"write {low} or '{low}kB'"
             )
         if how not in {"always", "inherit", "madvise", "never"}:
             raise InputError(
