@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tlbkit import __version__, lab, sources
 from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
+from tlbkit.commands import sweep as sweeps
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import litmus
 from tlbkit.lab.gallery import verdicts
@@ -101,6 +102,14 @@ def parser() -> Parser:
         help=f"one of {', '.join(MODELS)}; default %(default)s",
     )
     one.add_argument("--cpus", metavar="N", help="short for --set cpus=N")
+    _add_json(one)
+
+    one = command("compare", "Run a scenario on two kernels.", sweeps.compare)
+    sweeps.add_compare(one)
+    _add_json(one)
+
+    one = command("sweep", "Run a scenario at many settings.", sweeps.sweep)
+    sweeps.add_sweep(one)
     _add_json(one)
 
     one = command(
@@ -210,8 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
-        "list, patches, where, run, trace, at, litmus, gallery, mutate, meetings "
-        "or random"
+        "list, patches, where, run, compare, sweep, trace, at, litmus, gallery, "
+        "mutate, meetings or random"
     )
 
 

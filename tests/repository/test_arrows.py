@@ -13,6 +13,7 @@ PACKAGE = ROOT / "tlbkit"
 
 # Each room may use those after it in its own row, and nothing else of the package.
 BELOW = {
+    "commands": {"show", "lab", "explore", "observe", "patches", "linux", "arm64"},
     "show": {"lab", "explore", "observe", "patches", "linux", "arm64"},
     "lab": {"explore", "observe", "patches", "linux", "arm64"},
     "explore": {"patches", "linux", "arm64"},
@@ -23,8 +24,9 @@ BELOW = {
 }
 # What a room may use from outside; NumPy is for what has columns.
 GUESTS = {
+    "commands": set(),
     "show": {"bokeh", "ipywidgets", "jupyter_bokeh", "IPython", "numpy"},
-    "lab": {"numpy"},
+    "lab": {"numpy", "pyarrow"},
     "explore": {"greenlet", "numpy"},
     "observe": {"numpy"},
     "arm64": {"numpy"},
