@@ -19,10 +19,10 @@ from tlbkit import __version__, lab, sources
 from tlbkit.arm64 import image
 from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
 from tlbkit.commands import sweep as sweeps
+from tlbkit.commands import trace as traces
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import litmus
 from tlbkit.lab.gallery import verdicts
-from tlbkit.lab.trace import POLICIES, Share, Trace
 from tlbkit.patches import registry
 from tlbkit.show.text import table
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from tlbkit.lab import Result, Scenario, Value
-    from tlbkit.lab.trace import Replayed
 
 NOT_ALLOWED = 2
 """Exit status for a name, a value or a file that is not allowed."""
@@ -113,32 +112,15 @@ def parser() -> Parser:
     _add_json(one)
 
     one = command(
-        "trace", "Replay what strace and perf wrote of a program of yours.", _trace
+        "trace",
+        "Replay what strace and perf wrote of a program of yours.",
+        traces.trace,
     )
-    one.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
-    one.add_argument(
-        "--kernel",
-        default="v6.17,v6.19",
-        metavar="NAME[,NAME]",
-        help="kernels to replay it on, the older first; default %(default)s",
-    )
-    one.add_argument(
-        "--cpu",
-        default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help=f"one of {', '.join(MODELS)}; default %(default)s",
-    )
-    one.add_argument("--cpus", type=int, default=4, metavar="N", help="default 4")
-    one.add_argument(
-        "--touch",
-        default="written",
-        metavar="POLICY",
-        help="what a first touch was where the trace does not tell: "
-        f"{', '.join(POLICIES)}; default %(default)s",
-    )
-    one.add_argument(
-        "--commits", action="store_true", help="tell what each commit changes as well"
-    )
+    traces.add_trace(one)
+    _add_json(one)
+
+    one = command("survey", "Replay many traces on many kernels.", traces.survey)
+    traces.add_survey(one)
     _add_json(one)
 
     one = command("at", "Answer the probes of a dumped table image.", _at)
@@ -219,8 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
-        "list, patches, where, run, compare, sweep, trace, at, litmus, gallery, "
-        "mutate, meetings or random"
+        "list, patches, where, run, compare, sweep, trace, survey, at, litmus, "
+        "gallery, mutate, meetings or random"
     )
 
 
@@ -382,110 +364,6 @@ def _report(scenario: Scenario, result: Result) -> str:
         f"modelled time: {result.cost_ns:,.1f} ns",
     ]
     return "\n".join(parts)
-
-
-# -- trace ---------------------------------------------------------------------------
-
-
-def _trace(asked: argparse.Namespace) -> None:
-    trace = Trace.read(*asked.files)
-    names = asked.kernel.split(",")
-    how = {"cpu": asked.cpu, "cpus": asked.cpus, "touch": asked.touch}
-    found = {name: trace.replay(name, **how) for name in names}
-    shares: list[Share] = []
-    if asked.commits:
-        try:
-            shares.extend(trace.shares(names[0], names[-1], _progress, **how))
-        except KeyboardInterrupt:
-            _tell("stopped; what follows is what was done by then")
-    shares.sort(key=lambda one: -max(abs(one.without), abs(one.alone)))
-    if asked.json:
-        _print_json(_trace_json(trace, found, shares))
-        return
-    print(_trace_report(trace, found), end="\n\n")
-    if asked.commits:
-        print(_trace_commits(names[0], names[-1], shares), end="\n\n")
-    told = found[names[-1]].told
-    print(
-        *(f"- {sentence}" for sentence in (*trace.notes, *told.sentences())), sep="\n"
-    )
-
-
-def _progress(done: int, of: int, commit: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{done}/{of} {commit}", end="", file=sys.stderr, flush=True)
-
-
-def _trace_json(
-    trace: Trace, found: dict[str, Replayed], shares: list[Share]
-) -> dict[str, Any]:
-    told = next(reversed(found.values())).told
-    return {
-        "kernels": {name: one.to_json() for name, one in found.items()},
-        "commits": [one.to_json() for one in shares],
-        "lines_used": round(trace.used, 6),
-        "unread": [str(at) for one in trace.readings for at in one.unread],
-        "not_modelled": dict(told.left.most_common()),
-        "notes": [*trace.notes, *told.sentences()],
-    }
-
-
-def _trace_report(trace: Trace, found: dict[str, Replayed]) -> str:
-    forms = sorted({form for one in found.values() for form in one.tlbi})
-    rows = [
-        [f"TLBI {form}", *(f"{r.tlbi[form]:,}" for r in found.values())]
-        for form in forms
-    ]
-    rows += [
-        [name, *(f"{getattr(one, field):,}" for one in found.values())]
-        for name, field in (
-            ("broadcasts, all forms", "broadcasts"),
-            ("local TLBIs, all forms", "local"),
-            ("DSBs that complete a broadcast", "sync_ish"),
-            ("DSBs that complete local TLBIs", "sync_nsh"),
-            ("IPIs", "ipi_broadcasts"),
-            ("page faults", "faults"),
-            ("spurious faults", "spurious"),
-        )
-    ]
-    last = next(reversed(found.values()))
-    calls = [[call, f"{n:,}"] for call, n in last.by_call.most_common(8)]
-    lines = [[str(at), f"{n:,}"] for at, n in last.by_line.most_common(5)]
-    lines_of = sum(one.lines for one in trace.readings)
-    return "\n\n".join(
-        (
-            f"{trace.used:.2%} of {lines_of:,} lines were read.",
-            table(["issued", *found], rows),
-            table([f"broadcasts on {last.variant}, by call", ""], calls),
-            table(["and by line", ""], lines),
-        )
-    )
-
-
-def _trace_commits(older: str, newer: str, shares: list[Share]) -> str:
-    rows = [
-        [
-            one.commit,
-            f"{one.without:,}",
-            f"{one.alone:,}",
-            f"{one.syncs_without:,}",
-            f"{-one.local_without:,}",
-            one.subject,
-        ]
-        for one in shares
-        if one.felt
-    ]
-    header = [
-        "commit",
-        f"broadcasts saved in {newer}",
-        f"alone in {older}",
-        "waits saved",
-        "more local",
-        "what it does",
-    ]
-    unfelt = sum(not one.felt for one in shares)
-    rest = f"{unfelt} other commits change nothing for this program."
-    return f"{table(header, rows)}\n\n{rest}" if rows else rest
 
 
 # -- at, litmus ---------------------------------------------------------------------

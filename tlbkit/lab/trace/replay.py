@@ -177,7 +177,7 @@ class Replay:
         self, kernel: Kernel, records: Sequence[Record], touch: Policy = "written"
     ) -> None:
         self.told = Told()
-        self.at: tuple[int, str, Where | None] = (0, "", None)
+        self.at: tuple[int, str, Where | None, float | None] = (0, "", None, None)
         self._kernel = kernel
         self._page = kernel.pgtable.page_size
         self._records = records
@@ -226,7 +226,7 @@ class Replay:
     def _step(self, place: int, record: Record) -> None:
         """Replay one record."""
         name = record.name if isinstance(record, Call) else "page fault"
-        self.at = (record.task, name, record.at)
+        self.at = (record.task, name, record.at, record.time)
         if isinstance(record, Call):
             self._call(record)
         elif isinstance(record, PageFault):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.tlbi import OPERATIONS
+from tlbkit.lab.trace.issued import Issued
 
 if TYPE_CHECKING:
     from tlbkit.lab.trace.records import Where
@@ -30,6 +31,7 @@ class Replayed:
         cost_ns: Modelled time of the flushes, in ns.
         by_task, by_call, by_function: Broadcasts, by what issued them.
         by_line: Broadcasts of each line of the trace that issued any.
+        issued: Every TLBI in its order, local ones too: columns over time.
     """
 
     variant: Variant
@@ -46,6 +48,7 @@ class Replayed:
     by_call: Counter[str] = field(default_factory=Counter)
     by_function: Counter[str] = field(default_factory=Counter)
     by_line: Counter[Where] = field(default_factory=Counter)
+    issued: Issued = field(default_factory=Issued)
 
     @property
     def broadcasts(self) -> int:
@@ -83,6 +86,8 @@ class Share:
         commit: Its twelve digits.
         subject: What it does.
         role: Why it is in the registry.
+        needs: The commits without which it cannot stand, by their twelve digits: they
+            are in *alone* and *syncs_alone* too.
         without: Broadcasts of the newer kernel without it, less those with it.
         alone: Broadcasts of the older kernel, less those with it alone.
         syncs_without, syncs_alone: The same of completing barriers for all CPUs.
@@ -92,6 +97,7 @@ class Share:
     commit: str
     subject: str
     role: str
+    needs: tuple[str, ...]
     without: int
     alone: int
     syncs_without: int
@@ -100,14 +106,19 @@ class Share:
 
     @property
     def felt(self) -> bool:
-        """Whether the program would feel it at all."""
-        return bool(
-            self.without
-            or self.alone
-            or self.syncs_without
-            or self.syncs_alone
-            or self.local_without
-        )
+        """Whether the program would feel it at all.
+
+        What it saves together with a commit that it needs is not its own.
+        """
+        own = not self.needs and (self.alone or self.syncs_alone)
+        return bool(own or self.without or self.syncs_without or self.local_without)
+
+    @property
+    def alone_said(self) -> str:
+        """What the older kernel would save with it, and with what it needs."""
+        if not self.alone or not self.needs:
+            return f"{self.alone:,}"
+        return f"{self.alone:,} (with {', '.join(self.needs)})"
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
@@ -115,6 +126,7 @@ class Share:
             "commit": self.commit,
             "subject": self.subject,
             "role": self.role,
+            "needs": list(self.needs),
             "broadcasts_saved": self.without,
             "broadcasts_saved_alone": self.alone,
             "syncs_saved": self.syncs_without,

@@ -25,6 +25,7 @@ from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from concurrent.futures import Executor
 
     from tlbkit.arm64.events import Event
     from tlbkit.lab.trace.records import Reading, Record
@@ -148,6 +149,7 @@ class Trace:
         older: str = "v6.17",
         newer: str = "v6.19",
         progress: Callable[[int, int, str], None] | None = None,
+        executor: Executor | None = None,
         **how: Any,
     ) -> Iterator[Share]:
         """Yield what each commit changes: left out of *newer*, and alone in *older*.
@@ -159,48 +161,51 @@ class Trace:
             older: Name of the kernel that has none of them.
             newer: Name of the kernel whose commits are asked for.
             progress: Is told how many commits are done, of how many, and which is next.
+            executor: Runs the replays, as for `tlbkit.lab.work.rows`; by default they
+                run here, one after the other.
             how: As for `replay`.
         """
         here = registry.kernel(newer).patches
         base = {name: self.replay(name, **how) for name in (older, newer)}
         entered = self._entered(older, **how) | self._entered(newer, **how)
         asked = [patch for patch in registry.PATCHES if patch.hash in here]
+        left = here - registry.kernel(older).patches
+        ways = {
+            patch.hash: _without_and_alone(patch, newer, left)
+            if entered & frozenset(_changed(patch))
+            else (None, None)
+            for patch in asked
+        }
+        replayed = self._ahead(
+            [one for way in ways.values() for one in way], executor, how
+        )
         for done, patch in enumerate(asked):
             if progress is not None:
                 progress(done, len(asked), patch.hash)
-            yield self._share(patch, newer, base[older], base[newer], entered, how)
-
-    def _share(
-        self,
-        patch: Patch,
-        newer: str,
-        old: Replayed,
-        new: Replayed,
-        entered: frozenset[str],
-        how: Mapping[str, Any],
-    ) -> Share:
-        """Run the newer kernel without one commit, and the older one with it alone."""
-        out, alone = new, old
-        if entered & frozenset(_changed(patch)):
-            out = self.replay(Variant(newer, (patch.hash,)), **how)
-            keeps = {patch.hash} | _needs(patch)
-            here = (
-                registry.kernel(newer).patches
-                - registry.kernel(old.variant.kernel).patches
+            without, alone = ways[patch.hash]
+            yield _share(
+                patch,
+                base[older],
+                base[newer],
+                base[newer] if without is None else replayed(without),
+                base[older] if alone is None else replayed(alone),
             )
-            gone = closure(here - keeps)[0]
-            if patch.hash not in gone:
-                alone = self.replay(Variant(newer, tuple(sorted(here - keeps))), **how)
-        return Share(
-            patch.hash,
-            patch.subject,
-            patch.role.value,
-            out.broadcasts - new.broadcasts,
-            old.broadcasts - alone.broadcasts,
-            out.sync_ish - new.sync_ish,
-            old.sync_ish - alone.sync_ish,
-            out.local - new.local,
-        )
+
+    def _ahead(
+        self,
+        variants: Sequence[Variant | None],
+        executor: Executor | None,
+        how: Mapping[str, Any],
+    ) -> Callable[[Variant], Replayed]:
+        """Return what answers for a kernel: an executor has begun all by then."""
+        if executor is None:
+            return lambda one: self.replay(one, **how)
+        begun = {
+            one: executor.submit(self.replay, one, **how)
+            for one in dict.fromkeys(variants)
+            if one is not None
+        }
+        return lambda one: begun[one].result()
 
     def _entered(self, kernel: str, **how: Any) -> frozenset[str]:
         """Return the names of all functions that a replay enters."""
@@ -237,6 +242,38 @@ def _changed(patch: Patch) -> Iterator[str]:
                 yield name
 
 
+def _without_and_alone(
+    patch: Patch, newer: str, left: frozenset[str]
+) -> tuple[Variant, Variant | None]:
+    """Return the newer kernel without a commit, and the older one with it alone.
+
+    *left* are the commits that lie between both. The second is ``None`` where the
+    commit cannot stand alone: what it needs depends on others.
+    """
+    gone = left - {patch.hash} - _needs(patch)
+    alone = None
+    if patch.hash not in closure(gone)[0]:
+        alone = Variant(newer, tuple(sorted(gone)))
+    return Variant(newer, (patch.hash,)), alone
+
+
+def _share(
+    patch: Patch, old: Replayed, new: Replayed, out: Replayed, alone: Replayed
+) -> Share:
+    """Return what a commit changes: *out* is *new* without it, *alone* has it alone."""
+    return Share(
+        patch.hash,
+        patch.subject,
+        patch.role.value,
+        tuple(one.hash for one in registry.PATCHES if one.hash in _needs(patch)),
+        out.broadcasts - new.broadcasts,
+        old.broadcasts - alone.broadcasts,
+        out.sync_ish - new.sync_ish,
+        old.sync_ish - alone.sync_ish,
+        out.local - new.local,
+    )
+
+
 def _needs(patch: Patch) -> frozenset[str]:
     """Return all that a commit stands on."""
     found = set(patch.needs)
@@ -253,8 +290,7 @@ def _listener(result: Replayed, replay: Replay) -> Callable[[Event], None]:
     def hear(event: Event) -> None:
         if event.kind == "tlbi":
             (broadcasts if event.what.broadcast else locals_).add(event.cpu)
-            if event.what.broadcast:
-                _attribute(result, replay)
+            _attribute(result, replay, event.what.name, broadcast=event.what.broadcast)
         elif event.what in {"ish", "sy"}:
             result.sync_ish += event.cpu in broadcasts
             result.sync_nsh += event.cpu in locals_ - broadcasts
@@ -267,12 +303,16 @@ def _listener(result: Replayed, replay: Replay) -> Callable[[Event], None]:
     return hear
 
 
-def _attribute(result: Replayed, replay: Replay) -> None:
-    """Count one broadcast for the task, the call, the line and the function."""
-    task, call, line = replay.at
+def _attribute(result: Replayed, replay: Replay, form: str, *, broadcast: bool) -> None:
+    """Note one TLBI for the task, the call, the line and the function."""
+    task, call, line, time = replay.at
+    asks = (one.function for one in path(limit=48) if one.file not in _FLUSHING)
+    function = next(asks, call)
+    result.issued.add(form, task, call, function, line, time)
+    if not broadcast:
+        return
     result.by_task[task] += 1
     result.by_call[call] += 1
     if line is not None:
         result.by_line[line] += 1
-    asks = (one.function for one in path(limit=48) if one.file not in _FLUSHING)
-    result.by_function[next(asks, call)] += 1
+    result.by_function[function] += 1
