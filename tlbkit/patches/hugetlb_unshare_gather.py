@@ -21,10 +21,13 @@ from tlbkit.linux.include.linux.mm_types import (
     ptdesc_pmd_is_shared,
     ptdesc_pmd_pts_dec,
 )
-from tlbkit.linux.include.linux.swapops import PTE_MARKER_UFFD_WP, make_pte_marker
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_UFFD_WP,
+    make_pte_marker,
+    pte_swp_uffd_wp_any,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.mm.hugetlb import Hugetlb
-from tlbkit.linux.mm.hugetlb.zap import pte_swp_uffd_wp_any
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR, MMU_NOTIFY_PROTECTION_VMA
 from tlbkit.linux.mm.rmap import Rmap
 from tlbkit.patches import series

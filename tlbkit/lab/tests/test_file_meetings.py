@@ -11,7 +11,7 @@ from tlbkit.lab.gallery.file_meetings import FILE_MEETINGS
     [
         ("write back", "tlbi in folio_mkclean"),
         ("write back", "dsb ish in folio_mkclean"),
-        ("write back and unmap", "tlb_delay_rmap in zap_file_rmap"),
+        ("write back and unmap", "tlb_delay_rmap in zap_present_folio_ptes"),
         ("truncate", "tlbi in unmap_mapping_pages"),
     ],
 )

@@ -18,6 +18,7 @@ from tlbkit.linux.include.linux.mm import (
 )
 from tlbkit.linux.include.linux.mm_types import (
     PG_dirty,
+    PG_locked,
     PG_referenced,
     PG_swapbacked,
     PG_uptodate,
@@ -154,12 +155,22 @@ class Filemap:
 
         Or a negative error number.
 
-        Source: include/linux/pagemap.h, read_mapping_folio()
+        Source: include/linux/pagemap.h, read_mapping_folio(), and mm/filemap.c,
+        do_read_cache_folio()
+        Deviates: whoever comes while it is read in waits for its lock, and reads it
+        again if that failed; the kernel then waits without a reference.
         """
         while True:
             folio = self.filemap_get_folio(mapping, index)
             if folio is not None:
-                return folio
+                if folio.flags & PG_uptodate:
+                    return folio
+                folio_lock(self._machine, folio)
+                folio_unlock(self._machine, folio)
+                if folio.flags & PG_uptodate:
+                    return folio
+                self._kernel.swap.folio_put(folio)
+                continue
             folio = self.filemap_alloc_folio(mapping, index)
             if folio is None:
                 return -ENOMEM
@@ -207,6 +218,9 @@ class Filemap:
         Beyond the end of the file there is none: SIGBUS.
 
         Source: mm/filemap.c, filemap_fault()
+        Deviates: no lock of the file (invalidate_lock) keeps truncation off while a
+        page is read in; that the page is still the file's, and within it, is asked
+        under its own.
         """
         assert vmf.vma.file is not None
         mapping: AddressSpace = vmf.vma.file.mapping
@@ -248,20 +262,42 @@ class Filemap:
             return 0
         start_pte, ptl = found
         for folio in mapping.folios(first, last):
-            if not folio.flags & PG_uptodate or not folio_trylock(folio):
+            if not self._hold_uptodate_folio(mapping, folio):
                 continue
             begin = max(first, folio.index)
-            count = min(last, folio.index + folio.nr_pages - 1) + 1 - begin
+            end = min(last, self.pages_in_file(mapping.host) - 1)
+            count = min(end, folio.index + folio.nr_pages - 1) + 1 - begin
             vmf.pte = start_pte + (begin - first) * 8
-            done |= self._map_folio_range(vmf, folio, begin, count)
+            done |= self.filemap_map_folio_range(vmf, folio, begin, count)
             folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
         ptl.release()
         return done
 
-    def _map_folio_range(self, vmf: VmFault, folio: Folio, index: int, nr: int) -> int:
+    def _hold_uptodate_folio(self, mapping: AddressSpace, folio: Folio) -> bool:
+        """Take a reference to a folio, and its lock, unless it has left its file.
+
+        Source: mm/filemap.c, next_uptodate_folio()
+        Deviates: it looks at one folio; which is next, its caller knows.
+        """
+        if folio.flags & PG_locked or mapping.pages.get(folio.index) is not folio:
+            return False
+        if not folio.flags & PG_uptodate:
+            return False
+        folio.refcount += 1
+        if folio_trylock(folio):
+            if folio.mapping is mapping and folio.flags & PG_uptodate:
+                return True
+            folio_unlock(self._machine, folio)
+        self._kernel.swap.folio_put(folio)
+        return False
+
+    def filemap_map_folio_range(
+        self, vmf: VmFault, folio: Folio, index: int, nr: int
+    ) -> int:
         """Map those of *nr* pages of a folio whose entries are empty, run by run.
 
-        Source: filemap_map_folio_range().
+        Source: mm/filemap.c, filemap_map_folio_range()
         """
         pgtable = self._pgtable
         page_size = pgtable.page_size
@@ -331,17 +367,24 @@ class Filemap:
             0, or a negative error number.
 
         Source: mm/filemap.c, generic_perform_write()
+        Deviates: the file grows before the word is there, and not after; and its page
+        is read in also where all of it is new.
         """
         mapping = file.mapping
         inode = mapping.host
         shift = self._pgtable.page_shift
         size = inode.size
         inode.size = max(size, offset + 8)
-        folio = self.read_mapping_folio(mapping, offset >> shift)
-        if isinstance(folio, int):
-            inode.size = size
-            return folio
-        folio_lock(self._machine, folio)
+        while True:
+            folio = self.read_mapping_folio(mapping, offset >> shift)
+            if isinstance(folio, int):
+                inode.size = size
+                return folio
+            folio_lock(self._machine, folio)
+            if folio.mapping is mapping:
+                break
+            folio_unlock(self._machine, folio)  # reclaimed while this waited
+            self._kernel.swap.folio_put(folio)
         pfn = folio.pfn + (offset >> shift) - folio.index
         place = (pfn << shift) + offset % self._pgtable.page_size
         self._machine.memory.write(place, value)

@@ -496,11 +496,12 @@ class Madvise:
         Deviates: empty page tables stay, as on arm64 without CONFIG_PT_RECLAIM.
         """
         assert madv_behavior.tlb is not None
-        self._kernel.memory.zap_page_range_single_batched(
+        zap = self._kernel.memory.zap_page_range_single_batched
+        madv_behavior.tlb = zap(
             madv_behavior.tlb,
             madv_behavior.area,
             madv_behavior.start,
-            madv_behavior.end,
+            madv_behavior.end - madv_behavior.start,
         )
         return 0
 

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
     from tlbkit.linux.kernel.kernel import Kernel
 
 MFD_NAME_MAX_LEN: Final = 249
+MFD_CLOEXEC: Final = 0x1
+MFD_ALLOW_SEALING: Final = 0x2
 MFD_HUGETLB: Final = 0x4
+MFD_NOEXEC_SEAL: Final = 0x8
+MFD_EXEC: Final = 0x10
+MFD_ALL_FLAGS: Final = (
+    MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | MFD_NOEXEC_SEAL | MFD_EXEC
+)
 MFD_HUGE_64KB: Final = MAP_HUGE_64KB
 MFD_HUGE_2MB: Final = MAP_HUGE_2MB
 MFD_HUGE_32MB: Final = MAP_HUGE_32MB
@@ -43,10 +50,18 @@ class Memfd:
         self._kernel = kernel
 
     def memfd_create(self, name: str, flags: int = 0) -> File | int:
-        """Return an open, empty file of shared memory, or a negative error number."""
-        if flags & ~(MFD_HUGETLB | MAP_HUGE_MASK << MAP_HUGE_SHIFT):
+        """Return an open, empty file of shared memory, or a negative error number.
+
+        Source: mm/memfd.c, memfd_create(), sanitize_flags() and memfd_alloc_file()
+        Deviates: nothing can be sealed or executed, so the flags that speak of it only
+        have to fit together; and no descriptor outlives a program.
+        """
+        known = MFD_ALL_FLAGS
+        if flags & MFD_HUGETLB:
+            known |= MAP_HUGE_MASK << MAP_HUGE_SHIFT
+        if flags & ~known:
             return -EINVAL
-        if flags and not flags & MFD_HUGETLB:
+        if flags & MFD_EXEC and flags & MFD_NOEXEC_SEAL:
             return -EINVAL
         if len(name.encode()) > MFD_NAME_MAX_LEN:
             return -EINVAL

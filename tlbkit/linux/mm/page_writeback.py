@@ -65,8 +65,10 @@ class PageWriteback:
         for folio in mapping.folios(start >> shift, end - 1 >> shift):
             if not folio.flags & PG_dirty:
                 continue
+            folio.refcount += 1
             folio_lock(self._machine, folio)
             if folio.mapping is mapping and self.folio_clear_dirty_for_io(folio):
                 error = mapping.ops.writepage(mapping, folio) or error
             folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
         return error

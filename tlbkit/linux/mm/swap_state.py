@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from tlbkit.linux.include.linux.mm_types import PG_swapbacked, PG_swapcache
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
+from tlbkit.linux.mm.page_alloc import BadPageError
 from tlbkit.linux.mm.swap import FOLIO_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -46,9 +47,16 @@ class SwapState:
     def page_swap_entry(self, folio: Folio, pfn: int) -> SwpEntry:
         """Return the slot of page *pfn* of a cached folio.
 
+        Raises:
+            BadPageError: The folio is not in the swap cache.
+
         Source: include/linux/swap.h, page_swap_entry()
+        Deviates: the kernel takes whatever stands there for a slot; callers know that
+        the folio is cached.
         """
-        first = self._entries[folio.pfn]
+        first = self._entries.get(folio.pfn)
+        if first is None:
+            raise BadPageError(folio, "asked for its slot, and in no swap cache")
         return first._replace(offset=first.offset + pfn - folio.pfn)
 
     def add_to_swap_cache(self, folio: Folio, entry: SwpEntry) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.include.linux.mm_types import PG_dirty
-from tlbkit.linux.include.linux.pagemap import folio_lock, folio_unlock
+from tlbkit.linux.include.linux.pagemap import (
+    folio_lock,
+    folio_trylock,
+    folio_unlock,
+)
+from tlbkit.linux.include.uapi.asm_generic.errno import EIO
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, Inode
@@ -47,67 +52,94 @@ class Truncate:
         self.truncate_inode_pages(inode.mapping, size)
         unmap(inode.mapping, hole, even_cows=True)
 
-    def truncate_inode_pages(self, mapping: AddressSpace, start: int) -> None:
-        """Free the pages behind byte *start*; the rest of a page there is cleared.
-
-        A large folio that *start* lies in stays, cleared behind it; the kernel would
-        try to split it.
+    def truncate_inode_pages(self, mapping: AddressSpace, lstart: int) -> None:
+        """Free the pages behind byte *lstart*; the rest of a page there is cleared.
 
         Source: mm/truncate.c, truncate_inode_pages()
+        Deviates: it goes through the file once, and waits for the lock of each folio,
+        where the kernel first takes those that nobody has locked.
         """
-        shift = self._pgtable.page_shift
-        for folio in mapping.folios(start >> shift, 1 << 64):
+        for folio in mapping.folios(lstart >> self._pgtable.page_shift, 1 << 64):
+            if mapping.pages.get(folio.index) is not folio:
+                continue
             folio.refcount += 1
             folio_lock(self._machine, folio)
-            keep = start - (folio.index << shift)
-            if keep > 0:
-                self._clear_behind(folio, keep)
-            else:
-                self.truncate_inode_folio(mapping, folio)
+            if folio.mapping is mapping:  # not reclaimed while this waited
+                self.truncate_inode_partial_folio(folio, lstart)
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
         self._kernel.swap.lru_add_drain()
 
-    def truncate_inode_folio(self, mapping: AddressSpace, folio: Folio) -> None:
-        """Take a locked folio out of its file, and out of every table.
+    def truncate_inode_partial_folio(self, folio: Folio, start: int) -> None:
+        """Clear a locked folio behind byte *start*, or take all of it out of its file.
+
+        Source: mm/truncate.c, truncate_inode_partial_folio()
+        Deviates: a large folio stays as large as it is, cleared, where the kernel tries
+        to split it.
+        """
+        shift = self._pgtable.page_shift
+        offset = start - (folio.index << shift)
+        if offset <= 0:
+            self.truncate_inode_folio(folio.mapping, folio)
+            return
+        memory = self._machine.memory
+        first = folio.pfn << shift
+        for place in range(-(-offset // 8) * 8, folio.nr_pages << shift, 8):
+            if memory.read(first + place):
+                memory.write(first + place, 0)
+
+    def truncate_inode_folio(self, mapping: AddressSpace, folio: Folio) -> int:
+        """Take a locked folio out of its file, and out of every table; 0 or ``-EIO``.
 
         Source: mm/truncate.c, truncate_inode_folio()
         """
-        if folio.mapcount:
-            self._kernel.memory.unmap_mapping_pages(
-                mapping, folio.index, folio.nr_pages, even_cows=False
-            )
+        if folio.mapping is not mapping:
+            return -EIO
+        self.truncate_cleanup_folio(folio)
         self._kernel.filemap.filemap_remove_folio(folio)
+        return 0
 
-    def _clear_behind(self, folio: Folio, offset: int) -> None:
-        """Clear a folio from byte *offset* on."""
-        memory = self._machine.memory
-        size = self._pgtable.page_size
-        first = folio.pfn << self._pgtable.page_shift
-        for place in range(-(-offset // 8) * 8, folio.nr_pages * size, 8):
-            if memory.read(first + place):
-                memory.write(first + place, 0)
+    def truncate_cleanup_folio(self, folio: Folio) -> None:
+        """Unmap a locked folio, and forget that it was written.
+
+        Source: mm/truncate.c, truncate_cleanup_folio()
+        """
+        if folio.mapcount:
+            self._kernel.memory.unmap_mapping_folio(folio)
+        folio.flags &= ~PG_dirty
+
+    def mapping_evict_folio(self, mapping: AddressSpace, folio: Folio) -> int:
+        """Drop a locked, clean folio that only its file and the caller hold.
+
+        Returns:
+            How many pages went.
+
+        Source: mm/truncate.c, mapping_evict_folio()
+        """
+        if folio.mapping is not mapping or folio.flags & PG_dirty:
+            return 0
+        if folio.refcount > folio.nr_pages + 1:
+            return 0
+        self._kernel.filemap.filemap_remove_folio(folio)  # remove_mapping()
+        return folio.nr_pages
 
     def invalidate_mapping_pages(self, mapping: AddressSpace) -> int:
         """Drop every clean page that nobody maps; return how many went.
 
-        Source: also fs/drop_caches.c, which does it for every file.
+        Source: mm/truncate.c, invalidate_mapping_pages()
+        Deviates: it drains the batches of all CPUs first, as fs/drop_caches.c does,
+        which is the only one that calls it here.
         """
         if mapping.ops.swap_backed:
             return 0  # there is nowhere to read them in from again
         self._kernel.swap.lru_add_drain_all()
         gone = 0
         for folio in mapping.folios(0, 1 << 64):
-            if (
-                folio.flags & PG_dirty
-                or folio.mapcount
-                or folio.refcount > folio.nr_pages
-            ):
+            if mapping.pages.get(folio.index) is not folio:
                 continue
-            folio_lock(self._machine, folio)
             folio.refcount += 1
-            self._kernel.filemap.filemap_remove_folio(folio)
-            folio_unlock(self._machine, folio)
+            if folio_trylock(folio):
+                gone += self.mapping_evict_folio(mapping, folio)
+                folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
-            gone += folio.nr_pages
         return gone

@@ -2,8 +2,16 @@
 
 import pytest
 
-from tlbkit.linux.include.linux.mm_types import PG_dirty
+from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked, PG_uptodate
+from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.mm.memfd import (
+    MFD_ALLOW_SEALING,
+    MFD_CLOEXEC,
+    MFD_EXEC,
+    MFD_HUGE_2MB,
+    MFD_NOEXEC_SEAL,
+)
 from tlbkit.linux.mm.mmap import MAP_SHARED_VALIDATE
 from tlbkit.linux.tests.audit import audit, audit_tlbs
 from tlbkit.linux.tests.support import PAGE, boot, issued, total
@@ -318,3 +326,126 @@ def test_a_write_maps_all_of_a_large_folio_that_ends_within_its_file(
     assert process.mm.filepages == mapped
     assert process.pread(fd, 3 * PAGE) == 7
     check(kernel)
+
+
+# -- whoever comes meanwhile -----------------------------------------------------------
+
+
+def when_locked(kernel, folio, action):
+    """Have *action* done by whoever has *folio* locked, before it lets go of it."""
+    assert folio_trylock(folio)
+    wait = kernel.machine.wait
+
+    def waiting(until, what):
+        if folio.flags & PG_locked and not until():
+            action()
+            folio_unlock(kernel.machine, folio)
+        wait(until, what)
+
+    kernel.machine.wait = waiting
+
+
+def page_of(kernel, index=0):
+    """The folio of a place of the file."""
+    return kernel.file_table.names["f"].mapping.pages[index]
+
+
+def test_truncation_passes_over_a_page_that_was_reclaimed_meanwhile():
+    """A folio that has left its file while its lock was waited for is left alone."""
+    kernel = boot(cpus=2)
+    process, fd = filled(kernel, 2)
+    process.fsync(fd)
+    kernel.swap.lru_add_drain_all()
+    folio = page_of(kernel)
+    folio.refcount += 1  # whoever has it locked
+
+    def reclaim():
+        kernel.filemap.filemap_remove_folio(folio)
+        kernel.swap.folio_put(folio)
+
+    when_locked(kernel, folio, reclaim)
+    process.ftruncate(fd, 0)
+    assert not kernel.file_table.names["f"].mapping.pages
+
+
+def test_a_page_that_left_its_file_is_not_mapped_around_a_fault():
+    """Fault-around maps what is the file's when it is mapped, and within its size."""
+    kernel = boot(cpus=2)
+    process, fd = filled(kernel, 4)
+    process.fsync(fd)
+    kernel.swap.lru_add_drain_all()
+    base = process.mmap(4 * PAGE, fd=fd, shared=True)
+    inode = kernel.file_table.names["f"]
+    map_range = kernel.memory.set_pte_range
+    gone = []
+
+    def mapping(vmf, folio, pfn, nr, addr):
+        map_range(vmf, folio, pfn, nr, addr)
+        if not gone:  # another CPU truncates; it has unmapped, and frees now
+            gone.extend(inode.mapping.folios(2, 4))
+            inode.size = 2 * PAGE
+            kernel.truncate.truncate_inode_pages(inode.mapping, 2 * PAGE)
+
+    kernel.memory.set_pte_range = mapping
+    process.read(base)
+    assert gone
+    assert not any(folio.mapcount for folio in gone)
+    with pytest.raises(Signal):
+        process.read(base + 2 * PAGE)
+
+
+def test_a_dirty_page_is_not_dropped_from_memory():
+    """What was written between the look at a page and its lock stays: drop_caches."""
+    kernel = boot(cpus=2)
+    process, fd = filled(kernel, 1)
+    process.fsync(fd)
+    kernel.swap.lru_add_drain_all()
+    folio = page_of(kernel)
+    kernel.page_writeback.folio_mark_dirty(folio)
+    mapping = kernel.file_table.names["f"].mapping
+    assert folio_trylock(folio)
+    folio.refcount += 1
+    assert kernel.truncate.mapping_evict_folio(mapping, folio) == 0
+    folio.flags &= ~PG_dirty
+    folio.refcount += 1  # somebody is about to map it
+    assert kernel.truncate.mapping_evict_folio(mapping, folio) == 0
+    folio.refcount -= 1
+    assert kernel.truncate.mapping_evict_folio(mapping, folio) == 1
+
+
+def test_a_read_waits_until_the_page_is_read_in():
+    """What another CPU is just reading in is not looked at before it is there."""
+    kernel = boot(cpus=2)
+    process, fd = filled(kernel, 1)
+    folio = page_of(kernel)
+    folio.flags &= ~PG_uptodate
+    place = folio.pfn * PAGE
+    kernel.machine.memory.write(place, 99)
+
+    def arrive():
+        kernel.machine.memory.write(place, 1)
+        folio.flags |= PG_uptodate
+
+    when_locked(kernel, folio, arrive)
+    assert process.pread(fd, 0) == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [
+        (MFD_CLOEXEC | MFD_ALLOW_SEALING, True),
+        (MFD_NOEXEC_SEAL, True),
+        (MFD_EXEC, True),
+        (MFD_EXEC | MFD_NOEXEC_SEAL, False),
+        (1 << 5, False),
+        (MFD_HUGE_2MB, False),
+    ],
+)
+def test_which_flags_a_memfd_may_have(flags, made):
+    """Each known flag alone, and all that go together; no size without MFD_HUGETLB."""
+    process = boot(cpus=1).spawn()
+    if made:
+        assert process.memfd_create("m", flags) >= 0
+    else:
+        with pytest.raises(SystemCallError, match="EINVAL"):
+            process.memfd_create("m", flags)

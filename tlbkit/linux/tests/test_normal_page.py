@@ -25,13 +25,14 @@ from tlbkit.linux.include.linux.mm import (
     VM_FAULT_SIGBUS,
     VM_MIXEDMAP,
     VM_PFNMAP,
+    VM_REMAP_FLAGS,
     VM_SHARED,
     VmOperations,
     is_cow_mapping,
 )
 from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_reserved, VmFault
 from tlbkit.linux.include.linux.pgtable import PgtableLevel
-from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, EINVAL
+from tlbkit.linux.include.uapi.asm_generic.errno import EEXIST, EFAULT, EINVAL, ENOMEM
 from tlbkit.linux.kernel import kernel as linux
 from tlbkit.linux.kernel.config import ARM64, PROFILES, Config, with_profile
 from tlbkit.linux.kernel.panic import BugError
@@ -171,6 +172,27 @@ def test_private_frames_cover_their_area_or_are_refused():
         remap(vma, vma.start, 99, 4 * PAGE, vma.page_prot)
 
 
+def test_frames_that_could_not_all_be_mapped_are_not():
+    """A driver that is told of an error may give all of its memory away."""
+    kernel = kernel_of()
+    process = kernel.spawn()
+    pages = 1024
+    vma = area(kernel, process, process.mmap(pages * PAGE, shared=True))
+    kernel.page_alloc.fail = lambda: process.mm.pgtables[3] > 0
+    remap = kernel.memory.remap_pfn_range
+    size = vma.end - vma.start
+    assert remap(vma, vma.start, 99, size, vma.page_prot) == -ENOMEM
+    kernel.page_alloc.fail = None
+    entries = [
+        kernel.pgtable.read(ptep)
+        for addr in range(vma.start, vma.end, PAGE)
+        if (ptep := kernel.pgtable.find_pte(process.mm, addr)) is not None
+    ]
+    assert entries
+    assert not any(entries)
+    assert vma.flags & VM_REMAP_FLAGS == VM_REMAP_FLAGS
+
+
 @PROFILED
 @pytest.mark.parametrize("kind", ["pfn", "mixed"])
 def test_a_fault_brings_a_frame(kind, profile):
@@ -199,17 +221,23 @@ def test_a_fault_brings_a_frame(kind, profile):
 
 
 def test_frames_need_an_area_for_them():
-    """The kernel stops over a frame in an area that is not for frames, or private."""
+    """A frame in an area that is not for it stops the kernel, or is refused."""
     kernel = kernel_of()
     process = kernel.spawn()
     vma = area(kernel, process, process.mmap(PAGE))
     with pytest.raises(BugError, match="VM_PFNMAP or"):
         kernel.memory.vmf_insert_pfn(vma, vma.start, 1)
-    with pytest.raises(BugError, match="VM_MIXEDMAP"):
-        kernel.memory.vmf_insert_mixed(vma, vma.start, 1)
+    assert kernel.memory.vmf_insert_mixed(vma, vma.start, 1) == VM_FAULT_SIGBUS
+    zero = kernel.zero_pfn
+    mixed = kernel.memory.vmf_insert_mixed
+    assert mixed(vma, vma.start, zero, mkwrite=True) == VM_FAULT_SIGBUS
+    assert mixed(vma, vma.start, zero) == VM_FAULT_NOPAGE
     vma.flags |= VM_PFNMAP
     with pytest.raises(BugError, match="private"):
         kernel.memory.vmf_insert_pfn(vma, vma.start, 1)
+    vma.flags ^= VM_PFNMAP | VM_MIXEDMAP
+    with pytest.raises(BugError, match="counted"):
+        kernel.memory.vmf_insert_pfn(vma, vma.start, zero)
 
 
 def test_a_driver_s_page_is_counted():

@@ -6,7 +6,17 @@ from hypothesis import strategies as st
 
 from tlbkit.arm64.events import Event
 from tlbkit.linux.include.asm_generic.tlb import MMU_GATHER_BUNDLE
+from tlbkit.linux.include.linux.mm import ZAP_FLAG_DROP_MARKER
+from tlbkit.linux.include.linux.mm_types import PG_referenced
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_GUARD,
+    PTE_MARKER_POISONED,
+    PTE_MARKER_UFFD_WP,
+    make_pte_marker,
+    pte_marker_get,
+)
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.mm.memory.zap import ZapDetails
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, touched
 from tlbkit.linux.tests.test_tlbflush import closed_form
 
@@ -260,3 +270,93 @@ def test_munmap_errors(bad):
     with pytest.raises(SystemCallError, match="EINVAL"):
         process.munmap(base + offset if offset == 1 else offset, length)
     assert process.read(base) == 0
+
+
+# -- what changes while a range is cleared ---------------------------------------------
+
+
+def test_a_huge_page_that_comes_meanwhile_is_cleared_too():
+    """An entry that became huge between two looks is looked at again, not for ever."""
+    kernel = boot(cpus=2)
+    kernel.huge_memory.enabled = "always"
+    process = kernel.spawn()
+    base = -(-process.mmap(2 * BLOCK + BLOCK) // BLOCK) * BLOCK
+    process.write(base + BLOCK, 1)  # the PMD table is there, and base's entry is empty
+    pmd = kernel.pgtable.find_pmd(process.mm, base)
+    look = kernel.pgtable._read
+    seen = []
+
+    def meanwhile(ptep):
+        value = look(ptep)
+        if ptep == pmd and not seen:
+            seen.append(value)
+            process.write(base, 7, cpu=1)
+            kernel.machine.running = kernel.machine.cpu(0)
+        return value
+
+    kernel.pgtable._read = meanwhile
+    process.madvise(base, BLOCK, "dontneed")
+    kernel.pgtable._read = look
+    assert seen == [0]
+    assert not kernel.pgtable.read(pmd)
+    assert process.read(base, cpu=1) == 0
+
+
+def test_a_protected_page_in_swap_leaves_its_protection_in_a_file():
+    """MADV_DONTNEED of a private copy keeps that the place is write-protected."""
+    kernel = boot(cpus=2)
+    kernel.swapfile.swapon(8)
+    process = kernel.spawn()
+    fd = process.memfd_create("m")
+    process.ftruncate(fd, PAGE)
+    base = process.mmap(PAGE, fd=fd)
+    process.write(base, 1)
+    uffd = process.userfaultfd("SIGBUS", "PAGEFAULT_FLAG_WP")
+    uffd.register(base, PAGE, missing=False, wp=True)
+    uffd.writeprotect(base, PAGE)
+    process.madvise(base, PAGE, "pageout")
+    assert process.mm.swapents == 1
+    process.madvise(base, PAGE, "dontneed")
+    pte = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base))
+    assert pte_marker_get(pte) == PTE_MARKER_UFFD_WP
+
+
+@pytest.mark.parametrize("drop", [False, True])
+@pytest.mark.parametrize("file", [False, True])
+@pytest.mark.parametrize(
+    "marker", [PTE_MARKER_UFFD_WP, PTE_MARKER_POISONED, PTE_MARKER_GUARD]
+)
+def test_which_marker_stays(marker, file, drop):
+    """A guard stays unless all goes; poison never does; protection only in a file."""
+    kernel = boot(cpus=1, rules=False)
+    process = kernel.spawn()
+    base = process.mmap(2 * PAGE, shared=file)
+    process.write(base, 1)
+    vma = kernel.vma.vma_lookup(process.mm, base)
+    ptep = kernel.pgtable.find_pte(process.mm, base + PAGE)
+    kernel.pgtable.set_pte(ptep, make_pte_marker(marker))
+    details = ZapDetails(even_cows=True, zap_flags=ZAP_FLAG_DROP_MARKER * drop)
+    kernel.memory.zap_page_range_single(vma, base, 2 * PAGE, details)
+    stays = {
+        PTE_MARKER_UFFD_WP: file and not drop,
+        PTE_MARKER_POISONED: False,
+        PTE_MARKER_GUARD: not drop,
+    }[marker]
+    assert bool(kernel.pgtable.read(ptep)) == stays
+
+
+@pytest.mark.parametrize("advice", ["normal", "sequential", "random"])
+def test_use_counts_only_where_it_will_come_again(advice):
+    """A file's page that goes was used, unless the range is read once or at random."""
+    kernel = boot(cpus=1)
+    process = kernel.spawn()
+    fd = process.open("f", create=True)
+    process.ftruncate(fd, PAGE)
+    base = process.mmap(PAGE, fd=fd, shared=True)
+    process.madvise(base, PAGE, advice)
+    process.read(base)
+    vma = kernel.vma.vma_lookup(process.mm, base)
+    folio = vma.file.mapping.pages[0]
+    folio.flags &= ~PG_referenced
+    process.munmap(base, PAGE)
+    assert bool(folio.flags & PG_referenced) == (advice == "normal")

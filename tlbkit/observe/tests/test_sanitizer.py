@@ -189,7 +189,7 @@ def test_a_table_in_use_is_not_freed():
 def test_a_mapping_that_is_not_counted_is_found(monkeypatch):
     """A map count that misses an entry shows when the table's lock is released."""
     kernel, process, page = started()
-    monkeypatch.setattr(Rmap, "folio_remove_rmap_pte", lambda *_: None)
+    monkeypatch.setattr(Rmap, "folio_remove_rmap_ptes", lambda *_: None)
     assert reported(kernel, lambda: process.munmap(page, PAGE)) == "mapcount"
 
 

@@ -49,6 +49,7 @@ VM_SHADOW_STACK: Final = 1 << 37
 VM_ACCESS_FLAGS: Final = VM_READ | VM_WRITE | VM_EXEC
 VM_UFFD: Final = VM_UFFD_MISSING | VM_UFFD_WP | VM_UFFD_MINOR
 VM_SPECIAL: Final = VM_IO | VM_DONTEXPAND | VM_PFNMAP | VM_MIXEDMAP
+VM_REMAP_FLAGS: Final = VM_IO | VM_PFNMAP | VM_DONTEXPAND | VM_DONTDUMP
 VM_COPY_ON_FORK: Final = VM_PFNMAP | VM_MIXEDMAP | VM_UFFD_WP
 """What of an area's entries no fault could find again; guard markers are left out."""
 
@@ -87,6 +88,7 @@ VM_FAULT_OOM: Final = 0x1
 VM_FAULT_SIGBUS: Final = 0x2
 VM_FAULT_MAJOR: Final = 0x4
 ZAP_FLAG_DROP_MARKER: Final = 1 << 0
+ZAP_FLAG_UNMAP: Final = 1 << 1
 """Let go of what a userfaultfd said of a page, with the page."""
 
 VM_FAULT_HWPOISON: Final = 0x10

@@ -163,3 +163,11 @@ def pte_marker_get(pte: int) -> int:
 def pte_none_mostly(pte: int) -> bool:
     """Tell whether no page was ever here: the entry is empty, or a marker."""
     return pte_none(pte) or bool(pte_marker_get(pte))
+
+
+def pte_swp_uffd_wp_any(pte: int) -> bool:
+    """Tell whether what is no present entry says that a page is write-protected.
+
+    Source: include/linux/mm_inline.h, pte_swp_uffd_wp_any()
+    """
+    return pte_swp_uffd_wp(pte) or bool(pte_marker_get(pte) & PTE_MARKER_UFFD_WP)

@@ -40,6 +40,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_WRITE,
     is_cow_mapping,
 )
+from tlbkit.linux.include.linux.mm_inline import vma_has_recency
 from tlbkit.linux.include.linux.mm_types import PG_dirty
 from tlbkit.linux.include.linux.pagemap import (
     folio_lock,
@@ -302,7 +303,7 @@ class HugeChange(HugeSplit):
             if deposit:
                 self.zap_deposited_table(vma.mm, pmd)
             self._kernel.swap.dec_file_counter(vma.mm, folio, folio.nr_pages)
-            if flush_needed and pte_young(orig_pmd):
+            if flush_needed and pte_young(orig_pmd) and vma_has_recency(vma):
                 self._kernel.filemap.folio_mark_accessed(folio)
         ptl.release()
         if flush_needed:

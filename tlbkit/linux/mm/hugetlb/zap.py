@@ -11,12 +11,15 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
 )
 from tlbkit.linux.include.linux.hugetlb import HPAGE_RESV_OWNER, HPAGE_RESV_UNMAPPED
-from tlbkit.linux.include.linux.mm import VM_MAYSHARE, ZAP_FLAG_DROP_MARKER
+from tlbkit.linux.include.linux.mm import (
+    VM_MAYSHARE,
+    ZAP_FLAG_DROP_MARKER,
+    ZAP_FLAG_UNMAP,
+)
 from tlbkit.linux.include.linux.swapops import (
     PTE_MARKER_UFFD_WP,
     make_pte_marker,
-    pte_marker_get,
-    pte_swp_uffd_wp,
+    pte_swp_uffd_wp_any,
 )
 from tlbkit.linux.mm.hugetlb.share import HugetlbShare
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
@@ -128,16 +131,15 @@ class HugetlbZap(HugetlbShare):
         self.mapping(vma).i_mmap_rwsem.down_write()
         return span
 
-    def hugetlb_zap_end(self, vma: VmArea, *, final: bool) -> None:
+    def hugetlb_zap_end(self, vma: VmArea, zap_flags: int) -> None:
         """Release a VMA that was unmapped.
 
         One that goes away for good loses its lock while i_mmap_rwsem is still held: its
         tables are about to be freed, and nobody may come to share them.
 
         Source: mm/hugetlb.c, __hugetlb_zap_end()
-        Deviates: *final* is ``ZAP_FLAG_UNMAP``.
         """
-        if final:
+        if zap_flags & ZAP_FLAG_UNMAP:
             self.hugetlb_vma_unlock_write_free_(vma)
         else:
             self.hugetlb_vma_unlock_write(vma)
@@ -188,11 +190,3 @@ class HugetlbZap(HugetlbShare):
             if not self.is_vma_resv_set(iter_vma, HPAGE_RESV_OWNER):
                 self.unmap_hugepage_range(iter_vma, there, there + h.size, folio, 0)
         mapping.i_mmap_rwsem.up_write()
-
-
-def pte_swp_uffd_wp_any(pte: int) -> bool:
-    """Tell whether what is no present entry says that a page is write-protected.
-
-    Source: include/linux/mm_inline.h, pte_swp_uffd_wp_any()
-    """
-    return pte_swp_uffd_wp(pte) or bool(pte_marker_get(pte) & PTE_MARKER_UFFD_WP)

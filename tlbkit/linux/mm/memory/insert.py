@@ -22,7 +22,8 @@ from tlbkit.linux.include.uapi.asm_generic.errno import EBUSY, EFAULT, EINVAL, E
 from tlbkit.linux.mm.memory.normal import MemoryNormal
 
 if TYPE_CHECKING:
-    from tlbkit.linux.include.linux.mm_types import Page, VmArea, VmFault
+    from tlbkit.linux.include.linux.mm_types import MmStruct, Page, VmArea, VmFault
+    from tlbkit.linux.kernel.locking import SpinLock
 
 
 class MemoryInsert(MemoryNormal):
@@ -59,10 +60,7 @@ class MemoryInsert(MemoryNormal):
         error = self.validate_page_before_insert(vma, page)
         if error:
             return error
-        pmdp = self.pmd_alloc(vma.mm, addr)
-        if pmdp is None or not self.pte_alloc(vma.mm, pmdp):
-            return -ENOMEM
-        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
+        found = self.get_locked_pte(vma.mm, addr)
         if found is None:
             return -ENOMEM
         ptep, ptl = found
@@ -135,3 +133,15 @@ class MemoryInsert(MemoryNormal):
             self._kernel.rmap.folio_add_file_rmap_pte(folio, page, vma)
         pgtable.set_ptes(vma.mm, addr, ptep, entry, 1)
         return 0
+
+    def get_locked_pte(self, mm: MmStruct, addr: int) -> tuple[int, SpinLock] | None:
+        """Return where a page entry stands and the PTL, taken; tables are made.
+
+        ``None`` without memory, or if there is no table any more.
+
+        Source: mm/memory.c, __get_locked_pte()
+        """
+        pmdp = self.pmd_alloc(mm, addr)
+        if pmdp is None or not self.pte_alloc(mm, pmdp):
+            return None
+        return self._kernel.pgtable_generic.pte_offset_map_lock(mm, pmdp, addr)

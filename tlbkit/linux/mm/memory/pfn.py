@@ -10,13 +10,12 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
 )
 from tlbkit.linux.include.linux.mm import (
-    VM_DONTEXPAND,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_SIGBUS,
-    VM_IO,
     VM_MIXEDMAP,
     VM_PFNMAP,
+    VM_REMAP_FLAGS,
     is_cow_mapping,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import (
@@ -29,7 +28,6 @@ from tlbkit.linux.mm.memory.insert import MemoryInsert
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, Page, VmArea
-    from tlbkit.linux.kernel.locking import SpinLock
 
 
 class MemoryPfn(MemoryInsert):
@@ -52,25 +50,75 @@ class MemoryPfn(MemoryInsert):
 
         Source: mm/memory.c, remap_pfn_range()
         """
-        pgtable = self._pgtable
         end = addr + size
-        if is_cow_mapping(vma.flags):
+        if is_cow_mapping(vma.flags):  # get_remap_pgoff()
             if addr != vma.start or end != vma.end:
                 return -EINVAL
             vma.pgoff = pfn
-        vma.flags |= VM_IO | VM_PFNMAP | VM_DONTEXPAND
-        for at in range(addr, end, pgtable.page_size):
-            found = self.get_locked_pte(vma.mm, at)
-            if found is None:
+        vma.flags |= VM_REMAP_FLAGS
+        return self.remap_pfn_range_notrack(vma, addr, pfn, size, prot)
+
+    def remap_pfn_range_notrack(
+        self, vma: VmArea, addr: int, pfn: int, size: int, prot: int
+    ) -> int:
+        """Do so in a VMA that says by now that it maps frames.
+
+        If not all can be mapped, what was is unmapped: the driver, which is told of the
+        error, may give the memory to somebody else.
+
+        Source: mm/memory.c, remap_pfn_range_notrack()
+        """
+        error = self.remap_pfn_range_internal(vma, addr, pfn, size, prot)
+        if error:
+            self._kernel.memory.zap_page_range_single(vma, addr, size)
+        return error
+
+    def remap_pfn_range_internal(
+        self, vma: VmArea, addr: int, pfn: int, size: int, prot: int
+    ) -> int:
+        """Map frames table by table; 0 or ``-ENOMEM``, and then some are mapped.
+
+        Source: mm/memory.c, remap_pfn_range_internal()
+        """
+        pgtable = self._pgtable
+        end = addr + size
+        while addr != end:
+            following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
+            pmd = self.pmd_alloc(vma.mm, addr)
+            if pmd is None:
                 return -ENOMEM
-            ptep, ptl = found
-            try:
-                if not pte_none(pgtable.read(ptep)):
+            error = self.remap_pte_range(vma.mm, pmd, addr, following, pfn, prot)
+            if error:
+                return error
+            pfn += following - addr >> pgtable.page_shift
+            addr = following
+        return 0
+
+    def remap_pte_range(
+        self, mm: MmStruct, pmd: int, addr: int, end: int, pfn: int, prot: int
+    ) -> int:
+        """Map frames by the entries of one table; 0 or ``-ENOMEM``.
+
+        Source: mm/memory.c, remap_pte_range()
+        """
+        pgtable = self._pgtable
+        if not self.pte_alloc(mm, pmd):
+            return -ENOMEM
+        found = self._kernel.pgtable_generic.pte_offset_map_lock(mm, pmd, addr)
+        if found is None:
+            return -ENOMEM
+        pte, ptl = found
+        pgtable.arch_enter_lazy_mmu_mode()
+        try:
+            for at in range(addr, end, pgtable.page_size):
+                if not pte_none(pgtable.ptep_get(pte)):
                     raise BugError(f"remap_pfn_range() of {at:#x}, where something is")
-                pgtable.set_pte(ptep, pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, prot)))
-            finally:
-                ptl.release()
-            pfn += 1
+                pgtable.set_pte(pte, pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, prot)))
+                pfn += 1
+                pte += 8
+        finally:
+            pgtable.arch_leave_lazy_mmu_mode()
+            ptl.release()
         return 0
 
     def vmf_insert_pfn(self, vma: VmArea, addr: int, pfn: int) -> int:
@@ -79,12 +127,12 @@ class MemoryPfn(MemoryInsert):
         Raises:
             BugError: The area is not one for frames.
 
-        Source: mm/memory.c, vmf_insert_pfn()
+        Source: mm/memory.c, vmf_insert_pfn() and vmf_insert_pfn_prot()
         """
-        self._check_pfn_area(vma)
+        self._check_pfn_area(vma, pfn)
         if not vma.start <= addr < vma.end:
             return VM_FAULT_SIGBUS
-        return self.insert_pfn_(vma, addr, pfn, mkwrite=False)
+        return self.insert_pfn(vma, addr, pfn, mkwrite=False)
 
     def vmf_insert_mixed(
         self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool = False
@@ -94,24 +142,31 @@ class MemoryPfn(MemoryInsert):
         Without a special bit, memory must be mapped as a page that is counted, because
         nothing would tell that it is not.
 
-        Raises:
-            BugError: The area is not for both.
-
-        Source: mm/memory.c, vmf_insert_mixed()
+        Source: mm/memory.c, vmf_insert_mixed(), vmf_insert_mixed_mkwrite() and
+        __vm_insert_mixed()
         """
-        if not vma.flags & VM_MIXEDMAP:
-            raise BugError("vmf_insert_mixed() into an area that is not VM_MIXEDMAP")
+        if not self.vm_mixed_ok(vma, pfn, mkwrite=mkwrite):
+            return VM_FAULT_SIGBUS
         if not vma.start <= addr < vma.end:
             return VM_FAULT_SIGBUS
         has_special = self._kernel.config.arch_has_pte_special
         if has_special or not self._kernel.page_alloc.pfn_valid(pfn):
-            return self.insert_pfn_(vma, addr, pfn, mkwrite=mkwrite)
+            return self.insert_pfn(vma, addr, pfn, mkwrite=mkwrite)
         return self._fault_code(self.insert_page(vma, addr, pfn, mkwrite=mkwrite))
 
-    def insert_pfn_(self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool) -> int:
+    def vm_mixed_ok(self, vma: VmArea, pfn: int, *, mkwrite: bool) -> bool:
+        """Tell whether *vma* may hold this frame beside pages.
+
+        Source: mm/memory.c, vm_mixed_ok()
+        """
+        if self.is_zero_pfn(pfn):
+            return not mkwrite and self.vm_mixed_zeropage_allowed(vma)
+        return bool(vma.flags & VM_MIXEDMAP)
+
+    def insert_pfn(self, vma: VmArea, addr: int, pfn: int, *, mkwrite: bool) -> int:
         """Map a frame, marked; or, for a write, make the same one writable.
 
-        Source: insert_pfn().
+        Source: mm/memory.c, insert_pfn()
         """
         pgtable = self._pgtable
         found = self.get_locked_pte(vma.mm, addr)
@@ -132,14 +187,15 @@ class MemoryPfn(MemoryInsert):
         ptl.release()
         return VM_FAULT_NOPAGE
 
-    @staticmethod
-    def _check_pfn_area(vma: VmArea) -> None:
+    def _check_pfn_area(self, vma: VmArea, pfn: int) -> None:
         """Stop if an area is not one for frames, is for both, or could be copied."""
         kind = vma.flags & (VM_PFNMAP | VM_MIXEDMAP)
         if kind not in {VM_PFNMAP, VM_MIXEDMAP}:
             raise BugError("a frame needs an area of VM_PFNMAP or of VM_MIXEDMAP")
         if kind == VM_PFNMAP and is_cow_mapping(vma.flags):
             raise BugError("a frame cannot be put into a private VM_PFNMAP area")
+        if kind == VM_MIXEDMAP and self._kernel.page_alloc.pfn_valid(pfn):
+            raise BugError("memory in a VM_MIXEDMAP area must be counted")
 
     # -- pages -----------------------------------------------------------------------
 
@@ -150,22 +206,11 @@ class MemoryPfn(MemoryInsert):
         """
         if not vma.start <= addr < vma.end:
             return -EFAULT
+        folio = self._kernel.page_alloc.folio(page)
+        if folio is None or not folio.refcount:
+            return -EINVAL
         vma.flags |= VM_MIXEDMAP
         return self.insert_page(vma, addr, page, mkwrite=False)
-
-    # --------------------------------------------------------------------------------
-
-    def get_locked_pte(self, mm: MmStruct, addr: int) -> tuple[int, SpinLock] | None:
-        """Return where a page entry stands and the PTL, taken; tables are made.
-
-        ``None`` without memory, or if there is no table any more.
-
-        Source: mm/memory.c, __get_locked_pte()
-        """
-        pmdp = self.pmd_alloc(mm, addr)
-        if pmdp is None or not self.pte_alloc(mm, pmdp):
-            return None
-        return self._kernel.pgtable_generic.pte_offset_map_lock(mm, pmdp, addr)
 
     def _mkwrite(self, entry: int, vma: VmArea) -> int:
         """Make an entry young, dirty, and writable if its area is."""

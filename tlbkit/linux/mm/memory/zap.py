@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_leaf,
     pmd_table,
     pte_dirty,
     pte_none,
@@ -13,22 +14,27 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
     pte_young,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
-    PTE_VALID,
-)
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
-from tlbkit.linux.include.linux.mm import ZAP_FLAG_DROP_MARKER
+from tlbkit.linux.include.linux.mm import (
+    ULONG_MAX,
+    ZAP_FLAG_DROP_MARKER,
+    ZAP_FLAG_UNMAP,
+)
+from tlbkit.linux.include.linux.mm_inline import vma_has_recency
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
 )
 from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_GUARD,
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
     make_pte_marker,
+    migration_entry_pfn,
     non_swap_entry,
     pte_marker_get,
+    pte_swp_uffd_wp_any,
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_wp
@@ -57,23 +63,28 @@ class ZapDetails(NamedTuple):
     """What to spare when a range is cleared: struct zap_details.
 
     Attributes:
+        single_folio: The folio for which a file is unmapped, if it is for one.
         even_cows: Private copies of pages of a file go too.
-        drop_markers: And so does what userfaultfd said of a page that is gone.
+        zap_flags: ``ZAP_FLAG_`` bits.
     """
 
-    even_cows: bool
-    drop_markers: bool = False
-
-    def should_zap_folio(self, folio: Folio | None) -> bool:
-        """Tell whether an entry that maps *folio* is to be cleared.
-
-        Source: mm/memory.c, should_zap_folio()
-        """
-        return self.even_cows or folio is None or not folio.anon
+    single_folio: Folio | None = None
+    even_cows: bool = False
+    zap_flags: int = 0
 
 
-_ALL: Final = ZapDetails(even_cows=True, drop_markers=True)
-"""Nothing is spared of what is unmapped for good."""
+class ZapWork:
+    """What clearing some entries asks of the one who clears the table.
+
+    Attributes:
+        force_flush: A flush before the PTL is released.
+        force_break: To let go of what was gathered, since there is no more room.
+    """
+
+    __slots__ = ("force_break", "force_flush")
+
+    def __init__(self) -> None:
+        self.force_flush = self.force_break = False
 
 
 class MemoryZap(MemoryNormal):
@@ -81,101 +92,337 @@ class MemoryZap(MemoryNormal):
 
     __slots__ = ()
 
-    def unmap_vmas(
-        self, tlb: MmuGather, vmas: list[VmArea], start: int, end: int
-    ) -> None:
-        """Clear all entries of *vmas* within [start, end), and keep their pages.
+    @staticmethod
+    def should_zap_cows(details: ZapDetails | None) -> bool:
+        """Tell whether private pages go, as they do unless the caller spares them.
 
-        Source: mm/memory.c, unmap_vmas()
+        Source: mm/memory.c, should_zap_cows()
+        Deviates: no table is freed for being empty (CONFIG_PT_RECLAIM is not arm64's),
+        so that nobody asks for that.
         """
-        if not vmas:
+        return details is None or details.even_cows
+
+    def should_zap_folio(self, details: ZapDetails | None, folio: Folio) -> bool:
+        """Tell whether an entry that maps *folio* is to be cleared.
+
+        Source: mm/memory.c, should_zap_folio()
+        """
+        return self.should_zap_cows(details) or not folio.anon
+
+    @staticmethod
+    def zap_drop_markers(details: ZapDetails | None) -> bool:
+        """Tell whether what userfaultfd said of a page is to be forgotten.
+
+        Source: mm/memory.c, zap_drop_markers()
+        """
+        return details is not None and bool(details.zap_flags & ZAP_FLAG_DROP_MARKER)
+
+    def zap_install_uffd_wp_if_needed(
+        self,
+        vma: VmArea,
+        pte: int,
+        nr: int,
+        details: ZapDetails | None,
+        pteval: int,
+    ) -> None:
+        """Leave a marker in *nr* cleared entries if *pteval* was write-protected.
+
+        A page of a file may come back at any time, and its entry is all that knows.
+
+        Source: mm/memory.c, zap_install_uffd_wp_if_needed()
+        """
+        if vma.anonymous or self.zap_drop_markers(details):
             return
-        with self._kernel.mmu_notifier.mmu_notifier_range_init(
-            MMU_NOTIFY_UNMAP, 0, tlb.mm, start, end
-        ):
-            for vma in vmas:
-                first, last = max(vma.start, start), min(vma.end, end)
-                if first >= last:
-                    continue
-                self.hugetlb_zap_begin(vma, first, last)
-                self.unmap_single_vma(tlb, vma, first, last, _ALL)
-                self.hugetlb_zap_end(vma, final=True)
+        for ptep in range(pte, pte + nr * 8, 8):
+            self.pte_install_uffd_wp_if_needed(vma, ptep, pteval)
 
-    def hugetlb_zap_begin(self, vma: VmArea, start: int, end: int) -> tuple[int, int]:
-        """Lock an area of huge pages, and only such; return the range it concerns.
+    def pte_install_uffd_wp_if_needed(self, vma: VmArea, pte: int, pteval: int) -> bool:
+        """Leave a marker at *pte*, where now is nothing, if *pteval* asks for one.
 
-        Source: include/linux/hugetlb.h, hugetlb_zap_begin()
+        Source: include/linux/mm_inline.h, pte_install_uffd_wp_if_needed()
         """
-        if is_vm_hugetlb_page(vma):
-            return self._kernel.hugetlb.hugetlb_zap_begin(vma, start, end)
-        return start, end
-
-    def hugetlb_zap_end(self, vma: VmArea, *, final: bool) -> None:
-        """Release it; *final* if it goes away for good.
-
-        Source: include/linux/hugetlb.h, hugetlb_zap_end()
-        """
-        if is_vm_hugetlb_page(vma):
-            self._kernel.hugetlb.hugetlb_zap_end(vma, final=final)
-
-    def unmap_single_vma(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        start: int,
-        end: int,
-        details: ZapDetails | None = None,
-    ) -> None:
-        """Clear the entries of one area within [start, end), of whatever kind it is.
-
-        Source: mm/memory.c, unmap_single_vma()
-        """
-        if is_vm_hugetlb_page(vma):
-            self._kernel.hugetlb.unmap_hugepage_range_(
-                tlb,
-                vma,
-                start,
-                end,
-                zap_flags=ZAP_FLAG_DROP_MARKER
-                if details is not None and details.drop_markers
-                else 0,
-            )
+        if vma.anonymous or not userfaultfd_wp(vma):
+            return False
+        if pte_present(pteval):
+            arm = pte_uffd_wp(pteval)
         else:
-            self.unmap_page_range(tlb, vma, start, end, details)
+            arm = not pte_none(pteval) and pte_swp_uffd_wp_any(pteval)
+        if arm:
+            self._pgtable.set_pte(pte, make_pte_marker(PTE_MARKER_UFFD_WP))
+        return arm
 
-    def zap_page_range_single_batched(
+    def zap_present_folio_ptes(
         self,
         tlb: MmuGather,
         vma: VmArea,
-        start: int,
+        folio: Folio,
+        pte: int,
+        ptent: int,
+        nr: int,
+        addr: int,
+        details: ZapDetails | None,
+        work: ZapWork,
+    ) -> None:
+        """Clear *nr* entries of consecutive pages of one folio.
+
+        What the entries of a file's folio knew goes over to it. If it was dirty it
+        counts as mapped until the flush is over: CPUs may still write to it.
+
+        Source: mm/memory.c, zap_present_folio_ptes()
+        """
+        pgtable = self._pgtable
+        delay_rmap = False
+        pfn = pgtable.pte_pfn(ptent)
+        ptent = pgtable.get_and_clear_full_ptes(vma.mm, addr, pte, nr)
+        if folio.anon:
+            vma.mm.anonpages -= nr
+        else:
+            if pte_dirty(ptent):
+                self._kernel.page_writeback.folio_mark_dirty(folio)
+                if self._machine.sees("tlb_delay_rmap", condition=True):
+                    delay_rmap = True
+                    work.force_flush = True
+            if pte_young(ptent) and vma_has_recency(vma):
+                self._kernel.filemap.folio_mark_accessed(folio)
+            self._kernel.swap.dec_file_counter(vma.mm, folio, nr)
+        gather = self._kernel.gather
+        gather.tlb_flush_pte_range(tlb, addr, nr * pgtable.page_size)
+        if pte_uffd_wp(ptent) and userfaultfd_wp(vma):
+            self.zap_install_uffd_wp_if_needed(vma, pte, nr, details, ptent)
+        if delay_rmap:
+            tlb.delayed_rmaps.append((folio, pfn, nr))
+        else:
+            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
+            if folio.mapcount < 0:
+                self.print_bad_pte(vma, addr, ptent, pfn)
+        if gather.tlb_remove_folio_pages(tlb, folio, nr):
+            work.force_flush = work.force_break = True
+
+    def zap_present_ptes(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pte: int,
+        ptent: int,
+        max_nr: int,
+        addr: int,
+        details: ZapDetails | None,
+        work: ZapWork,
+    ) -> int:
+        """Clear or spare a present entry, and those that go on with its folio.
+
+        Returns:
+            How many entries were looked at, one at least.
+
+        Source: mm/memory.c, zap_present_ptes()
+        """
+        folio = self.vm_normal_folio(vma, addr, ptent)
+        if folio is None:
+            self._pgtable.ptep_get_and_clear(vma.mm, addr, pte)
+            self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
+            if pte_uffd_wp(ptent) and userfaultfd_wp(vma):
+                self.zap_install_uffd_wp_if_needed(vma, pte, 1, details, ptent)
+            return 1
+        nr = 1
+        if details is None or self.should_zap_folio(details, folio):
+            if max_nr != 1 and isinstance(folio, LargeFolio):
+                nr = folio_pte_batch(self._pgtable, folio, pte, ptent, max_nr)
+            self.zap_present_folio_ptes(
+                tlb, vma, folio, pte, ptent, nr, addr, details, work
+            )
+        return nr
+
+    def zap_nonpresent_ptes(
+        self, vma: VmArea, pte: int, ptent: int, details: ZapDetails | None
+    ) -> int:
+        """Clear or spare an entry of which no TLB knows; 1.
+
+        Source: mm/memory.c, zap_nonpresent_ptes()
+        Deviates: slots in a row are not given back at once, and there is no memory of
+        devices.
+        """
+        entry = pte_to_swp_entry(ptent)
+        marker = pte_marker_get(ptent)
+        if not non_swap_entry(entry):
+            if not self.should_zap_cows(details):
+                return 1
+            vma.mm.swapents -= 1
+            self._kernel.swapfile.free_swap_and_cache(entry)
+        elif is_migration_entry(entry):
+            folio = self._kernel.page_alloc.folio_of(migration_entry_pfn(entry))
+            if not self.should_zap_folio(details, folio):
+                return 1
+            if folio.anon:
+                vma.mm.anonpages -= 1
+            else:
+                self._kernel.swap.dec_file_counter(vma.mm, folio)
+        elif marker == PTE_MARKER_UFFD_WP:
+            # Of anonymous memory it always goes.
+            if not vma.anonymous and not self.zap_drop_markers(details):
+                return 1
+        elif marker & PTE_MARKER_GUARD:
+            if not self.zap_drop_markers(details):
+                return 1
+        elif not self.should_zap_cows(details):
+            return 1  # poison
+        self._pgtable.set_pte(pte, 0)
+        self.zap_install_uffd_wp_if_needed(vma, pte, 1, details, ptent)
+        return 1
+
+    def do_zap_pte_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pte: int,
+        addr: int,
+        end: int,
+        details: ZapDetails | None,
+        work: ZapWork,
+    ) -> int:
+        """Step over empty entries, and clear what comes next; return how many in all.
+
+        Source: mm/memory.c, do_zap_pte_range()
+        """
+        max_nr = end - addr >> self._pgtable.page_shift
+        read = self._memory.read
+        ptent = read(pte)
+        nr = 0
+        while not ptent:
+            nr += 1
+            if nr == max_nr:
+                return nr
+            ptent = read(pte + nr * 8)
+        if nr:
+            max_nr -= nr
+            pte += nr * 8
+            addr += nr << self._pgtable.page_shift
+        if pte_present(ptent):
+            return nr + self.zap_present_ptes(
+                tlb, vma, pte, ptent, max_nr, addr, details, work
+            )
+        return nr + self.zap_nonpresent_ptes(vma, pte, ptent, details)
+
+    def zap_pte_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pmd: int,
+        addr: int,
         end: int,
         details: ZapDetails | None = None,
-    ) -> None:
-        """Clear the entries of a part of *vma*, which stays mapped.
+    ) -> int:
+        """Clear the entries of one table.
 
-        Source: mm/memory.c, zap_page_range_single_batched()
+        If there is no more room in the gather, all that it has is flushed and freed on
+        the way.
+
+        Returns:
+            *end*; or how far it came if there is no table any more.
+
+        Source: mm/memory.c, zap_pte_range()
         """
-        span = self.hugetlb_zap_begin(vma, start, end)
-        with self._kernel.mmu_notifier.mmu_notifier_range_init(
-            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
-        ):
-            self.unmap_single_vma(tlb, vma, start, end, details)
-        if is_vm_hugetlb_page(vma):
-            # Whoever faults next may need the very pages that are kept in the gather.
-            self._kernel.gather.tlb_flush_mmu(tlb)
-        self.hugetlb_zap_end(vma, final=False)
-
-    def zap_page_range_single(
-        self, vma: VmArea, addr: int, size: int, details: ZapDetails | None = None
-    ) -> None:
-        """Do so in a gather of its own.
-
-        Source: mm/memory.c, zap_page_range_single()
-        """
+        pgtable = self._pgtable
         gather = self._kernel.gather
-        tlb = gather.tlb_gather_mmu(vma.mm)
-        self.zap_page_range_single_batched(tlb, vma, addr, addr + size, details)
-        gather.tlb_finish_mmu(tlb)
+        while True:
+            work = ZapWork()
+            found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmd, addr)
+            if found is None:
+                return addr
+            pte, ptl = found
+            if vma.mm.tlb_flush_batched:
+                self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
+            pgtable.arch_enter_lazy_mmu_mode()
+            while True:
+                nr = self.do_zap_pte_range(tlb, vma, pte, addr, end, details, work)
+                pte += nr * 8
+                addr += nr << pgtable.page_shift
+                if work.force_break or addr == end:
+                    break
+            pgtable.arch_leave_lazy_mmu_mode()
+            if work.force_flush:
+                gather.tlb_flush_mmu_tlbonly(tlb)
+                gather.tlb_flush_rmaps(tlb, vma)
+            ptl.release()
+            if work.force_flush:
+                gather.tlb_flush_mmu(tlb)
+            if addr == end:
+                return addr
+
+    def zap_pmd_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pud: int,
+        addr: int,
+        end: int,
+        details: ZapDetails | None,
+    ) -> None:
+        """Clear what the entries of one PMD table map.
+
+        An entry that changed its kind meanwhile is looked at again.
+
+        Source: mm/memory.c, zap_pmd_range()
+        """
+        pgtable = self._pgtable
+        huge = self._kernel.huge_memory
+        pmd = pgtable.pmd_offset(pud, addr)
+        while addr != end:
+            following = pgtable.addr_end(addr, end, pgtable.pmd_shift)
+            whole = following - addr == pgtable.pmd_size
+            pmdval = pgtable.read(pmd)
+            if pmd_is_huge(pmdval):
+                if not whole:
+                    huge.split_huge_pmd_(vma, pmd, addr, freeze=False)
+                elif huge.zap_huge_pmd(tlb, vma, pmd, addr):
+                    addr = following
+                    pmd += 8
+                    continue
+            elif (
+                whole
+                and details is not None
+                and details.single_folio is not None
+                and details.single_folio.order >= pgtable.hpage_pmd_order
+                and pte_none(pmdval)
+            ):
+                # Who cleared the entry may have it still to count off.
+                with self.pmd_lockptr(pmd):
+                    pass
+            if pte_none(pgtable.read(pmd)):
+                addr = following
+            else:
+                addr = self.zap_pte_range(tlb, vma, pmd, addr, following, details)
+            if addr == following:
+                pmd += 8
+
+    def zap_pud_range(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        pgd: int,
+        addr: int,
+        end: int,
+        details: ZapDetails | None,
+    ) -> None:
+        """Clear what the entries of one PUD table map.
+
+        Source: mm/memory.c, zap_pud_range()
+        """
+        pgtable = self._pgtable
+        huge = self._kernel.huge_memory
+        while addr != end:
+            pud = pgtable.pud_offset(pgd, addr)
+            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
+            pudval = pgtable.read(pud)
+            zapped = False
+            if pmd_leaf(pudval):
+                if following - addr != pgtable.pud_size:
+                    huge.split_huge_pud(vma, pud, addr)
+                else:
+                    zapped = huge.zap_huge_pud(tlb, vma, pud, addr)
+                pudval = pgtable.read(pud)
+            if not zapped and pmd_table(pudval):
+                self.zap_pmd_range(tlb, vma, pud, addr, following, details)
+            addr = following
 
     def unmap_page_range(
         self,
@@ -185,226 +432,198 @@ class MemoryZap(MemoryNormal):
         end: int,
         details: ZapDetails | None = None,
     ) -> None:
-        """Clear the entries of one area within [addr, end).
+        """Clear the entries of one VMA within [addr, end).
 
-        Source: mm/memory.c, unmap_page_range()
+        Source: mm/memory.c, unmap_page_range() and zap_p4d_range()
         """
+        pgtable = self._pgtable
+        shift = pgtable.pud_shift if pgtable.folded_pud else pgtable.pgdir_shift
         self._kernel.gather.tlb_start_vma(tlb, vma)
-        if not vma.anonymous:
-            huge = self._kernel.huge_memory
-            for pudp, first, last in self.pud_leaves(vma.mm, addr, end):
-                if last - first < self._pgtable.pud_size:
-                    huge.split_huge_pud(vma, pudp, first)
-                else:
-                    huge.zap_huge_pud(tlb, vma, pudp, first)
-        for pmdp, first, last in self.pmd_entries(vma.mm, addr, end):
-            pmd = self._pgtable.read(pmdp)
-            if pmd_is_huge(pmd):
-                huge = self._kernel.huge_memory
-                if last - first < self._pgtable.pmd_size:
-                    huge.split_huge_pmd_(vma, pmdp, first, freeze=False)
-                elif huge.zap_huge_pmd(tlb, vma, pmdp, first):
-                    continue
-            at = first
-            while at < last and not pte_none(self._pgtable.read(pmdp)):
-                at = self.zap_pte_range(tlb, vma, pmdp, at, last, details)
+        while addr != end:
+            pgd = pgtable.pgd_offset(vma.mm, addr)
+            following = pgtable.addr_end(addr, end, shift)
+            if not pte_none(pgtable.read(pgd)):
+                self.zap_pud_range(tlb, vma, pgd, addr, following, details)
+            addr = following
         self._kernel.gather.tlb_end_vma(tlb, vma)
 
-    def unmap_mapping_pages(
+    def unmap_single_vma(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        start_addr: int,
+        end_addr: int,
+        details: ZapDetails | None = None,
+    ) -> None:
+        """Clear the entries of one VMA that lie in a range, of whatever kind it is.
+
+        Source: mm/memory.c, unmap_single_vma()
+        """
+        start = max(vma.start, start_addr)
+        end = min(vma.end, end_addr)
+        if start >= end:
+            return
+        if is_vm_hugetlb_page(vma):
+            zap_flags = details.zap_flags if details is not None else 0
+            self._kernel.hugetlb.unmap_hugepage_range_(
+                tlb, vma, start, end, zap_flags=zap_flags
+            )
+        else:
+            self.unmap_page_range(tlb, vma, start, end, details)
+
+    def unmap_vmas(
+        self, tlb: MmuGather, vmas: list[VmArea], start_addr: int, end_addr: int
+    ) -> None:
+        """Clear all entries of *vmas* in a range for good, and keep their pages.
+
+        Source: mm/memory.c, unmap_vmas()
+        """
+        if not vmas:
+            return
+        details = ZapDetails(
+            even_cows=True, zap_flags=ZAP_FLAG_DROP_MARKER | ZAP_FLAG_UNMAP
+        )
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_UNMAP, 0, tlb.mm, start_addr, end_addr
+        ):
+            for vma in vmas:
+                start, end = self.hugetlb_zap_begin(vma, start_addr, end_addr)
+                self.unmap_single_vma(tlb, vma, start, end, details)
+                self.hugetlb_zap_end(vma, details)
+
+    def hugetlb_zap_begin(self, vma: VmArea, start: int, end: int) -> tuple[int, int]:
+        """Lock a VMA of huge pages, and only such; return the range it concerns.
+
+        Source: include/linux/hugetlb.h, hugetlb_zap_begin()
+        """
+        if is_vm_hugetlb_page(vma):
+            return self._kernel.hugetlb.hugetlb_zap_begin(vma, start, end)
+        return start, end
+
+    def hugetlb_zap_end(self, vma: VmArea, details: ZapDetails | None) -> None:
+        """Release a VMA of huge pages.
+
+        Source: include/linux/hugetlb.h, hugetlb_zap_end()
+        """
+        if is_vm_hugetlb_page(vma):
+            zap_flags = details.zap_flags if details is not None else 0
+            self._kernel.hugetlb.hugetlb_zap_end(vma, zap_flags)
+
+    def zap_page_range_single_batched(
+        self,
+        tlb: MmuGather,
+        vma: VmArea,
+        address: int,
+        size: int,
+        details: ZapDetails | None = None,
+    ) -> MmuGather:
+        """Clear the entries of a part of *vma*, which stays mapped.
+
+        Huge pages of hugetlb are flushed and freed at once, since whoever faults next
+        may need those very pages.
+
+        Returns:
+            The gather to go on with.
+
+        Source: mm/memory.c, zap_page_range_single_batched()
+        """
+        gather = self._kernel.gather
+        end = address + size
+        span = self.hugetlb_zap_begin(vma, address, end)
+        with self._kernel.mmu_notifier.mmu_notifier_range_init(
+            MMU_NOTIFY_CLEAR, 0, vma.mm, *span
+        ):
+            self.unmap_single_vma(tlb, vma, address, end, details)
+        if is_vm_hugetlb_page(vma):
+            gather.tlb_finish_mmu(tlb)
+            self.hugetlb_zap_end(vma, details)
+            tlb = gather.tlb_gather_mmu(vma.mm)
+        return tlb
+
+    def zap_page_range_single(
+        self, vma: VmArea, address: int, size: int, details: ZapDetails | None = None
+    ) -> None:
+        """Clear the entries of a part of *vma*, in a gather of its own.
+
+        Source: mm/memory.c, zap_page_range_single()
+        """
+        gather = self._kernel.gather
+        tlb = gather.tlb_gather_mmu(vma.mm)
+        tlb = self.zap_page_range_single_batched(tlb, vma, address, size, details)
+        gather.tlb_finish_mmu(tlb)
+
+    # -- by way of a file ------------------------------------------------------------
+
+    def unmap_mapping_range_vma(
+        self, vma: VmArea, start_addr: int, end_addr: int, details: ZapDetails
+    ) -> None:
+        """Clear a part of one VMA that maps a file.
+
+        Source: mm/memory.c, unmap_mapping_range_vma()
+        """
+        self.zap_page_range_single(vma, start_addr, end_addr - start_addr, details)
+
+    def unmap_mapping_range_tree(
         self,
         mapping: AddressSpace,
-        start: int,
-        nr: int | None = None,
-        *,
-        even_cows: bool,
+        first_index: int,
+        last_index: int,
+        details: ZapDetails,
+    ) -> None:
+        """Clear what any VMA maps of a file's pages, the last one included.
+
+        Source: mm/memory.c, unmap_mapping_range_tree()
+        Deviates: all VMAs of the file are looked at, where the kernel asks a tree for
+        those that map such pages.
+        """
+        shift = self._pgtable.page_shift
+        for vma in mapping.i_mmap:
+            vba = vma.pgoff
+            vea = vba + (vma.end - vma.start >> shift) - 1
+            zba = max(first_index, vba)
+            zea = min(last_index, vea)
+            if zba <= zea:
+                self.unmap_mapping_range_vma(
+                    vma,
+                    (zba - vba << shift) + vma.start,
+                    (zea - vba + 1 << shift) + vma.start,
+                    details,
+                )
+
+    def unmap_mapping_folio(self, folio: Folio) -> None:
+        """Unmap a locked folio that its file gives up; private copies stay.
+
+        Source: mm/memory.c, unmap_mapping_folio()
+        """
+        mapping: AddressSpace = folio.mapping
+        details = ZapDetails(single_folio=folio, zap_flags=ZAP_FLAG_DROP_MARKER)
+        mapping.i_mmap_rwsem.down_read()
+        self.unmap_mapping_range_tree(
+            mapping, folio.index, folio.index + folio.nr_pages - 1, details
+        )
+        mapping.i_mmap_rwsem.up_read()
+
+    def unmap_mapping_pages(
+        self, mapping: AddressSpace, start: int, nr: int = 0, *, even_cows: bool
     ) -> None:
         """Clear every entry that maps one of *nr* pages of a file from *start* on.
 
         Args:
             mapping: The pages of the file.
             start: The place of the first, in pages.
-            nr: How many; all that follow if not given.
+            nr: How many; 0 for all that follow.
             even_cows: Private copies of such pages go as well.
 
         Source: mm/memory.c, unmap_mapping_pages()
         """
-        shift = self._pgtable.page_shift
-        details = ZapDetails(even_cows=even_cows)
+        last_index = start + nr - 1 if nr else ULONG_MAX
         mapping.i_mmap_rwsem.down_read()
-        for vma in mapping.i_mmap:
-            first = max(start, vma.pgoff)
-            last = vma.pgoff + (vma.end - vma.start >> shift)
-            if nr is not None:
-                last = min(last, start + nr)
-            if first < last:
-                addr = vma.start + (first - vma.pgoff << shift)
-                self.zap_page_range_single(vma, addr, last - first << shift, details)
+        self.unmap_mapping_range_tree(
+            mapping, start, last_index, ZapDetails(even_cows=even_cows)
+        )
         mapping.i_mmap_rwsem.up_read()
 
-    def zap_pte_range(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        pmdp: int,
-        addr: int,
-        end: int,
-        details: ZapDetails | None = None,
-    ) -> int:
-        """Clear the entries of one table, until it ends or the gather is full.
-
-        Returns:
-            The address up to which it came.
-
-        Source: mm/memory.c, zap_pte_range()
-        """
-        pgtable = self._pgtable
-        size = pgtable.page_size
-        read = self._memory.read
-        gather = self._kernel.gather
-        full = False
-        marks = self._keeps_marks(vma, details)
-        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmdp, addr)
-        if found is None:
-            return addr
-        ptep, ptl = found
-        if vma.mm.tlb_flush_batched:
-            self._kernel.rmap.flush_tlb_batched_pending(vma.mm)
-        pgtable.arch_enter_lazy_mmu_mode()
-        while addr < end and not full:
-            pte = read(ptep)
-            if pte & PTE_VALID or pte_present(pte):
-                folio = self.vm_normal_folio(vma, addr, pte)
-                nr = 1
-                if details is None or details.should_zap_folio(folio):
-                    if isinstance(folio, LargeFolio):
-                        nr, full = self.zap_present_folio_ptes(
-                            tlb, vma, folio, ptep, addr, end
-                        )
-                    else:
-                        full = self.zap_present_pte(tlb, vma, folio, ptep, pte, addr)
-                    if marks and pte_uffd_wp(pte):
-                        self._install_marks(ptep, nr)
-                ptep += (nr - 1) * 8
-                addr += (nr - 1) * size
-            elif pte and not self._spares(vma, pte, details):
-                self.zap_nonpresent_pte(vma, ptep, pte)
-            ptep += 8
-            addr += size
-        pgtable.arch_leave_lazy_mmu_mode()
-        force_flush = full or bool(tlb.delayed_rmaps)
-        if force_flush:
-            gather.tlb_flush_mmu_tlbonly(tlb)
-            gather.tlb_flush_rmaps(tlb, vma)
-        ptl.release()
-        if force_flush:
-            gather.tlb_flush_mmu(tlb)
-        return addr
-
-    @staticmethod
-    def _keeps_marks(vma: VmArea, details: ZapDetails | None) -> bool:
-        """Tell whether a page that is taken away stays write-protected.
-
-        A page of a file may come back at any time, and its entry is all that knows.
-        """
-        if vma.anonymous or not userfaultfd_wp(vma):
-            return False
-        return details is None or not details.drop_markers
-
-    def _install_marks(self, ptep: int, nr: int) -> None:
-        """Mark *nr* empty entries: zap_install_uffd_wp_if_needed()."""
-        for n in range(nr):
-            self._pgtable.set_pte(ptep + n * 8, make_pte_marker(PTE_MARKER_UFFD_WP))
-
-    @staticmethod
-    def _spares(vma: VmArea, pte: int, details: ZapDetails | None) -> bool:
-        """Tell whether an entry that maps nothing stays."""
-        if pte_marker_get(pte):
-            return not vma.anonymous and (details is None or not details.drop_markers)
-        return details is not None and not details.even_cows
-
-    def zap_nonpresent_pte(self, vma: VmArea, ptep: int, pte: int) -> None:
-        """Clear an entry of which no TLB and no folio's count knows."""
-        entry = pte_to_swp_entry(pte)
-        if is_migration_entry(entry):
-            vma.mm.anonpages -= 1
-        elif not non_swap_entry(entry):
-            vma.mm.swapents -= 1
-            self._kernel.swapfile.free_swap_and_cache(entry)
-        self._pgtable.set_pte(ptep, 0)
-
-    def zap_present_pte(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        folio: Folio | None,
-        ptep: int,
-        pte: int,
-        addr: int,
-    ) -> bool:
-        """Clear one present entry; true if the gather must be flushed now."""
-        pte = self._pgtable.ptep_get_and_clear_(ptep)
-        self._kernel.gather.tlb_remove_tlb_entry(tlb, addr)
-        if folio is None:
-            return False
-        if not folio.anon:
-            self.zap_file_rmap(tlb, vma, folio, pte, 1)
-        else:
-            pfn = self._pgtable.pte_pfn(pte)
-            vma.mm.anonpages -= 1
-            self._kernel.rmap.folio_remove_rmap_pte(folio, pfn, vma)
-            if folio.mapcount < 0:
-                self.print_bad_pte(vma, addr, pte, pfn)
-        return self._kernel.gather.tlb_remove_folio_pages(tlb, folio, 1)
-
-    def zap_file_rmap(
-        self, tlb: MmuGather, vma: VmArea, folio: Folio, pte: int, nr: int
-    ) -> None:
-        """Count off *nr* entries, which said *pte*, of a folio of a file.
-
-        What the entries knew goes over to the folio. If it was dirty, it counts as
-        mapped until the flush is over: CPUs may still write to it.
-        """
-        swap = self._kernel.swap
-        pfn = self._pgtable.pte_pfn(pte)
-        swap.dec_file_counter(vma.mm, folio, nr)
-        if pte_young(pte):
-            self._kernel.filemap.folio_mark_accessed(folio)
-        if pte_dirty(pte):
-            self._kernel.page_writeback.folio_mark_dirty(folio)
-            if self._machine.sees("tlb_delay_rmap", condition=True):
-                tlb.delayed_rmaps.append((folio, pfn, nr))
-                return
-        self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
-
-    def zap_present_folio_ptes(
-        self,
-        tlb: MmuGather,
-        vma: VmArea,
-        folio: LargeFolio,
-        ptep: int,
-        addr: int,
-        end: int,
-    ) -> tuple[int, bool]:
-        """Clear the entries of consecutive pages of one large folio.
-
-        Returns:
-            How many, and whether the gather must be flushed now.
-
-        Source: mm/memory.c, zap_present_folio_ptes()
-        """
-        pgtable = self._pgtable
-        pte = pgtable.ptep_get(ptep)
-        most = (end - addr) >> pgtable.page_shift
-        nr = folio_pte_batch(pgtable, folio, ptep, pte, most)
-        pte = pgtable.get_and_clear_full_ptes(vma.mm, addr, ptep, nr)
-        self._kernel.gather.tlb_flush_pte_range(tlb, addr, nr * pgtable.page_size)
-        if not folio.anon:
-            self.zap_file_rmap(tlb, vma, folio, pte, nr)
-        else:
-            pfn = pgtable.pte_pfn(pte)
-            vma.mm.anonpages -= nr
-            self._kernel.rmap.folio_remove_rmap_ptes(folio, pfn, nr, vma)
-        return nr, self._kernel.gather.tlb_remove_folio_pages(tlb, folio, nr)
+    # -- tables ----------------------------------------------------------------------
 
     def free_pgtables(
         self, tlb: MmuGather, vmas: list[VmArea], floor: int, ceiling: int
