@@ -1,5 +1,7 @@
 """Mapped files: what is shared, what is private, and who is told of a write."""
 
+from typing import Any
+
 import pytest
 
 from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked, PG_uptodate
@@ -377,7 +379,7 @@ def test_a_page_that_left_its_file_is_not_mapped_around_a_fault():
     base = process.mmap(4 * PAGE, fd=fd, shared=True)
     inode = kernel.file_table.names["f"]
     map_range = kernel.memory.set_pte_range
-    gone = []
+    gone: list[Any] = []
 
     def mapping(vmf, folio, pfn, nr, addr):
         map_range(vmf, folio, pfn, nr, addr)

@@ -284,7 +284,7 @@ def test_a_huge_page_that_comes_meanwhile_is_cleared_too():
     process.write(base + BLOCK, 1)  # the PMD table is there, and base's entry is empty
     pmd = kernel.pgtable.find_pmd(process.mm, base)
     look = kernel.pgtable._read
-    seen = []
+    seen: list[int] = []
 
     def meanwhile(ptep):
         value = look(ptep)
