@@ -9,6 +9,7 @@ import pytest
 
 from tlbkit import __version__, lab
 from tlbkit.__main__ import main
+from tlbkit.arm64.models import MODELS, PROPERTIES
 from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
 from tlbkit.lab.gallery.programme import PROGRAMME
@@ -75,6 +76,53 @@ def test_a_commit_may_be_left_out_more_than_once(capsys):
     options = ["--without", "c320dbb7c80d", "--without", "cb1fa2e99955"]
     printed = answer(capsys, "run", "mprotect", *options)
     assert "without c320dbb7c80d, cb1fa2e99955" in printed["text"]
+
+
+def test_a_commit_may_be_put_in(capsys):
+    """`--with` adds a commit to a kernel, and what comes with it is told."""
+    printed = answer(capsys, "run", "mprotect", "--kernel", "v6.17", "--with", "c320d")
+    assert printed["counts"]["completing_dsb"] == 0
+    assert "v6.17 with c320dbb7c80d" in printed["text"]
+    printed = answer(capsys, "run", "mprotect", "--kernel", "v6.17", "--with", "cb1fa")
+    assert "79301c7d605a is there as well" in printed["text"]
+
+
+def test_a_machine_of_ones_own(capsys):
+    """Properties follow the name of a CPU model, and do what they say."""
+    options = ["--kernel", "v6.17", "--set", "pages=1"]
+    once, twice = (
+        answer(capsys, "run", "mprotect", *options, "--cpu", f"cortex-a76{more}")
+        for more in ("", ",repeat_tlbi")
+    )
+    assert once["counts"]["tlbi"] == {"VALE1IS": 1}
+    assert twice["counts"]["tlbi"] == {"VALE1IS": 2}
+    assert twice["cpu"] == "cortex-a76,repeat_tlbi"
+
+
+def test_a_kernel_with_settings(capsys):
+    """`--tune` makes them before the scenario begins, and the result has them."""
+    options = ["run", "unmap", "--set", "pages=512", "--tune", "thp=always"]
+    printed = answer(capsys, *options)
+    assert printed["tuning"] == {"thp": "always"}
+    plain = answer(capsys, *options[:-2])
+    assert printed["counts"]["tlbi"] != plain["counts"]["tlbi"]
+
+
+def test_cpus_tell_every_property_with_its_source(capsys):
+    """All models and properties; of one model, each value and how sure it is."""
+    text = "\n".join(lines(capsys, "cpus"))
+    for name in (*MODELS, *PROPERTIES):
+        assert name in text
+    printed = answer(capsys, "cpus")
+    assert [one["name"] for one in printed] == list(MODELS)
+    for one in printed:
+        for told in one["properties"].values():
+            assert told.keys() == {"value", "kind", "source"}
+            assert told["kind"] in {"measured", "quoted", "assumed"}
+    one = answer(capsys, "cpus", "apple-16k,kpti")
+    assert one["properties"]["kpti"]["kind"] == "chosen"
+    text = "\n".join(lines(capsys, "cpus", "apple-16k,kpti"))
+    assert "kpti: chosen: as asked for" in text
 
 
 def test_a_run_is_a_table_for_people(capsys):
@@ -232,8 +280,14 @@ def test_a_range_is_told_with_its_pages(capsys):
         ("run mprotect --cpus 0", "a whole number from 1 to 128"),
         ("run mprotect --cpus 4 --set cpus=4", "cpus is given twice"),
         ("run mprotect --kernel v5.4", "v6.17, pr350, v6.18, v6.19, v7.0, fixed"),
-        ("run mprotect --cpu pentium", "neoverse-v2, neoverse-n1"),
+        ("run mprotect --cpu pentium", "neoverse-v2, neoverse-v3"),
         ("run mprotect --without beef", "c320dbb7c80d"),
+        ("run mprotect --with beef", "c320dbb7c80d"),
+        ("run mprotect --kernel v6.18.3", "closest is v6.18"),
+        ("run mprotect --cpu neoverse-v2,turbo", "there are page, pa_bits"),
+        ("run mprotect --tune thp", "NAME=VALUE"),
+        ("run mprotect --tune thp=x", "must be always, madvise or never"),
+        ("cpus pentium", "known: neoverse-v2"),
         ("run mprotect --fast", "--fast"),
         ("at nowhere.json", "nowhere.json"),
         ("litmus nowhere.litmus", "nowhere.litmus"),

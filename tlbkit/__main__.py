@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from tlbkit import __version__, lab, sources
 from tlbkit.arm64 import image
-from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
+from tlbkit.arm64.models import MODELS
+from tlbkit.commands import machine
 from tlbkit.commands import sweep as sweeps
 from tlbkit.commands import trace as traces
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import litmus
 from tlbkit.lab.gallery import verdicts
+from tlbkit.linux.tuning import TUNABLES, read_tuning
 from tlbkit.patches import registry
 from tlbkit.show.text import table
 
@@ -59,7 +61,17 @@ def parser() -> Parser:
         one.set_defaults(do=do)
         return one
 
-    command("list", "Name scenarios and explorers, kernels and CPU models.", _list)
+    command(
+        "list", "Name scenarios, explorers, kernels, settings and CPU models.", _list
+    )
+
+    one = command(
+        "cpus",
+        "List CPU models and their properties, or tell all of one.",
+        machine.cpus,
+    )
+    machine.add_cpus(one)
+    _add_json(one)
 
     one = command("patches", "Name the commits, and how far each is built.", _patches)
     _add_json(one)
@@ -95,11 +107,15 @@ def parser() -> Parser:
         help="leave a commit out besides; may be repeated",
     )
     one.add_argument(
-        "--cpu",
-        default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help=f"one of {', '.join(MODELS)}; default %(default)s",
+        "--with",
+        dest="including",
+        action="append",
+        default=[],
+        metavar="HASH",
+        help="put a commit in besides, as a backport would; may be repeated",
     )
+    machine.add_cpu(one)
+    machine.add_tune(one)
     one.add_argument("--cpus", metavar="N", help="short for --set cpus=N")
     _add_json(one)
 
@@ -201,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
-        "list, patches, where, run, compare, sweep, trace, survey, at, litmus, "
+        "list, cpus, patches, where, run, compare, sweep, trace, survey, at, litmus, "
         "gallery, mutate, meetings or random"
     )
 
@@ -253,6 +269,8 @@ def _list(_: argparse.Namespace) -> None:
     )
     kernels = [[one.name, one.summary] for one in registry.KERNELS.values()]
     print(table(["kernel", "what it is"], kernels), end="\n\n")
+    tunables = [[one.name, one.allowed, one.what] for one in TUNABLES.values()]
+    print(table(["--tune", "values", "what it decides"], tunables), end="\n\n")
     models = [[one.name, one.summary] for one in MODELS.values()]
     print(table(["cpu", "what it is"], models))
 
@@ -303,8 +321,9 @@ def _run(asked: argparse.Namespace) -> None:
     result = lab.run(
         scenario,
         _settings(scenario, asked),
-        lab.Variant(asked.kernel, tuple(asked.without)),
+        lab.Variant(asked.kernel, tuple(asked.without), tuple(asked.including)),
         asked.cpu,
+        tuning=read_tuning(asked.tune),
     )
     if asked.json:
         _print_json(result.to_json())
@@ -350,7 +369,8 @@ def _report(scenario: Scenario, result: Result) -> str:
         ]
         for line in result.bill.lines
     ]
-    settings = [[name, str(value)] for name, value in result.params.items()]
+    given = {**result.params, **result.tuning}
+    settings = [[name, str(value)] for name, value in given.items()]
     parts = [
         f"{scenario.name}: {scenario.title}",
         f"kernel {result.variant}, cpu {result.cpu}; ended with {result.outcome}",

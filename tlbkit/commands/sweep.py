@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING
 
 from tlbkit import lab
-from tlbkit.arm64.models import DEFAULT_MODEL
+from tlbkit.arm64.models import split_models
+from tlbkit.commands.machine import add_cpu
 from tlbkit.commands.workers import (
     Progress,
     add_out,
@@ -44,12 +45,7 @@ def add_sweep(one: argparse.ArgumentParser) -> None:
         metavar="NAME[,NAME]",
         help="the kernels; default the two that the scenario compares",
     )
-    one.add_argument(
-        "--cpu",
-        default=DEFAULT_MODEL,
-        metavar="MODEL[,MODEL]",
-        help="the CPU models; default %(default)s",
-    )
+    add_cpu(one, several=True)
     add_workers(one)
     add_out(one)
 
@@ -65,7 +61,7 @@ def sweep(asked: argparse.Namespace) -> None:
             scenario,
             axes,
             [lab.Variant(name) for name in names],
-            asked.cpu.split(","),
+            split_models(asked.cpu),
             executor=executor,
             journal=journal,
             progress=Progress(),
@@ -144,9 +140,7 @@ def add_compare(one: argparse.ArgumentParser) -> None:
         metavar="NAME,NAME",
         help="the two kernels; default those that the scenario compares",
     )
-    one.add_argument(
-        "--cpu", default=DEFAULT_MODEL, metavar="MODEL", help="default %(default)s"
-    )
+    add_cpu(one)
 
 
 def compare(asked: argparse.Namespace) -> None:

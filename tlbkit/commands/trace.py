@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tlbkit.arm64.models import DEFAULT_MODEL, MODELS
+from tlbkit.arm64.models import split_models
+from tlbkit.commands.machine import add_cpu
 from tlbkit.commands.workers import (
     Progress,
     add_out,
@@ -44,19 +45,14 @@ def add_trace(one: argparse.ArgumentParser) -> None:
     add_out(one)
 
 
-def _add_replay(one: argparse.ArgumentParser) -> None:
+def _add_replay(one: argparse.ArgumentParser, *, several: bool = False) -> None:
     one.add_argument(
         "--kernel",
         default="v6.17,v6.19",
         metavar="NAME[,NAME]",
         help="kernels to replay it on, the older first; default %(default)s",
     )
-    one.add_argument(
-        "--cpu",
-        default=DEFAULT_MODEL,
-        metavar="MODEL",
-        help=f"one of {', '.join(MODELS)}; default %(default)s",
-    )
+    add_cpu(one, several=several)
     one.add_argument("--cpus", type=int, default=4, metavar="N", help="default 4")
     one.add_argument(
         "--touch",
@@ -178,7 +174,7 @@ def add_survey(one: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="a folder with the files of one run, or the only file of one",
     )
-    _add_replay(one)
+    _add_replay(one, several=True)
     add_workers(one)
     add_out(one)
 
@@ -193,7 +189,7 @@ def survey(asked: argparse.Namespace) -> None:
         rows = surveyed(
             runs,
             asked.kernel.split(","),
-            asked.cpu.split(","),
+            split_models(asked.cpu),
             cpus=asked.cpus,
             touch=asked.touch,
             executor=executor,

@@ -8,7 +8,6 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.observe.recorder import recording
-from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from tlbkit.lab.parameter import Value
     from tlbkit.lab.scenario import Scenario
     from tlbkit.lab.variant import Variant
+    from tlbkit.linux.kernel.kernel import Kernel
     from tlbkit.observe.recording import Recording
 
 MOST: Final = 2048
@@ -41,7 +41,7 @@ def recorded(
     """
     settings = scenario.settings(params)
     machine = Machine(int(settings["cpus"]), cpu)
-    kernel = Kernel(machine, variant.kernel, variant.without)
+    kernel = variant.start(machine)
     operation = scenario.prepare(kernel, settings)
     with recording(machine, mapped_pages(kernel)) as recorder:
         operation()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ class Result:
         counts: What it issued.
         bill: Where its time went.
         said: What to know about the kernel, one sentence each.
+        tuning: Its settings that were asked for, by name.
     """
 
     scenario: str
@@ -37,6 +38,7 @@ class Result:
     counts: Counts
     bill: Bill
     said: tuple[str, ...]
+    tuning: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def cost_ns(self) -> float:
@@ -46,7 +48,8 @@ class Result:
     @property
     def text(self) -> str:
         """The run in a few sentences."""
-        settings = ", ".join(f"{name}={value}" for name, value in self.params.items())
+        given = {**self.params, **self.tuning}
+        settings = ", ".join(f"{name}={value}" for name, value in given.items())
         return " ".join(
             (
                 f"{self.scenario} on {self.variant}, {self.cpu}, {settings}:",
@@ -63,6 +66,7 @@ class Result:
             "kernel": self.variant.kernel,
             "cpu": self.cpu,
             "params": dict(self.params),
+            "tuning": dict(self.tuning),
             "counts": self.counts.to_json(),
             "cost_ns": self.cost_ns,
             "text": self.text,

@@ -9,10 +9,9 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.lab.result import Result
 from tlbkit.lab.variant import Variant
+from tlbkit.linux.tuning import tune
 from tlbkit.observe.counters import counting
 from tlbkit.observe.timing import timing
-from tlbkit.patches import registry
-from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -27,6 +26,7 @@ def run(
     variant: Variant | None = None,
     cpu: str = DEFAULT_MODEL,
     *,
+    tuning: Mapping[str, object] | None = None,
     around: Callable[[Machine], AbstractContextManager[object]] = nullcontext,
 ) -> Result:
     """Prepare a scenario on a machine of its own, do its operation, and count.
@@ -35,18 +35,19 @@ def run(
         scenario: What to run.
         params: Values of parameters; the others have their defaults.
         variant: The kernel; the default one if not given.
-        cpu: Name of a CPU model.
+        cpu: A CPU model by name, with properties if you like.
+        tuning: Settings of the kernel, as `tlbkit.linux.tuning.tune` takes them.
         around: Returns a context for the operation, for example one that listens.
 
     Errors:
-        InputError: A parameter, a value, a kernel, a commit or a CPU model is unknown.
+        InputError: A parameter, a value, a kernel, a commit, a CPU model or a setting
+            is unknown.
     """
-    variant = variant or Variant()
-    hashes = tuple(registry.find(text).hash for text in variant.without)
-    variant = Variant(variant.kernel, hashes)
+    variant = (variant or Variant()).exact()
     settings = scenario.settings(params or {})
     machine = Machine(int(settings["cpus"]), cpu)
-    kernel = Kernel(machine, variant.kernel, variant.without)
+    kernel = variant.start(machine)
+    tune(kernel, tuning or {})
     operation = scenario.prepare(kernel, settings)
     with (
         counting(machine) as counts,
@@ -63,4 +64,5 @@ def run(
         counts,
         clocks.bill(),
         kernel.said,
+        {name: str(value) for name, value in (tuning or {}).items()},
     )

@@ -236,6 +236,10 @@ def size(count: int) -> str:
     return f"{count} GiB"
 
 
+CPUS = tuple(m.name for m in MODELS.values() if m.page_shift == PAGE_SHIFT)
+"""The models whose pages are those of the traces."""
+
+
 class Reach(Exploration):
     """A program, the pages it uses, and the TLBs of a CPU.
 
@@ -250,7 +254,7 @@ class Reach(Exploration):
         menu("pattern", "how the program uses its pages", PATTERNS),
         Parameter("pages", "memory it uses", "pages", 1024, PAGES),
         menu("mapped", "how they are mapped", tuple(MAPPED)),
-        menu("cpu", "CPU", tuple(MODELS)),
+        menu("cpu", "CPU", CPUS),
     )
 
     def answer(self, params: Mapping[str, Value]) -> Answer:

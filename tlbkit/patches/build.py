@@ -72,6 +72,33 @@ def closure(
     return frozenset(gone), said
 
 
+def foundation(
+    including: Iterable[str], patches: Sequence[Patch] = registry.PATCHES
+) -> tuple[frozenset[str], dict[str, str]]:
+    """Tell which commits must be there if the commits *including* are, and why.
+
+    Args:
+        including: Hashes of commits of *patches*, twelve digits each.
+        patches: The commits there are, oldest first.
+
+    Returns:
+        The hashes of all that must be there, and a sentence for each that was not
+        named itself, by its hash.
+    """
+    there = set(including)
+    comments = {patch.hash for patch in patches if patch.kind is Kind.COMMENT}
+    said: dict[str, str] = {}
+    # A commit needs only older ones, so one pass from the newest finds all of them.
+    for patch in reversed(patches):
+        if patch.hash not in there:
+            continue
+        for other, why in patch.needs.items():
+            if other not in there and other not in comments:
+                there.add(other)
+                said[other] = f"with {patch.hash}, {other} is there as well: {why}"
+    return frozenset(there), said
+
+
 def parts(
     patched: Parts,
     missing: Collection[str],
@@ -121,25 +148,38 @@ def parts(
 
 
 def build(
-    patched: Parts, kernel: str = registry.DEFAULT_KERNEL, without: Iterable[str] = ()
+    patched: Parts,
+    kernel: str = registry.DEFAULT_KERNEL,
+    without: Iterable[str] = (),
+    including: Iterable[str] = (),
 ) -> Build:
-    """Make the parts of a named kernel, with more commits left out if asked.
+    """Make the parts of a named kernel, with commits left out or put in if asked.
 
     Args:
         patched: Part -> its class with every commit in it.
         kernel: A name of :data:`tlbkit.patches.registry.KERNELS`.
-        without: Hashes, or unique beginnings of hashes.
+        without: Hashes, or unique beginnings of hashes, of commits to leave out.
+        including: The same, of commits to put in, as a backport would.
 
     Returns:
         The parts, and what to tell the caller: each commit that goes only because it
-        needs one that goes, and each that makes no difference to the model.
+        needs one that goes, or is there because another needs it, and each that makes
+        no difference to the model.
 
     Raises:
-        InputError: If the kernel or a commit is unknown.
+        InputError: If the kernel or a commit is unknown, or one is to be left out that
+            another needs which is to be there.
     """
     version = registry.kernel(kernel)
     asked = {registry.find(text).hash for text in without}
-    missing, said = closure(version.missing | asked)
+    wanted, because = foundation(registry.find(text).hash for text in including)
+    missing, said = closure((version.missing - wanted) | asked)
+    if torn := wanted & missing:
+        raise InputError(
+            f"{', '.join(sorted(torn))} would have to be there and be left out; "
+            "give less of what is to be there, or of what is to go"
+        )
+    said = [because[one] for one in because if one in version.missing] + said
     said += [
         f"{patch.hash} changes comments alone: the model is the same without it"
         for patch in registry.PATCHES

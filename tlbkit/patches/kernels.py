@@ -24,11 +24,12 @@ class Kernel(linux.Kernel):
         name: A name of `tlbkit.patches.registry.KERNELS`.
         without: Hashes, or unique beginnings, of commits to leave out besides.
         config: What the kernel is built with.
+        including: Hashes, or unique beginnings, of commits to put in besides.
 
     Attributes:
         name: As given.
         missing: Hashes of all commits that it lacks.
-        said: What goes with a commit that was left out, one sentence each.
+        said: What goes or comes with a commit that was asked for, one sentence each.
 
     Errors:
         InputError: There is no such kernel or commit.
@@ -40,8 +41,10 @@ class Kernel(linux.Kernel):
         name: str = registry.DEFAULT_KERNEL,
         without: Iterable[str] = (),
         config: Config = ARM64,
+        *,
+        including: Iterable[str] = (),
     ) -> None:
-        made = build(linux.PARTS, name, without)
+        made = build(linux.PARTS, name, without, including)
         self.name = name
         self.missing = made.missing
         self.said = made.said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -195,7 +196,37 @@ def kernel(name: str) -> KernelVersion:
     """
     if name in KERNELS:
         return KERNELS[name]
-    raise InputError(f"no kernel {name!r}; allowed are: {', '.join(KERNELS)}")
+    raise InputError(
+        f"no kernel {name!r}; allowed are: {', '.join(KERNELS)}{_near(name)}"
+    )
+
+
+_RELEASE = re.compile(r"v?([0-9]{1,3})\.([0-9]{1,3})([.-].*)?", re.ASCII)
+
+
+def _near(name: str) -> str:
+    """Say which of the kernels comes closest to a name that is none."""
+    read = _RELEASE.fullmatch(name.strip().lower())
+    if read is None:
+        return ""
+    asked = int(read[1]), int(read[2])
+    releases = {
+        (int(major), int(minor)): version
+        for version in KERNELS
+        if version.startswith("v")
+        for major, minor in [version.removeprefix("v").split(".")]
+    }
+    older = [release for release in releases if release <= asked]
+    if not older:
+        oldest = releases[min(releases)]
+        return f"; {oldest} has none of these commits, like every older kernel"
+    near = releases[max(older)]
+    if asked in releases:
+        more = ", and what yours adds or lacks can be said by commit" if read[3] else ""
+        return f"; closest is {near}{more}"
+    return (
+        f"; the newest release here is {near}, and fixed is v6.19 with every later fix"
+    )
 
 
 def as_json() -> list[dict[str, Any]]:

@@ -16,12 +16,12 @@ from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
 from tlbkit.lab.trace.result import Replayed, Share
 from tlbkit.lab.trace.words import number
 from tlbkit.lab.variant import Variant
+from tlbkit.linux.tuning import tune
 from tlbkit.observe.calls import path
 from tlbkit.observe.counters import counting
 from tlbkit.observe.timing import timing
 from tlbkit.patches import registry
 from tlbkit.patches.build import closure
-from tlbkit.patches.kernels import Kernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -110,15 +110,17 @@ class Trace:
         cpus: int = 4,
         touch: Policy = "written",
         thp: Enabled = "madvise",
+        tuning: Mapping[str, object] | None = None,
     ) -> Replayed:
         """Do it again on one kernel, and count.
 
         Args:
             kernel: A name, or a kernel without some commits.
-            cpu: Name of a CPU model.
+            cpu: A CPU model by name, with properties if you like.
             cpus: How many CPUs the machine has.
             touch: What a first touch was of which the trace does not tell.
             thp: What /sys/kernel/mm/transparent_hugepage/enabled says.
+            tuning: More settings, as `tlbkit.linux.tuning.tune` takes them.
 
         Raises:
             InputError: A name is unknown.
@@ -127,9 +129,10 @@ class Trace:
             raise InputError(f"touch {touch!r}: known are {', '.join(POLICIES)}")
         variant = Variant(kernel) if isinstance(kernel, str) else kernel
         machine = Machine(cpus, cpu)
-        made = Kernel(machine, variant.kernel, variant.without)
+        made = variant.start(machine)
         made.huge_memory.enabled = thp
         made.hugetlb.set_max_huge_pages(self._huge_pages())
+        tune(made, tuning or {})
         replay = Replay(made, self.records, touch)
         result = Replayed(variant, cpu, replay.told)
         hear = _listener(result, replay)

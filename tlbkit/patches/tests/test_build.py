@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from tlbkit.errors import InputError
 from tlbkit.patches import registry
-from tlbkit.patches.build import build, closure, parts
+from tlbkit.patches.build import build, closure, foundation, parts
 from tlbkit.patches.patch import AsPushed, Kind, Patch, Role, Series
 
 HASHES = [p.hash for p in registry.PATCHES]
@@ -274,6 +274,69 @@ def test_a_comment_takes_no_code_along(commit):
         assert part.__mro__[1:] == whole.parts[name].__mro__[1:]
     (said,) = made.said
     assert said.startswith(f"{commit} changes comments alone")
+
+
+@given(sets_of_hashes)
+def test_a_foundation_is_whole(including):
+    """What must be there needs nothing that is not, but for the text of comments."""
+    there, said = foundation(including)
+    assert including <= there
+    assert set(said) == there - including
+    comments = set(COMMENTS)
+    for patch in registry.PATCHES:
+        assert patch.hash not in there or set(patch.needs) <= there | comments
+    assert foundation(there) == (there, {})
+
+
+@given(sets_of_hashes)
+def test_to_leave_out_is_the_other_side_of_to_put_in(including):
+    """v6.17 with some commits is `fixed` and more, without all others."""
+    made = build(EVERY_PART, "v6.17", including=including)
+    there, _ = foundation(including)
+    assert made.missing == frozenset(HASHES) - there
+
+
+@pytest.mark.parametrize("patch", registry.PATCHES, ids=lambda patch: patch.hash)
+def test_to_put_in_what_is_there_changes_nothing(patch):
+    """A commit that a kernel has already is neither added nor told of."""
+    for name, version in registry.KERNELS.items():
+        if patch.hash in version.patches:
+            made = build(EVERY_PART, name, including=[patch.hash])
+            assert (made.missing, made.said) == (version.missing, ())
+
+
+def test_what_is_put_in_brings_what_it_needs():
+    """The local flush needs the PMD level, that needs the enum, and all is told."""
+    made = build(EVERY_PART, "v6.17", including=["cb1fa2e9"])
+    gone = registry.kernel("v6.17").missing - made.missing
+    assert {"cb1fa2e99955", "79301c7d605a", "b22cc9a9c7ff"} <= gone
+    assert len(made.said) == len(gone) - 1
+    assert all("is there as well" in sentence for sentence in made.said)
+
+
+def test_what_is_to_be_there_and_not_is_refused():
+    """A commit cannot be put in where one that it needs is to be left out."""
+    with pytest.raises(InputError, match="79301c7d605a, cb1fa2e99955 would have to"):
+        build(EVERY_PART, "v6.17", without=["79301c"], including=["cb1fa2"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("6.18.3", "closest is v6.18, and what yours adds"),
+        ("6.19", "closest is v6.19"),
+        ("v6.19-rc5", "closest is v6.19"),
+        ("v5.4", "like every older kernel"),
+        ("v7.4", "the newest release here is v7.0"),
+        ("v6.17.13-1.el10", "closest is v6.17"),
+        ("mainline", "allowed are: v6.17, pr350, v6.18, v6.19, v7.0, fixed"),
+    ],
+)
+def test_a_kernel_that_is_not_here_is_answered_with_what_is(name, said):
+    """The error names all kernels, and the one that comes closest."""
+    with pytest.raises(InputError) as error:
+        registry.kernel(name)
+    assert said in str(error.value)
 
 
 def test_what_a_kernel_never_had_is_not_reported():

@@ -251,16 +251,10 @@ class HugeSettings:
             )
         self._enabled = how
 
-    def set_hugepages_enabled(self, size: int | str, how: EnabledSize) -> None:
-        """Say who gets large folios of a size: hugepages-<size>/enabled.
+    def hugepages_order(self, size: int | str) -> int:
+        """Return the order of a large folio by its size; `InputError` if none has it.
 
-        Args:
-            size: In KiB, or as the kernel writes it, ``"64kB"``: a power of two, from
-                four pages up to a huge page.
-            how: As `enabled`, or "inherit" for what that says. At first, huge pages are
-                "inherit" and all smaller sizes "never".
-
-        Source: mm/huge_memory.c, anon_enabled_store()
+        Source: mm/huge_memory.c, thpsize_create()
         """
         kib = kib_of(size)
         pages, rest = divmod(kib << 10, self._pgtable.page_size)
@@ -273,15 +267,29 @@ class HugeSettings:
                 f"{size!r}: a large folio has a power of two from {low} to {high} KiB; "
                 f"write {low} or '{low}kB'"
             )
+        return order
+
+    def set_hugepages_enabled(self, size: int | str, how: EnabledSize) -> None:
+        """Say who gets large folios of a size: hugepages-<size>/enabled.
+
+        Args:
+            size: In KiB, or as the kernel writes it, ``"64kB"``: a power of two, from
+                four pages up to a huge page.
+            how: As `enabled`, or "inherit" for what that says. At first, huge pages are
+                "inherit" and all smaller sizes "never".
+
+        Source: mm/huge_memory.c, anon_enabled_store()
+        """
+        order = self.hugepages_order(size)
         if how not in {"always", "inherit", "madvise", "never"}:
             raise InputError(
                 f"how={how!r}: known are 'always', 'inherit', 'madvise' and 'never'"
             )
         self._by_size[order] = how
         self.mthp_orders = sum(
-            1 << size
-            for size, value in self._by_size.items()
-            if size < top and value != "never"
+            1 << one
+            for one, word in self._by_size.items()
+            if one < self._pgtable.hpage_pmd_order and word != "never"
         )
 
     def thp_shrinker_init(self) -> None:
