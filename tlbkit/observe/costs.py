@@ -78,7 +78,7 @@ class Observation:
 
 _BATCHED_UNMAP = "mail series on batched unmap flushes of arm64, 2022 and 2023"
 _SKIP_BROADCAST = (
-    'A. Arcangeli, "arm64: tlb: skip tlbi broadcast", about 2020, not merged'
+    'A. Arcangeli, "arm64: tlb: skip tlbi broadcast", 3 February 2020, not merged'
 )
 
 OBSERVATIONS: Final[Mapping[str, Observation]] = MappingProxyType(
