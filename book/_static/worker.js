@@ -1,8 +1,9 @@
 // Runs tlbkit beside the page, so that the page never waits for Python.
 //
-// In:  {open: {python, package}} once, then {id, request}; request is JSON.
-// Out: {ready: true} once, then {id, reply}; reply is JSON. {failed: sentence} if Python
-//      cannot start, or dies; nothing follows then.
+// In:  {open: {python, package, door}} once, then {id, request, told}; request is JSON, door
+//      the module that answers, and told whether the asker wants to know how far it is.
+// Out: {ready: true} once, then {id, reply}; reply is JSON. Before it {id, progress}, if that
+//      was asked. {failed: sentence} if Python cannot start, or dies; nothing follows then.
 
 let reply;
 
@@ -21,7 +22,7 @@ const missing = new Promise((_, reject) => {
   };
 });
 
-async function open({ python, package: archive }) {
+async function open({ python, package: archive, door = "tlbkit.show.bridge" }) {
   const { loadPyodide } = await import(`${python}pyodide.mjs`);
   const [runtime, sources] = await Promise.all([
     loadPyodide({ indexURL: python }),
@@ -30,7 +31,7 @@ async function open({ python, package: archive }) {
   const folder = "/tlbkit";
   runtime.unpackArchive(sources, "zip", { extractDir: folder });
   runtime.runPython(`import sys; sys.path.insert(0, "${folder}")`);
-  reply = runtime.pyimport("tlbkit.show.bridge").reply;
+  reply = runtime.pyimport(door).reply;
 }
 
 onmessage = async ({ data }) => {
@@ -39,7 +40,9 @@ onmessage = async ({ data }) => {
       await Promise.race([open(data.open), missing]);
       postMessage({ ready: true });
     } else {
-      postMessage({ id: data.id, reply: reply(data.request) });
+      const { id, request, told } = data;
+      const tell = (...progress) => postMessage({ id, progress });
+      postMessage({ id, reply: told ? reply(request, tell) : reply(request) });
     }
   } catch (error) {
     postMessage({ failed: String(error.message || error) });

@@ -19,13 +19,15 @@ from tlbkit.commands.workers import (
 )
 from tlbkit.errors import InputError
 from tlbkit.lab import tables
-from tlbkit.lab.trace import POLICIES, Share, Trace, TraceAnswer
+from tlbkit.lab.trace import POLICIES, Trace
 from tlbkit.lab.trace import survey as surveyed
 from tlbkit.show.text import table
 from tlbkit.show.trace_page import trace_page
 
 if TYPE_CHECKING:
     import argparse
+
+    from tlbkit.lab.trace import TraceAnswer
 
 
 def add_trace(one: argparse.ArgumentParser) -> None:
@@ -71,20 +73,18 @@ def trace(asked: argparse.Namespace) -> None:
         if path.exists():
             raise InputError(f"{path} is there already; remove it, or name another")
     read = Trace.read(*asked.files)
-    names = asked.kernel.split(",")
-    how = {"cpu": asked.cpu, "cpus": asked.cpus, "touch": asked.touch}
-    found = {name: read.replay(name, **how) for name in names}
-    shares: list[Share] = []
-    if asked.commits:
-        try:
-            with executor_of(asked) as executor:
-                shares.extend(
-                    read.shares(names[0], names[-1], _progress, executor, **how)
-                )
-        except KeyboardInterrupt:
-            print("stopped; what follows is what was done by then", file=sys.stderr)
-    shares.sort(key=lambda one: -max(abs(one.without), abs(one.alone)))
-    answer = TraceAnswer(read, found, tuple(shares), **how)
+    with executor_of(asked) as executor:
+        answer = read.answer(
+            asked.kernel.split(","),
+            cpu=asked.cpu,
+            cpus=asked.cpus,
+            touch=asked.touch,
+            commits=asked.commits,
+            progress=_progress,
+            executor=executor,
+        )
+    if asked.commits and not answer.complete:
+        print("stopped; what follows is what was done by then", file=sys.stderr)
     if asked.out is not None:
         tables.write(answer.rows(), asked.out)
     if asked.report is not None:

@@ -222,9 +222,11 @@ def _over_time(kernels: Mapping[str, Replayed]) -> str:
 
 def _times(one: Replayed) -> list[float]:
     """Return when each broadcast was issued, as far as the trace tells."""
-    columns = one.issued.columns()
-    told = columns["time"][columns["broadcast"]]
-    return [time for time in told.tolist() if time == time]  # noqa: PLR0124 - no NaN
+    return [
+        row["time"]
+        for row in one.issued
+        if row["broadcast"] and row["time"] is not None
+    ]
 
 
 def _bins(times: Sequence[float], first: float, last: float) -> list[int]:

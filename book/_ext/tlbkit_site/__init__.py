@@ -86,14 +86,16 @@ def _scripts(
     _doctree: "nodes.document | None",
 ) -> None:
     """Give pages the scripts that they need; drop what another host would serve."""
+    attributes = {"data-live": "off"}
+    if _live():
+        attributes = {
+            "data-worker": f"worker.js?v={app.config['tlbkit_site'][0]}",
+            "data-python": f"{PYODIDE_FOLDER}/",
+            "data-package": f"tlbkit-{app.config['tlbkit_package']}.zip",
+        }
+    if "tlbkit-trace" in context.get("body", ""):
+        app.add_js_file("trace.js", loading_method="defer", priority=601, **attributes)
     if "tlbkit-explorer" in context.get("body", ""):
-        attributes = {"data-live": "off"}
-        if _live():
-            attributes = {
-                "data-worker": f"worker.js?v={app.config['tlbkit_site'][0]}",
-                "data-python": f"{PYODIDE_FOLDER}/",
-                "data-package": f"tlbkit-{app.config['tlbkit_package']}.zip",
-            }
         app.add_js_file(BOKEH_SCRIPT, loading_method="defer", priority=600)
         app.add_js_file(
             "explorer.js", loading_method="defer", priority=601, **attributes

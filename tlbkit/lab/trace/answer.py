@@ -25,6 +25,7 @@ class TraceAnswer:
         cpu: Name of the CPU model.
         cpus: How many CPUs the machine has.
         touch: What a first touch was of which the trace does not tell.
+        complete: Whether every commit that was asked for has its share.
     """
 
     trace: Trace
@@ -33,6 +34,7 @@ class TraceAnswer:
     cpu: str
     cpus: int
     touch: Policy
+    complete: bool = True
 
     @property
     def older(self) -> str:
@@ -67,17 +69,11 @@ class TraceAnswer:
     def rows(self) -> list[Row]:
         """Return a row for each TLBI of each kernel, in order: for a table on disk.
 
-        Needs NumPy; the columns are those of `tlbkit.lab.trace.issued.Issued.columns`,
-        after ``kernel``; a time that the trace does not tell is ``None``.
+        After ``kernel`` it has the columns of `tlbkit.lab.trace.issued.Issued.columns`;
+        a time that the trace does not tell is ``None``.
         """
-        rows: list[Row] = []
-        for name, one in self.kernels.items():
-            columns = {
-                key: list_.tolist() for key, list_ in one.issued.columns().items()
-            }
-            columns["time"] = [None if t != t else t for t in columns["time"]]  # noqa: PLR0124 - NaN
-            rows += (
-                {"kernel": name, **dict(zip(columns, values, strict=True))}
-                for values in zip(*columns.values(), strict=True)
-            )
-        return rows
+        return [
+            {"kernel": name, **row}
+            for name, one in self.kernels.items()
+            for row in one.issued
+        ]

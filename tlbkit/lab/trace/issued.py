@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from array import array
 from importlib import import_module
-from math import nan
+from math import isnan, nan
 from typing import TYPE_CHECKING, Any
 
 from tlbkit.arm64.tlbi import OPERATIONS
 from tlbkit.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tlbkit.lab.trace.records import Where
 
 NAMES = ("form", "call", "function", "file")
@@ -61,6 +63,20 @@ class Issued:
         ):
             code = self._names.setdefault(value, len(self._names))
             self._numbers[name].append(code)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield each TLBI as a row; the names are those of `columns`.
+
+        A time that the trace does not tell is ``None``.
+        """
+        names = list(self._names)
+        for place, time in enumerate(self._times):
+            row: dict[str, Any] = {"time": None if isnan(time) else time}
+            for name, numbers in self._numbers.items():
+                one = numbers[place]
+                row[name] = names[one] if name in NAMES else one
+            row["broadcast"] = OPERATIONS[row["form"]].broadcast
+            yield row
 
     def columns(self) -> dict[str, Any]:
         """Return NumPy arrays of one length: a row for each TLBI, in order.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bz2
 import gzip
 import io
-import lzma
 import re
 import sys
 from importlib import import_module
@@ -61,7 +60,7 @@ def text_lines(name: str, data: bytes) -> Iterator[str]:
     if data.startswith(b"\x1f\x8b"):
         stream = gzip.GzipFile(fileobj=stream)
     elif data.startswith(b"\xfd7zXZ\x00"):
-        stream = lzma.open(stream)  # noqa: SIM115 - the reader of the lines owns it
+        stream = _xz(name, stream)
     elif data.startswith(b"BZh"):
         stream = bz2.BZ2File(stream)
     elif data.startswith(b"\x28\xb5\x2f\xfd"):
@@ -70,8 +69,24 @@ def text_lines(name: str, data: bytes) -> Iterator[str]:
     try:
         while line := text.readline(_LONGEST_LINE):
             yield line
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, ValueError) as error:
         raise InputError(f"{name}: it is packed, and damaged: {error}") from None
+    except Exception as error:
+        # The error of lzma is none of these, and some Pythons lack the module.
+        if type(error).__name__ != "LZMAError":
+            raise
+        raise InputError(f"{name}: it is packed, and damaged: {error}") from None
+
+
+def _xz(name: str, stream: Any) -> Any:
+    """Unpack what a page's Python cannot."""
+    try:
+        return import_module("lzma").open(stream)
+    except ImportError:
+        raise InputError(
+            f"{name}: it is packed by xz, which this Python cannot read; unpack it "
+            "first: xz -d"
+        ) from None
 
 
 def _zstd(name: str, stream: Any) -> Any:

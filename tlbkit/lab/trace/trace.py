@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
+from tlbkit.lab.trace.answer import TraceAnswer
 from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
 from tlbkit.lab.trace.records import Call, PageFault
 from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
@@ -193,6 +194,48 @@ class Trace:
                 base[newer] if without is None else replayed(without),
                 base[older] if alone is None else replayed(alone),
             )
+
+    def answer(
+        self,
+        kernels: Sequence[str] = ("v6.17", registry.DEFAULT_KERNEL),
+        *,
+        cpu: str = DEFAULT_MODEL,
+        cpus: int = 4,
+        touch: Policy = "written",
+        commits: bool = False,
+        progress: Callable[[int, int, str], None] | None = None,
+        executor: Executor | None = None,
+    ) -> TraceAnswer:
+        """Replay it on some kernels, and ask for each commit's share if that is wanted.
+
+        Ctrl-C while commits are asked for ends the asking, and keeps what was answered.
+
+        Args:
+            kernels: Names, the oldest first.
+            cpu: Name of a CPU model.
+            cpus: How many CPUs the machine has.
+            touch: What a first touch was of which the trace does not tell.
+            commits: Whether each commit is asked for, between the first and the last.
+            progress: As for `shares`.
+            executor: As for `shares`.
+
+        Raises:
+            InputError: A name is unknown.
+        """
+        found = {
+            name: self.replay(name, cpu=cpu, cpus=cpus, touch=touch) for name in kernels
+        }
+        shares: list[Share] = []
+        complete = True
+        if commits:
+            how = {"cpu": cpu, "cpus": cpus, "touch": touch}
+            asked = self.shares(kernels[0], kernels[-1], progress, executor, **how)
+            try:
+                shares.extend(asked)
+            except KeyboardInterrupt:
+                complete = False
+        shares.sort(key=lambda one: -max(abs(one.without), abs(one.alone)))
+        return TraceAnswer(self, found, tuple(shares), cpu, cpus, touch, complete)
 
     def _ahead(
         self,
