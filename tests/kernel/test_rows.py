@@ -3,57 +3,13 @@
 from typing import Any
 
 import pytest
-from kernel_rows import EXCUSES, Measured, compare, files
+from kernel_rows import BREAKS, EXCUSES, QUICK, Measured, compare, files
 from kernel_scenarios import SCENARIOS, Scenario
 
 from tlbkit.patches.registry import KERNELS
 
 FILES = files()
 NEWEST = "6.19.14-range"
-QUICK = 64
-
-BREAKS = {
-    "50944692052b": {"uffd_move", "uffd_move_dst_off5", "uffd_move_holes2"},
-    "c320dbb7c80d": {
-        "mprotect_mixed_none_ro_to_rw",
-        "mprotect_none_to_ro",
-        "mprotect_none_to_rw",
-        "mprotect_none_to_rw_half",
-        "mprotect_none_to_rw_shared",
-        "mprotect_ro_to_rw_shared",
-        "mprotect_rw_to_ro_shared",
-        "mthp64k_mprotect_none_to_rw",
-        "shmem_mprotect_none_to_rw",
-        "thp_mprotect_none_to_rw",
-        "threads4_mprotect_none_to_rw",
-        "uffd_wp_set_shared",
-        "uffd_wp_unset_shared",
-    },
-    "cb1fa2e99955": {
-        "hugetlb_private_wp_reuse",
-        "mt_thp_wp_reuse_cpu0",
-        "mt_wp_reuse_cpu0",
-        "mthp64k_wp_reuse",
-        "thp_wp_reuse_after_child_exit",
-        "wp_reuse_after_child_exit",
-        "wp_reuse_after_mprotect",
-    },
-    "8ce720d5bd91": {
-        "hugetlb_child_dontneed_sharers2",
-        "hugetlb_child_exit_sharers2",
-        "hugetlb_child_exit_sharers3",
-        "hugetlb_child_exit_sharers4",
-        "hugetlb_child_mprotect_ro_sharers2",
-        "hugetlb_child_mprotect_ro_sharers3",
-        "hugetlb_child_mprotect_ro_sharers4",
-        "hugetlb_child_munmap_sharers2",
-        "hugetlb_child_munmap_sharers3",
-        "hugetlb_child_munmap_sharers4",
-        "hugetlb_private_none_to_rw",
-        "hugetlb_private_rw_to_none",
-    },
-}
-"""Commits of v6.19, and the rows that each changes, up to `QUICK` pages."""
 
 
 def broken(measured: Measured, kernel: str, **how: Any) -> set[str]:
