@@ -8,12 +8,17 @@ An image is one JSON object; numbers that can be large are hex strings::
                 "SCTLR": "0x.."},
      "cpu":    {"pa_bits": 48, "lpa2": false},
      "memory": [["0xPA", "0xDESCRIPTOR"], ...],
+     "files":  [{"path": "vmcore"}, {"path": "tables.bin", "pa": "0x40000000"}, ...],
      "probes": [{"va": "0x..", "at": "S1E0R", "pan": 0},
                 {"va": "0x..", "access": "ld", "el": 0, "pan": 0}]}
 
 - ``SCTLR`` may be left out: MMU on, WXN and EPAN clear. ``cpu`` may be left out, and
   so may each of its members: the fields of `Capabilities`, by default everything.
-- Memory that is not listed is zero.
+- ``memory`` lists words, ``files`` names files that hold memory, by paths from where
+  the image lies: an ELF core, or raw bytes with the physical address of the first (and
+  ``offset``, how many bytes to pass over). Either may be left out.
+- A frame of which any word is listed is listed whole: its other words are zero. Of all
+  other memory nothing is known, unless ``"unlisted": "zero"`` says that it is zero.
 - A probe is an address translation instruction (``at``: S1E0R, S1E0W, S1E1R, S1E1W,
   S1E1RP, S1E1WP) or an access (``access``: ld, st, ex; ``el``: 0 or 1). ``pan`` is
   PSTATE.PAN, 0 if left out; it matters to S1E1RP, S1E1WP and to ld and st at EL1.
@@ -21,6 +26,8 @@ An image is one JSON object; numbers that can be large are hex strings::
 Each probe is answered on its own, from the image as given:
 
 - ``{"fault": "translation", "level": 2}``; also address_size, access_flag, permission.
+- ``{"missing": "0xPA", "level": 2}``: the walk needs this word, of a table of that
+  level, and the image does not have it. Nothing is known of the address then.
 - ``{"pa": "0x..", "attr": "0x..", "sh": 3}``: physical address, MAIR byte, and
   shareability (0 non, 2 outer, 3 inner). An instruction reports as PAR_EL1 does, the
   address of the 4 KiB around; an access has the address of the byte itself.
@@ -37,6 +44,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlbkit.arm64.fault import Fault
+from tlbkit.arm64.memory_files import MemoryFile
 from tlbkit.arm64.permission import (
     EL0_READ,
     EL0_WRITE,
@@ -49,10 +57,11 @@ from tlbkit.arm64.permission import (
 from tlbkit.arm64.regime import Capabilities, Regime
 from tlbkit.arm64.registers import MAIR, PAR, PHYSICAL_SIZES, SCTLR, TCR, TTBR
 from tlbkit.arm64.walk import Translation, hardware_update, translate
-from tlbkit.errors import InputError
+from tlbkit.errors import InputError, TlbkitError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     from tlbkit.arm64.walk import Memory
 
@@ -84,6 +93,72 @@ class Words(dict[int, int]):
         return 0
 
 
+class MissingWordError(TlbkitError):
+    """A walk needs a word that an image does not have.
+
+    Attributes:
+        pa: Where it would stand.
+    """
+
+    def __init__(self, pa: int) -> None:
+        super().__init__(f"not in the image: the word at {pa:#x}")
+        self.pa = pa
+
+
+class Dumped:
+    """Physical memory of which an image has parts.
+
+    Args:
+        words: Those that are listed; addresses are multiples of 8.
+        files: Files that have more.
+        page_shift: log2 of the bytes of a frame.
+        unlisted: What a word of a frame is that neither has; ``None`` if not known.
+    """
+
+    __slots__ = ("_files", "_frames", "_page_shift", "_unlisted", "_words")
+
+    def __init__(
+        self,
+        words: dict[int, int],
+        files: Sequence[MemoryFile] = (),
+        page_shift: int = 12,
+        unlisted: int | None = None,
+    ) -> None:
+        self._words = words
+        self._files = files
+        self._page_shift = page_shift
+        self._unlisted = unlisted
+        self._frames = {pa >> page_shift for pa in words}
+
+    def read(self, pa: int) -> int:
+        """The word at *pa*; `MissingWordError` if the image does not have it."""
+        word = self._words.get(pa)
+        if word is not None:
+            return word
+        for file in self._files:
+            word = file.read(pa)
+            if word is not None:
+                return word
+        if pa >> self._page_shift in self._frames:
+            return 0
+        if self._unlisted is None:
+            raise MissingWordError(pa)
+        return self._unlisted
+
+
+class _Counted:
+    """Memory that remembers how many words were read of it."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self.reads = 0
+
+    def read(self, pa: int) -> int:
+        """The word at *pa*."""
+        self.reads += 1
+        return self._memory.read(pa)
+
+
 class Probe(NamedTuple):
     """One question about an image.
 
@@ -102,7 +177,7 @@ class Image(NamedTuple):
     """A table image and the questions about it."""
 
     regime: Regime
-    memory: Words
+    memory: Dumped
     probes: list[Probe]
 
 
@@ -121,8 +196,12 @@ def par(outcome: Translation | Fault, va: int) -> PAR:
     return PAR(pa=pa & ~0xFFF, attr=outcome.leaf.attr, sh=outcome.leaf.sh)
 
 
-def run(text: str) -> list[dict[str, Any]]:
+def run(text: str, folder: Path | None = None) -> list[dict[str, Any]]:
     """Answer the probes of an image given as JSON text; see the module.
+
+    Args:
+        text: The JSON.
+        folder: Where the paths of ``files`` begin; without it there may be none.
 
     Raises:
         InputError: the text is not JSON, or not that of an image; one line that
@@ -132,37 +211,67 @@ def run(text: str) -> list[dict[str, Any]]:
         image = json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as problem:
         raise InputError(f"the image is not JSON: {problem}") from None
-    return answer(image)
+    return answer(image, folder)
 
 
-def answer(image: object) -> list[dict[str, Any]]:
+def answer(image: object, folder: Path | None = None) -> list[dict[str, Any]]:
     """Answer the probes of an image given as decoded JSON; see the module.
+
+    Args:
+        image: The JSON, decoded.
+        folder: As for `run`.
 
     Raises:
         InputError: a part of the image is missing, unknown or malformed; one line
             that says what is wrong and where.
     """
-    regime, memory, probes = read_image(image)
+    regime, memory, probes = read_image(image, folder)
     return [_reply(regime, memory, probe) for probe in probes]
 
 
-def read_image(image: object) -> Image:
+def read_image(image: object, folder: Path | None = None) -> Image:
     """Registers, memory and probes of an image given as decoded JSON.
+
+    Args:
+        image: The JSON, decoded.
+        folder: As for `run`.
 
     Raises:
         InputError: as `answer`.
     """
-    parts = _Node("", image).members("regs", "memory", "probes", optional=("cpu",))
-    return Image(
-        _regime(parts["regs"], parts.get("cpu")),
-        _memory(parts["memory"]),
-        [_probe(node) for node in parts["probes"].items()],
+    node = _Node("", image)
+    parts = node.members(
+        "regs", "probes", optional=("cpu", "memory", "files", "unlisted")
     )
+    if not parts.keys() & {"memory", "files"}:
+        raise node.error('neither "memory" nor "files" is there')
+    capabilities = Capabilities()
+    if "cpu" in parts:
+        capabilities = _capabilities(parts["cpu"])
+    regime = _regime(parts["regs"], capabilities)
+    unlisted = None
+    if "unlisted" in parts:
+        unlisted = {"zero": 0, "missing": None}[
+            parts["unlisted"].choice("zero", "missing")
+        ]
+    memory = Dumped(
+        _memory(parts["memory"], capabilities.pa_bits) if "memory" in parts else {},
+        _files(parts["files"], folder) if "files" in parts else (),
+        max((h.granule.page_shift for h in regime.halves if h.granule), default=12),
+        unlisted,
+    )
+    return Image(regime, memory, [_probe(one) for one in parts["probes"].items()])
 
 
-def _reply(regime: Regime, memory: Words, probe: Probe) -> dict[str, Any]:
+def _reply(regime: Regime, memory: Memory, probe: Probe) -> dict[str, Any]:
     """The answer to one probe, as the module describes it."""
-    outcome = translate(regime, memory, probe.va, probe.need)
+    counted = _Counted(memory)
+    try:
+        outcome = translate(regime, counted, probe.va, probe.need)
+    except MissingWordError as missing:
+        hops = regime.starts[probe.va >> 55 & 1][2]
+        level = hops[counted.reads - 1][3].level
+        return {"missing": hex(missing.pa), "level": level}
     rewrote: list[list[str]] = []
     if isinstance(outcome, Fault):
         reply = {"fault": outcome.kind.value, "level": outcome.level}
@@ -252,11 +361,10 @@ def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return known
 
 
-def _regime(regs: _Node, cpu: _Node | None) -> Regime:
+def _regime(regs: _Node, capabilities: Capabilities) -> Regime:
     """The regime that the registers and the CPU make."""
     registers = regs.members("TCR", "MAIR", "TTBR0", "TTBR1", optional=("SCTLR",))
     raw = {name: node.number(64) for name, node in registers.items()}
-    capabilities = Capabilities() if cpu is None else _capabilities(cpu)
     try:
         return Regime.of(
             tcr=TCR.decode(raw["TCR"]),
@@ -280,7 +388,7 @@ def _capabilities(cpu: _Node) -> Capabilities:
     )
 
 
-def _memory(memory: _Node) -> Words:
+def _memory(memory: _Node, pa_bits: int) -> dict[int, int]:
     """The words that the image lists."""
     words: dict[int, int] = {}
     for item in memory.items():
@@ -290,9 +398,32 @@ def _memory(memory: _Node) -> Words:
         pa, word = pair[0].number(PA_BITS), pair[1].number(64)
         if pa % 8:
             raise pair[0].error(f"{pa:#x} is not a multiple of 8")
+        if pa >> pa_bits:
+            raise pair[0].error(
+                f"{pa:#x} is above the CPU's physical addresses, of {pa_bits} bits"
+            )
         if words.setdefault(pa, word) != word:
             raise pair[0].error(f"{pa:#x} was listed before, with another value")
-    return Words(words)
+    return words
+
+
+def _files(files: _Node, folder: Path | None) -> list[MemoryFile]:
+    """The files that hold memory."""
+    found = []
+    for item in files.items():
+        parts = item.members("path", optional=("pa", "offset"))
+        if folder is None:
+            raise item.error("an image that lies nowhere can name no file")
+        path = parts["path"].value
+        if not isinstance(path, str) or "\0" in path:
+            raise parts["path"].error(f"{_short(path)} is not a path")
+        pa = parts["pa"].number(PA_BITS) if "pa" in parts else None
+        offset = parts["offset"].number(63) if "offset" in parts else 0
+        try:
+            found.append(MemoryFile(folder / path, pa, offset))
+        except InputError as problem:
+            raise item.error(str(problem)) from None
+    return found
 
 
 def _probe(node: _Node) -> Probe:

@@ -41,11 +41,17 @@ def image(*probes, page=PAGE, **fields):
 
 
 def as_dump(grown, probes):
-    """A grown image in the form of a dump."""
+    """A grown image in the form of a dump, which has no words that cannot be."""
+    pa_bits = grown.capabilities.pa_bits
     return {
         "regs": {name: hex(value) for name, value in grown.registers.items()},
-        "cpu": {"pa_bits": grown.capabilities.pa_bits},
-        "memory": [[hex(pa), hex(word)] for pa, word in grown.memory.items()],
+        "cpu": {"pa_bits": pa_bits},
+        "memory": [
+            [hex(pa), hex(word)]
+            for pa, word in grown.memory.items()
+            if not pa >> pa_bits
+        ],
+        "unlisted": "zero",
         "probes": probes,
     }
 
@@ -167,10 +173,42 @@ def test_only_the_p_instructions_honour_pan(probe, allowed):
     assert ("pa" in said) == allowed
 
 
-def test_memory_that_is_not_listed_is_zero():
-    """An address whose table is missing meets an invalid descriptor."""
+def test_a_frame_of_which_a_word_is_listed_is_listed_whole():
+    """Its other words are zero: an address whose table is not there faults."""
     (said,) = answer(image({"va": "0x200000", "at": "S1E0R"}))
     assert said == {"fault": "translation", "level": 2}
+
+
+@pytest.mark.parametrize("level", range(4))
+def test_a_word_that_is_missing_is_said(level):
+    """Where the walk needs a frame of which nothing is listed, that is the answer."""
+    dump = image(
+        {"va": "0x1008", "at": "S1E0R"}, {"va": "0x1008", "access": "ld", "el": 1}
+    )
+    gone = dump["memory"].pop(level)
+    assert answer(dump) == [{"missing": gone[0], "level": level}] * 2
+    zero = answer(dump | {"unlisted": "zero"})
+    assert [one["level"] for one in zero] == [level] * 2
+    assert answer(dump | {"unlisted": "missing"}) == answer(dump)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1 << 32), st.data())
+def test_what_is_missing_was_needed(seed, data):
+    """A walk that needs no word of a frame is answered as if the frame were there.
+
+    And the word that one misses is the first that it needs of that frame.
+    """
+    grown = any_image(Random(seed))
+    probes = [{"va": hex(va), "at": "S1E1R"} for va in grown.vas]
+    whole = as_dump(grown, probes)
+    page = 16  # the largest granule: words of one frame of any size go together
+    frames = sorted({int(pa, 16) >> page for pa, _ in whole["memory"]})
+    lost = data.draw(st.sampled_from(frames))
+    rest = [pair for pair in whole["memory"] if int(pair[0], 16) >> page != lost]
+    there, torn = answer(whole), answer(whole | {"memory": rest, "unlisted": "missing"})
+    for one, other in zip(there, torn, strict=True):
+        assert one == other or "missing" in other
 
 
 def test_sctlr_may_be_given():
@@ -211,7 +249,7 @@ def wrong(place, value):
     [
         (["regs"], None, 'the image: "regs" is missing'),
         (["probes"], {}, "probes: {} is not an array"),
-        (["extra"], 1, 'the image: "extra" is unknown; there are regs, memory, '),
+        (["extra"], 1, 'the image: "extra" is unknown; there are regs, probes, '),
         (["regs", "TCR"], None, 'regs: "TCR" is missing'),
         (["regs", "TCR"], "0x10000000000000000", "regs.TCR: .* more than 64 bits"),
         (["regs", "MAIR"], 255, "regs.MAIR: 255 is not a hex string"),
@@ -230,6 +268,10 @@ def wrong(place, value):
         ),
         (["memory", 1, 0], "0x1000", r"memory\[1\]\[0\]: 0x1000 was listed before"),
         (["memory", 1, 0], hex(1 << 52), r"memory\[1\]\[0\]: .* more than 52 bits"),
+        (["memory"], None, 'the image: neither "memory" nor "files" is there'),
+        (["unlisted"], "ones", 'unlisted: "ones" is none of "zero", "missing"'),
+        (["files"], {}, "files: {} is not an array"),
+        (["files"], [{"path": "x"}], r"files\[0\]: an image that lies nowhere"),
         (["memory", 1, 1], "0x", r'memory\[1\]\[1\]: "0x" is not a hex string'),
         (["memory", 1, 1], "-0x1", r'memory\[1\]\[1\]: "-0x1" is not a hex string'),
         (["probes", 0], "x", r'probes\[0\]: "x" is not an object'),
@@ -275,6 +317,15 @@ def test_what_is_no_image_at_all_is_refused(text, message):
     """Text that is no JSON, or JSON of something else, is one error."""
     with pytest.raises(InputError, match=message):
         run(text)
+
+
+def test_a_word_above_the_physical_addresses_is_refused():
+    """A CPU of 32 bits has no memory at 4 GiB, so no dump of it has."""
+    dump = image({"va": "0x1000", "at": "S1E0R"})
+    dump["cpu"] = {"pa_bits": 32}
+    dump["memory"].append(["0x100000000", "0x1"])
+    with pytest.raises(InputError, match=r"memory\[4\]\[0\]: .* of 32 bits"):
+        answer(dump)
 
 
 def test_an_image_equal_to_another_word_for_word_may_repeat_itself():
