@@ -207,9 +207,34 @@ def image(tmp_path):
 
 
 def test_an_image_is_answered(capsys, image):
-    """One answer for each probe."""
-    assert answer(capsys, "at", image) == [{"fault": "translation", "level": 0}]
-    assert lines(capsys, "at", image)[-1].split()[0] == "0"
+    """One answer for each probe, or for each address that is named."""
+    missing = {"missing": "0x40000000", "level": 0}
+    assert answer(capsys, "at", image) == [missing]
+    said = "not in the image: table word 0x40000000 of level 0"
+    assert said in lines(capsys, "at", image)[-1]
+    assert answer(capsys, "at", image, "0x1000", "0x2000") == [missing, missing]
+
+
+def test_files_of_memory_are_walked(capsys, tmp_path):
+    """A core or raw bytes, with registers from the command line."""
+    raw = tmp_path / "raw"
+    raw.write_bytes(bytes(4096))
+    asked = ["at", "--memory", f"{raw}@0x40000000", "--reg", "TCR=0x5b5103510"]
+    asked += ["--reg", "MAIR=0xff", "--reg", "ttbr0=0x40000000", "0x1000"]
+    assert answer(capsys, *asked) == [{"fault": "translation", "level": 0}]
+
+
+def test_dumps_of_page_tables_are_answered(capsys, tmp_path):
+    """What debugfs and crash write is told from an image by its text."""
+    path = tmp_path / "dump"
+    path.write_text(
+        "0xffff000000000000-0xffff000000200000  2M PMD RW NX SHD AF BLK UXN MEM/NORMAL"
+    )
+    (said,) = answer(capsys, "at", str(path), "0xffff000000000000")
+    assert said["el1"] == "rw-"
+    path.write_text("VIRTUAL PHYSICAL\n1000 (not mapped)\nPGD: ffff800080001000 => 0\n")
+    (said,) = answer(capsys, "at", str(path))
+    assert (said["fault"], said["level"]) == ("translation", 0)
 
 
 MESSAGE_PASSING = """
@@ -290,6 +315,17 @@ def test_a_range_is_told_with_its_pages(capsys):
         ("cpus pentium", "known: neoverse-v2"),
         ("run mprotect --fast", "--fast"),
         ("at nowhere.json", "nowhere.json"),
+        ("at", "name one file, or memory with --memory"),
+        ("at a b", "name one file"),
+        ("at a 0xzz", "write a number"),
+        ("at --memory nowhere 0x1", "--reg TCR=VALUE"),
+        ("at --memory nowhere", "name addresses in hex"),
+        ("at --memory nowhere --reg X=1 0x1", "give each of TCR, MAIR, TTBR0"),
+        ("at --memory nowhere a 0x1", "a: with --memory there is no other file"),
+        (
+            "at --memory nowhere --reg TCR=0x5b5103510 --reg MAIR=1 --reg TTBR0=0 0x1",
+            "files[0]: nowhere: No such file",
+        ),
         ("litmus nowhere.litmus", "nowhere.litmus"),
     ],
 )
@@ -302,7 +338,9 @@ def test_what_is_not_allowed_is_one_line(capsys, arguments, said):
     assert said in error
 
 
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b'{"regs": 1}'])
+@pytest.mark.parametrize(
+    "content", [b"{", b"[]", b"\xff\xfe", b'{"regs": 1}', b"", b"hello", b"\x7fELF"]
+)
 def test_a_file_that_is_no_image_is_one_line(capsys, tmp_path, content):
     """Whatever is in a file, it is answered or refused in one line."""
     path = tmp_path / "image.json"

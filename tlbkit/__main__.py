@@ -13,12 +13,11 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from tlbkit import __version__, lab, sources
-from tlbkit.arm64 import image
 from tlbkit.arm64.models import MODELS
-from tlbkit.commands import machine
+from tlbkit.commands import at, machine
 from tlbkit.commands import sweep as sweeps
 from tlbkit.commands import trace as traces
 from tlbkit.errors import InputError, TlbkitError
@@ -139,8 +138,10 @@ def parser() -> Parser:
     traces.add_survey(one)
     _add_json(one)
 
-    one = command("at", "Answer the probes of a dumped table image.", _at)
-    one.add_argument("image", metavar="IMAGE.json", help="see tlbkit.arm64.image")
+    one = command(
+        "at", "Tell where addresses lead, by an image or a dump of page tables.", at.at
+    )
+    at.add_at(one)
     _add_json(one)
 
     one = command("litmus", "Judge every litmus test of a file.", _litmus)
@@ -386,28 +387,7 @@ def _report(scenario: Scenario, result: Result) -> str:
     return "\n".join(parts)
 
 
-# -- at, litmus ---------------------------------------------------------------------
-
-
-def _at(asked: argparse.Namespace) -> None:
-    text = _read(asked.image)
-    try:
-        answers = image.run(text)
-    except InputError as error:
-        raise InputError(f"{asked.image}: {error}") from None
-    if asked.json:
-        _print_json(answers)
-        return
-    rows = [[str(number), _said(one)] for number, one in enumerate(answers)]
-    print(table(["probe", "answer"], rows))
-
-
-def _said(answer: dict[str, Any]) -> str:
-    """Return the answer to one probe in words."""
-    return ", ".join(
-        f"{name} {value if isinstance(value, str | int) else json.dumps(value)}"
-        for name, value in answer.items()
-    )
+# -- litmus -------------------------------------------------------------------------
 
 
 def _litmus(asked: argparse.Namespace) -> None:

@@ -207,11 +207,15 @@ def run(text: str, folder: Path | None = None) -> list[dict[str, Any]]:
         InputError: the text is not JSON, or not that of an image; one line that
             says what is wrong and where.
     """
+    return answer(parse(text), folder)
+
+
+def parse(text: str) -> object:
+    """Return an image's JSON, decoded; `InputError` if it is none."""
     try:
-        image = json.loads(text, object_pairs_hook=_object)
+        return json.loads(text, object_pairs_hook=_object)
     except (ValueError, RecursionError) as problem:
         raise InputError(f"the image is not JSON: {problem}") from None
-    return answer(image, folder)
 
 
 def answer(image: object, folder: Path | None = None) -> list[dict[str, Any]]:
