@@ -1,8 +1,9 @@
 // Brings the explorers of a page to life.
 //
 // Each <form class="tlbkit-explorer"> is complete HTML for one setting; here its figures
-// are drawn, its controls turned on, and later settings answered by tlbkit itself,
-// which runs in a worker that starts when a control is first moved.
+// are drawn, its controls turned on, and later settings answered: by what was computed when
+// the page was built, if one control moved, and else by tlbkit itself. It runs in a worker that
+// starts while the reader looks at the form, or when a control is first moved.
 "use strict";
 
 (() => {
@@ -10,13 +11,17 @@
   const base = document.currentScript.src;
   const asset = (name) => new URL(name, base).href;
   const theme = document.documentElement;
+  const LOOKING_MS = 1000; // who looks that long at a form may well use it
 
   const SAY = {
-    built: "Computed when this page was built. Move a control and tlbkit runs here, in the page.",
+    built: "Computed when this page was built. Move a control and tlbkit answers here, in the page.",
     off: "Computed when this page was built. This copy of the site was built without live Python, so the controls are off.",
     file: "Computed when this page was built. The controls need the page to come from a web server: run “python -m http.server” in the site’s folder.",
-    starting: "Starting Python in this page: about 13 MB, once, then a few seconds…",
-    answered: (ms) => `Computed in this page by tlbkit, in ${ms} ms.`,
+    starting: (arrived) => `Starting Python in this page: ${Math.round(100 * arrived)} % of it has come…`,
+    kept: "Computed by tlbkit with the page. Where two controls have moved, it runs here.",
+    live: (ms) => `Computed in this page by tlbkit, in ${ms} ms.`,
+    copied: "The link is copied; it leads to this setting.",
+    link: "The link to this setting stands in the address of the page.",
     failed: (why) => `Python cannot answer in this page: ${why}. The numbers shown are of the last setting that was answered; move a control to try again.`,
     refused: "The numbers shown are of the last setting that was answered.",
   };
@@ -24,11 +29,14 @@
   // ---- One worker for all explorers of the page ---------------------------------
 
   const waiting = new Map(); // request id -> the promise of its reply
+  const watching = new Set(); // who shows how much of Python has come
   let worker = null; // promise of a started worker
+  let arrived = 0; // which part of what it needs is there
   let requests = 0;
 
   function start() {
     const python = new Worker(asset(site.worker), { type: "module" });
+    arrived = 0;
     return new Promise((resolve, reject) => {
       const fail = (why) => {
         python.terminate();
@@ -43,15 +51,29 @@
           fail(data.failed);
         } else if (data.ready) {
           resolve(python);
+        } else if (data.arrived !== undefined) {
+          arrived = data.arrived;
+          for (const tell of watching) tell();
         } else {
           waiting.get(data.id).resolve(data.reply);
           waiting.delete(data.id);
         }
       };
       python.postMessage({
-        open: { python: asset(site.python), package: asset(site.package) },
+        open: {
+          python: asset(site.python),
+          snapshot: asset(site.snapshot),
+          package: asset(site.package),
+          bytes: Number(site.bytes),
+        },
       });
     });
+  }
+
+  // Python begins before it is asked. That it fails is told to whoever asks.
+  function prepare() {
+    worker ??= start();
+    worker.catch(() => {});
   }
 
   function ask(python, request) {
@@ -62,12 +84,27 @@
     }).then(JSON.parse);
   }
 
+  // ---- Answers that came with the page --------------------------------------------
+
+  const files = new Map(); // scenario -> the promise of its answers, by setting
+
+  function kept(scenario) {
+    if (!files.has(scenario)) {
+      const file = fetch(asset(`${site.answers}${scenario}.json`))
+        .then((response) => (response.ok ? response.json() : {}))
+        .catch(() => ({}));
+      files.set(scenario, file);
+    }
+    return files.get(scenario);
+  }
+
   // ---- One explorer -------------------------------------------------------------
 
   function explorer(form, id) {
     const spec = JSON.parse(form.querySelector("script").textContent);
     const part = (name) => form.querySelector(`.tlbkit-${name}`);
     const panels = [...part("figures").children]; // Bokeh's figures, and boxes of text
+    const buttons = form.querySelector(".tlbkit-actions");
     const documents = []; // the Bokeh document of each panel that is a figure
     let asking = false; // a request is under way
     let again = false; // a control moved meanwhile
@@ -85,8 +122,11 @@
     // Stages of the page that show the setting, drawn.
     const stages = [...document.querySelectorAll(`.tlbkit-stage[data-follows="${spec.scenario}"]`)];
     const settings = () => Object.fromEntries(controls.map((c) => [c.name, standsAt(c)]));
+    const first = controls.map(({ input }) => (input.type === "checkbox" ? input.checked : input.value));
 
-    function say(state, text) {
+    // How an answer came about can be told from outside: built, kept, live, refused or failed.
+    function say(how, state, text) {
+      if (how) form.dataset.answer = how;
       part("state").textContent = state;
       if (text !== undefined) part("text").textContent = text;
     }
@@ -160,6 +200,38 @@
       history.replaceState(history.state, "", `#${id}?${query}`);
     }
 
+    // What was refused is marked where it was written, or else in the sentence that says so.
+    function mark(wrong) {
+      form.classList.toggle("tlbkit-wrong", wrong);
+      for (const { choices, input } of controls) {
+        if (choices.length) continue;
+        input.setAttribute("aria-invalid", String(wrong));
+      }
+    }
+
+    async function reply() {
+      const asked = settings();
+      const before = (await kept(spec.scenario))[JSON.stringify(Object.values(asked))];
+      if (before && (before.stage || !stages.length)) return ["kept", SAY.kept, before];
+      if (!worker) prepare();
+      const tell = () => say(null, SAY.starting(arrived));
+      watching.add(tell);
+      tell();
+      try {
+        const python = await worker;
+        const begun = performance.now();
+        const params = settings();
+        const answer = await ask(python, {
+          scenario: spec.scenario,
+          params,
+          stage: stages.length > 0,
+        });
+        return ["live", SAY.live(Math.round(performance.now() - begun)), answer];
+      } finally {
+        watching.delete(tell);
+      }
+    }
+
     // Answers the newest setting; settings passed over while Python was busy are not asked.
     async function answer() {
       if (asking) {
@@ -169,27 +241,21 @@
       asking = true;
       form.setAttribute("aria-busy", "true");
       try {
-        if (!worker) say(SAY.starting);
-        const python = await (worker ??= start());
         do {
           again = false;
-          const begun = performance.now();
-          const reply = await ask(python, {
-            scenario: spec.scenario,
-            params: settings(),
-            stage: stages.length > 0,
-          });
-          if (reply.error) {
-            say(SAY.refused, reply.error);
+          const [how, state, answer] = await reply();
+          mark(Boolean(answer.error));
+          if (answer.error) {
+            say("refused", SAY.refused, answer.error);
           } else {
-            show(reply);
-            for (const stage of stages) stage.tlbkit?.load(reply.stage);
-            say(SAY.answered(Math.round(performance.now() - begun)), reply.text);
+            show(answer);
+            for (const stage of stages) stage.tlbkit?.load(answer.stage);
+            say(how, state, answer.text);
           }
         } while (again);
         remember();
       } catch (error) {
-        say(SAY.failed(error.message));
+        say("failed", SAY.failed(error.message));
       } finally {
         asking = false;
         form.removeAttribute("aria-busy");
@@ -210,7 +276,9 @@
         }
         const index = control ? control.choices.map(String).indexOf(value) : -1;
         if (index < 0) {
+          mark(true);
           say(
+            "refused",
             SAY.refused,
             control
               ? `The link asks for ${name}=${value}; allowed are ${control.choices.join(", ")}.`
@@ -255,11 +323,59 @@
       if (target.type === "text") answer();
     });
 
+    function reset() {
+      controls.forEach(({ input }, i) => {
+        if (input.type === "checkbox") input.checked = first[i];
+        else input.value = first[i];
+      });
+      controls.forEach(nameValue);
+      answer();
+    }
+
+    async function link() {
+      remember();
+      try {
+        await navigator.clipboard.writeText(location.href);
+        say(null, SAY.copied);
+      } catch {
+        say(null, SAY.link); // a browser that does not let a page write there
+      }
+    }
+
+    buttons.addEventListener("click", ({ target }) => {
+      if (target.dataset.do === "reset") reset();
+      if (target.dataset.do === "link") link();
+    });
+
+    // Readers that look at the form for a while, or are about to use it, find Python started.
+    function foresee() {
+      const early = () => {
+        kept(spec.scenario);
+        prepare();
+      };
+      for (const sign of ["focusin", "pointerenter"]) {
+        form.addEventListener(sign, early, { once: true });
+      }
+      if (navigator.connection?.saveData) return;
+      const idle = window.requestIdleCallback ?? ((act) => setTimeout(act, 200));
+      let looking;
+      new IntersectionObserver(([{ isIntersecting }], observer) => {
+        clearTimeout(looking);
+        if (!isIntersecting) return;
+        looking = setTimeout(() => {
+          observer.disconnect();
+          idle(early);
+        }, LOOKING_MS);
+      }).observe(form);
+    }
+
     return draw().then(() => {
       const state = site.live === "off" ? "off" : location.protocol === "file:" ? "file" : "built";
-      say(SAY[state]);
+      say(state, SAY[state]);
       if (state === "built") {
         part("controls").disabled = false;
+        buttons.disabled = false;
+        foresee();
         follow(location.hash);
         addEventListener("hashchange", () => follow(location.hash));
       }

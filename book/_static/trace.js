@@ -79,12 +79,17 @@
       ready = new Promise((resolve, reject) => {
         const fail = (why) => reject(new Error(SAY.failed(why)));
         python.onerror = (event) => fail(event.message || "the worker did not load");
-        python.onmessage = ({ data }) => (data.ready ? resolve() : fail(data.failed));
+        python.onmessage = ({ data }) => {
+          if (data.ready) resolve();
+          else if (data.failed) fail(data.failed);
+        };
       });
       python.postMessage({
         open: {
           python: asset(site.python),
+          snapshot: asset(site.snapshot),
           package: asset(site.package),
+          bytes: Number(site.bytes),
           door: "tlbkit.show.trace_desk",
         },
       });

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tlbkit_site import address, pyodide
+from tlbkit_site import address, node, pyodide
 from tlbkit_site.bundle import bundle, fingerprint, sources
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def npm(monkeypatch):
             raise subprocess.CalledProcessError(1, command, "", "npm error offline\n")
         (Path(cwd) / "pyodide.tgz").write_bytes(delivery[0])
 
-    monkeypatch.setattr(pyodide, "_npm", lambda _: (["npm"], {}))
+    monkeypatch.setattr(node, "command", lambda *_: (["npm"], {}))
     monkeypatch.setattr(subprocess, "run", run)
     return delivery, calls
 

