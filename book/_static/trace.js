@@ -111,7 +111,7 @@
             progress.value = done;
             progress.hidden = false;
             say(SAY.commits(done, of, commit));
-          } else {
+          } else if (data.reply) {
             resolve(JSON.parse(data.reply));
           }
         };

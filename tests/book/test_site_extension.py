@@ -1,7 +1,10 @@
 """What the book's own Sphinx extension decides, without building a book."""
 
 import io
+import json
+import os
 import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -9,8 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tlbkit_site import address, node, pyodide
+from tlbkit_site import address, answers, node, pyodide, snapshot
 from tlbkit_site.bundle import bundle, fingerprint, sources
+
+from tlbkit.show import Explorer
+from tlbkit.show.bridge import reply
+from tlbkit.show.page import html
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "tlbkit"
@@ -167,3 +174,65 @@ def test_pages_get_what_they_need_of_it(tmp_path, pinned):
     assert {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()} == {
         name: name.encode() for name in pyodide.FILES
     }
+
+
+def page_of(*forms):
+    """Return the HTML of a page that holds these explorers, and one stage."""
+    stage = '<form class="tlbkit-stage" data-name="x" data-follows="unmap"></form>'
+    return "<main>" + "".join(html(form) for form in forms) + stage + "</main>"
+
+
+def test_what_one_move_leads_to_comes_with_the_page(tmp_path):
+    """Each choice of each control has its answer, and it is the page's Python's own."""
+    explorer = Explorer("mprotect", pages=8)
+    kept = tmp_path / "answers-1.json"
+    told = answers.answers({"a": page_of(explorer)}, kept)
+    choices = [len(p.choices) - 1 for p in explorer.scenario.parameters]
+    assert len(told["mprotect"]) == 1 + sum(choices)
+    for setting, said in told["mprotect"].items():
+        names = [parameter.name for parameter in explorer.scenario.parameters]
+        params = dict(zip(names, json.loads(setting), strict=True))
+        request = {"scenario": "mprotect", "params": params, "stage": False}
+        assert said == json.loads(reply(json.dumps(request)))
+    assert answers.answers({"a": page_of(explorer)}, kept) == told
+
+
+def test_a_stage_gets_what_it_shows(tmp_path):
+    """Where a stage follows a scenario, its answers hold what the stage draws."""
+    page = page_of(Explorer("mprotect"), Explorer("unmap"))
+    told = answers.answers({"a": page}, tmp_path / "answers-1.json")
+    assert all("stage" in said for said in told["unmap"].values())
+    assert not any("stage" in said for said in told["mprotect"].values())
+
+
+def test_answers_of_an_older_package_are_not_kept(tmp_path):
+    """The cache holds one state of the package."""
+    page = page_of(Explorer("mprotect"))
+    answers.answers({"a": page}, tmp_path / "answers-1.json")
+    answers.answers({"a": page}, tmp_path / "answers-2.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["answers-2.json"]
+
+
+def test_a_snapshot_that_cannot_be_made_is_said(tmp_path, monkeypatch, pinned):
+    """What the page's Python says when it does not start reaches whoever builds."""
+    (tmp_path / f"pyodide-{pyodide.VERSION}.tgz").write_bytes(pinned)
+    says = 'import sys; sys.exit("no such module: tlbkit")'
+    command = ([sys.executable, "-c", says], dict(os.environ))
+    monkeypatch.setattr(node, "command", lambda *_: command)
+    with pytest.raises(snapshot.SnapshotError, match="no such module"):
+        snapshot.started(tmp_path, b"", "1")
+    assert not list(tmp_path.glob("snapshot-*"))
+
+
+def test_one_snapshot_is_kept(tmp_path, monkeypatch, pinned):
+    """It is made once for a state of the package, and the one before goes."""
+    (tmp_path / f"pyodide-{pyodide.VERSION}.tgz").write_bytes(pinned)
+    makes = (
+        "import sys; open(sys.argv[-1], 'wb').write(open(sys.argv[-2], 'rb').read())"
+    )
+    command = ([sys.executable, "-c", makes], dict(os.environ))
+    monkeypatch.setattr(node, "command", lambda *_: command)
+    assert snapshot.started(tmp_path, b"old", "1").read_bytes() == b"old"
+    made = snapshot.started(tmp_path, b"new", "2")
+    assert list(tmp_path.glob("snapshot-*")) == [made]
+    assert snapshot.started(tmp_path, b"other", "2").read_bytes() == b"new"

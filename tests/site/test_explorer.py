@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import pytest
 
@@ -25,8 +26,8 @@ def live(sample, browser):
     page = context.new_page()
     page.goto(f"{sample.address}/book/sample.html")
     ready(page)
-    slider(explorer(page)).press("ArrowRight")
-    answered(explorer(page))
+    move_two(explorer(page))
+    answered(explorer(page), ("live",))
     yield page
     context.close()
 
@@ -54,14 +55,23 @@ def state(form):
     return form.locator(".tlbkit-state").inner_text()
 
 
-def answered(form):
-    """Wait for an answer that was computed in the page."""
+def answered(form, how=("kept", "live")):
+    """Wait for an answer, and for one that came about in a certain way."""
     form.page.wait_for_function(
-        "f => !f.hasAttribute('aria-busy') && /in the page|in this page by/"
-        ".test(f.querySelector('.tlbkit-state').textContent)"
-        " && !/when this page was built/.test(f.textContent)",
-        arg=form.element_handle(),
+        "([f, how]) => !f.hasAttribute('aria-busy') && how.includes(f.dataset.answer)",
+        arg=[form.element_handle(), list(how)],
         timeout=60_000,
+    )
+
+
+def move_two(form):
+    """Move two controls at once, which no answer that came with the page knows."""
+    form.evaluate(
+        """form => {
+          const [a, b] = [...form.elements].filter((e) => e.type === "range");
+          for (const one of [a, b]) one.value = Number(one.value) ? 0 : one.max;
+          b.dispatchEvent(new Event("input", {bubbles: true}));
+        }"""
     )
 
 
@@ -119,7 +129,6 @@ def test_the_slider_moves_by_keyboard_and_the_numbers_agree(page, visit):
     assert outline == "solid"
     before = settings(form)
     page.keyboard.press("ArrowRight")
-    page.wait_for_function("/Starting Python/.test(document.body.textContent)")
     answered(form)
     assert settings(form) != before
     agrees(form)
@@ -130,6 +139,52 @@ def test_the_slider_moves_by_keyboard_and_the_numbers_agree(page, visit):
         agrees(form)
     assert slider(form).evaluate("el => el === document.activeElement")
     assert visit.clean(), visit.complaints
+
+
+def test_answers_of_one_move_come_with_the_page(sample, context, visit):
+    """Where no Python can be had one control still moves, and the numbers are right."""
+    context.route("**/worker.js*", lambda route: route.abort())
+    visit.page.goto(f"{sample.address}/book/sample.html")
+    ready(visit.page)
+    form = explorer(visit.page)
+    for key in ("ArrowRight", "End", "Home"):
+        slider(form).press(key)
+        answered(form, ("kept",))
+        agrees(form)
+
+
+def test_two_moved_controls_are_answered_by_python(live):
+    """What no file knows is computed in the page, and is the same as here."""
+    form = explorer(live)
+    move_two(form)
+    answered(form, ("live",))
+    agrees(form)
+    assert re.search(r"in \d+ ms", state(form))
+
+
+def test_a_reset_brings_the_first_setting_back(live):
+    """One button leads back to the setting that the page was built with."""
+    form = explorer(live)
+    form.locator("[data-do=reset]").click()
+    answered(form)
+    assert settings(form)["pages"] == 64
+    agrees(form)
+
+
+def test_a_link_is_copied(sample, browser):
+    """The button puts the address of this very setting on the clipboard."""
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.goto(f"{sample.address}/book/sample.html")
+    ready(page)
+    slider(explorer(page)).press("End")
+    answered(explorer(page))
+    explorer(page).locator("[data-do=link]").click()
+    page.wait_for_function("/link is copied/.test(document.body.textContent)")
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.url
+    assert re.search(r"#try-mprotect\?pages=1024&", copied)
+    context.close()
 
 
 def test_menus_ask_too(live):
@@ -232,21 +287,48 @@ def test_errors_of_python_are_sentences(sample, context, visit):
     said = form.locator(".tlbkit-text").inner_text()
     assert "-7" in said
     assert "Traceback" not in said
+    assert "tlbkit-wrong" in form.get_attribute("class")
     slider(form).press("ArrowRight")
     answered(form)
     agrees(form)
     assert visit.clean()
 
 
-def test_python_starts_when_it_is_first_asked(sample, visit):
-    """Opening a page loads no Python; the first move does."""
+def test_python_waits_until_somebody_looks(sample, visit):
+    """A page whose explorer is out of sight loads no Python; one in sight does."""
     asked = []
     visit.page.on("request", lambda request: asked.append(request.url))
+    visit.page.add_init_script(
+        "addEventListener('DOMContentLoaded', () => { const s = "
+        "document.createElement('style'); s.textContent = "
+        "'h1 { margin-bottom: 5000px !important; }'; document.head.append(s); })"
+    )
     visit.page.goto(f"{sample.address}/book/sample.html")
     ready(visit.page)
+    visit.page.wait_for_timeout(2500)
     assert not [url for url in asked if "pyodide" in url or "tlbkit-" in url]
-    slider(explorer(visit.page)).press("ArrowRight")
-    answered(explorer(visit.page))
+    explorer(visit.page).scroll_into_view_if_needed()
+    visit.page.wait_for_event("worker", timeout=30_000)
+    move_two(explorer(visit.page))
+    answered(explorer(visit.page), ("live",))
+    assert visit.clean()
+
+
+def test_readers_see_how_much_of_python_has_come(sample, visit, context):
+    """While files are under way the state tells their part, and it grows."""
+
+    def slowly(route):
+        time.sleep(2)
+        route.continue_()
+
+    context.route("**/*.memory", slowly)
+    visit.page.goto(f"{sample.address}/book/sample.html")
+    ready(visit.page)
+    move_two(explorer(visit.page))
+    visit.page.wait_for_function(
+        "/Starting Python in this page: [1-9]\\d? %/.test(document.body.textContent)"
+    )
+    answered(explorer(visit.page), ("live",))
 
 
 def test_a_python_that_does_not_start_is_said(sample, context, visit):
@@ -257,7 +339,7 @@ def test_a_python_that_does_not_start_is_said(sample, context, visit):
     ready(page)
     form = explorer(page)
     shown = rows(form)
-    slider(form).press("ArrowRight")
+    move_two(form)
     page.wait_for_function(
         "/Python cannot answer/.test(document.body.textContent)", timeout=60_000
     )

@@ -20,9 +20,8 @@ from sphinx.errors import ExtensionError
 
 from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.stage.page import asset
-from tlbkit_site import address, answers, pyodide
+from tlbkit_site import address, answers, pyodide, snapshot
 from tlbkit_site.bundle import bundle, fingerprint
-from tlbkit_site.snapshot import SnapshotError, snapshot
 
 if TYPE_CHECKING:
     from docutils import nodes
@@ -79,7 +78,7 @@ def _fetch(app: "Sphinx") -> None:
     kept = ROOT / ".cache"
     try:
         pyodide.archive(kept)
-        snapshot(kept, bundle(ROOT / "tlbkit"), app.config["tlbkit_package"])
+        snapshot.started(kept, bundle(ROOT / "tlbkit"), app.config["tlbkit_package"])
     except pyodide.PyodideUnavailableError as error:
         # An exception would bury the sentence under the tools' own tracebacks.
         raise SystemExit(
@@ -87,7 +86,7 @@ def _fetch(app: "Sphinx") -> None:
             f" and could not be fetched: {error}\nBuild again with a network,"
             f" or build a site without live Python: {LIVE}=off"
         ) from error
-    except SnapshotError as error:
+    except snapshot.SnapshotError as error:
         raise SystemExit(
             f"ERROR: the pages' own Python, Pyodide {pyodide.VERSION}, could not be"
             f" started by Node: {error}\nUse Node 20 or newer, or build a site without"
@@ -112,7 +111,7 @@ def _weight(package: str) -> int:
     """Return how many bytes Python in a page needs, with the *package* of that name."""
     kept = ROOT / ".cache"
     archive = bundle(ROOT / "tlbkit")
-    memory = snapshot(kept, archive, package).stat().st_size
+    memory = snapshot.started(kept, archive, package).stat().st_size
     return len(archive) + memory + pyodide.size(pyodide.archive(kept))
 
 
@@ -189,7 +188,7 @@ def _python(app: "Sphinx", static: Path) -> None:
     (static / files["package"]).write_bytes(package)
     pyodide.unpack(pyodide.archive(kept), static / PYODIDE_FOLDER)
     shutil.copyfile(
-        snapshot(kept, package, app.config["tlbkit_package"]),
+        snapshot.started(kept, package, app.config["tlbkit_package"]),
         static / files["snapshot"],
     )
     pages = {

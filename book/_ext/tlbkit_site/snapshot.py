@@ -18,7 +18,7 @@ class SnapshotError(Exception):
     """Node could not be had, or the page's Python did not start in it."""
 
 
-def snapshot(cache: Path, package: bytes, name: str) -> Path:
+def started(cache: Path, package: bytes, name: str) -> Path:
     """Return the snapshot of *package*, an archive called *name*; made if need be.
 
     Raises:
