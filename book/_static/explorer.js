@@ -184,6 +184,10 @@
 
     function show(reply) {
       reply.panels.forEach((feed, index) => {
+        if (feed.picture) {
+          panels[index].querySelector("div").innerHTML = feed.picture.svg[0];
+          return;
+        }
         if (!documents[index]) {
           fillFields(panels[index], feed);
           return;

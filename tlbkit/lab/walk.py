@@ -353,12 +353,86 @@ def _binary(va: int, high: int, low: int) -> str:
     return f"{bits[0]}...{bits[0]}" if alike and width > MANY_BITS else bits
 
 
+class Branch(NamedTuple):
+    """One table that a walk reads.
+
+    Attributes:
+        name: Such as "level 1".
+        bits: The address bits that choose an entry.
+        value: Their value.
+        entry: Number of the entry.
+        entries: How many the table has.
+        kind: What the entry is: "table", "page", "block", "invalid".
+        says: What the entry gives to the translation, a line each.
+        opened: Whether the reader has come so far.
+    """
+
+    name: str
+    bits: str
+    value: str
+    entry: int
+    entries: int
+    kind: str
+    says: str
+    opened: int
+
+
+LEAF_SAYS = ("AP[2]", "AP[1]", "UXN", "AF", "nG")
+"""Of a page or a block, what the tree shows: who may do what, and whose it is."""
+
+
+def tree(scene: Scene, told: list[Step], opened: int) -> dict[str, list[Value]]:
+    """Return the columns of the walk as a tree; see `Walk`."""
+    half = scene.half
+    branches = []
+    for place, step in enumerate(told):
+        if not step.place:
+            continue
+        assert half.granule is not None
+        level = int(step.name.removeprefix("level "))
+        high, _, low = step.bits.partition(":")
+        kind = next(box.value for box in step.boxes if box.name == "type")
+        branches.append(
+            Branch(
+                step.name,
+                step.bits,
+                _binary(scene.va, int(high), int(low or high)),
+                int(step.entry),
+                half.granule.table_entries(level, half.input_bits),
+                kind,
+                "\n".join(_gives(step, kind)),
+                int(place < opened),
+            )
+        )
+    rows = list(zip(*branches, strict=True)) or [()] * len(Branch._fields)
+    columns = {
+        f"tree_{name}": list(values)
+        for name, values in zip(Branch._fields, rows, strict=True)
+    }
+    return {**columns, "tree_end": [told[-1].so]}
+
+
+def _gives(step: Step, kind: str) -> list[str]:
+    """Return what an entry adds to the translation."""
+    if kind == "table":
+        limits = [
+            box.value
+            for box in step.boxes
+            if box.name.partition("[")[0].endswith("Table")
+            and not box.value.startswith(("no limit", "ignored"))
+        ]
+        return limits or ["limits nothing"]
+    said = {box.name: box.value for box in step.boxes}
+    return [said[name] for name in LEAF_SAYS if name in said]
+
+
 class Walk(Exploration):
     """An address, registers and tables, and the walk from the one through the others.
 
     Columns: ``field``, ``bits``, ``value``, ``chosen`` are the parts of the address,
     those used so far chosen; ``word_field`` and so on the fields of the word that the
-    last opened step read.
+    last opened step read. ``tree_`` and a name of `Branch`: a row for each table that
+    is read; ``tree_end``: where the walk ends.
     """
 
     name = "walk"
@@ -397,6 +471,7 @@ class Walk(Exploration):
                 "word_bits": [box.bits for box in word],
                 "word_value": [box.value for box in word],
                 "word_chosen": [0 for _ in word],
+                **tree(shown, told, len(opened)),
             },
             header=["step", "says", "by address bits", "entry", "read at", "word"],
             rows=[

@@ -23,7 +23,7 @@ from bokeh.plotting import figure
 from bokeh.transform import dodge
 
 from tlbkit.errors import TlbkitError
-from tlbkit.show.panels import Bars, Feed, Fields, Lines, Panel, Sweep
+from tlbkit.show.panels import Bars, Feed, Fields, Lines, Panel, Picture, Sweep
 
 if TYPE_CHECKING:
     from bokeh.models.renderers import GlyphRenderer
@@ -318,7 +318,7 @@ def draw(panel: Panel, answer: "Answer") -> figure:
 
     Later answers are shown by replacing the data of the figure's named sources with
     what ``panel.feed`` makes of their columns. Where kernels are compared, the table's
-    header names them. Fields are text, and not drawn here.
+    header names them. What is markup is not drawn here.
     """
     feed = panel.feed(answer.columns)
     match panel:
@@ -328,5 +328,5 @@ def draw(panel: Panel, answer: "Answer") -> figure:
             return _sweep(panel, feed, answer.header)
         case Lines():
             return _lines(panel, feed)
-        case Fields():
-            raise TlbkitError(f"panel {panel.title!r} is text; the page shows it")
+        case Fields() | Picture():
+            raise TlbkitError(f"panel {panel.title!r} is markup; the page shows it")

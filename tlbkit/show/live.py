@@ -13,8 +13,8 @@ from jupyter_bokeh import BokehModel
 from tlbkit.errors import TlbkitError
 from tlbkit.show.explorer import SWITCH, Explorer, Value, setting
 from tlbkit.show.figures import draw
-from tlbkit.show.page import fields_html, table_html
-from tlbkit.show.panels import Fields, panels_of
+from tlbkit.show.page import fields_html, picture_html, table_html
+from tlbkit.show.panels import Fields, Picture, panels_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +87,13 @@ def _view(
     panel: "Panel", answer: "Answer"
 ) -> "tuple[widgets.DOMWidget, Callable[[Answer], None]]":
     """Return what shows a panel, and how to show another answer in it."""
+    if isinstance(panel, Picture):
+        shown = widgets.HTML(picture_html(panel, answer.columns))
+
+        def redraw(answer: "Answer") -> None:
+            shown.value = picture_html(panel, answer.columns)
+
+        return shown, redraw
     if isinstance(panel, Fields):
         boxes = widgets.HTML(_fields(panel, answer))
 

@@ -14,7 +14,7 @@ from bokeh.embed import json_item
 
 from tlbkit.show.explorer import SWITCH, Explorer, Value, setting
 from tlbkit.show.figures import INK_TAG, draw
-from tlbkit.show.panels import Fields, panels_of
+from tlbkit.show.panels import Fields, Picture, Written, panels_of
 from tlbkit.show.text import number_columns
 
 if TYPE_CHECKING:
@@ -111,8 +111,16 @@ def fields_html(panel: Fields, columns: "Columns") -> str:
     return f"<p>{escape(panel.title)}</p><ol>{boxes}</ol>"
 
 
+def picture_html(panel: Picture, columns: "Columns") -> str:
+    """Return a picture under its title."""
+    [svg] = panel.feed(columns)["picture"]["svg"]
+    return f"<p>{escape(panel.title)}</p><div>{svg}</div>"
+
+
 def _place(panel: "Panel", columns: "Columns") -> str:
     """Return where a panel stands: drawn by the script, or complete as it is."""
+    if isinstance(panel, Picture):
+        return f'<div class="tlbkit-picture">{picture_html(panel, columns)}</div>'
     if isinstance(panel, Fields):
         return f'<div class="tlbkit-fields">{fields_html(panel, columns)}</div>'
     return (
@@ -147,7 +155,7 @@ def html(explorer: Explorer) -> str:
             ],
             "ink": INK_TAG,
             "figures": [
-                None if isinstance(panel, Fields) else json_item(draw(panel, answer))
+                None if isinstance(panel, Written) else json_item(draw(panel, answer))
                 for panel in panels
             ],
         },

@@ -7,13 +7,14 @@ A *feed* is what one panel needs for one answer: the data of each of its
 ``ColumnDataSource`` by name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tlbkit.errors import InputError
 from tlbkit.lab.flush import WAYS
 from tlbkit.lab.hugetlb import FORMS
 from tlbkit.lab.tlb import MAPPED
+from tlbkit.show.walk_tree import walk_tree
 
 Cell = float | int | str
 Columns = Mapping[str, Sequence[Cell]]
@@ -187,7 +188,27 @@ class Fields:
         }
 
 
-Panel = Bars | Sweep | Lines | Fields
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A picture that is made here and needs nothing to draw it: SVG.
+
+    Attributes:
+        title: Stands over it.
+        draw: Makes it of an answer's columns.
+    """
+
+    title: str
+    draw: Callable[[Columns], str]
+
+    def feed(self, columns: Columns) -> Feed:
+        """Draw it for an answer."""
+        return {"picture": {"svg": [self.draw(columns)]}}
+
+
+Written = Fields | Picture
+"""Panels that are markup of our own, and no figure of Bokeh."""
+
+Panel = Bars | Sweep | Lines | Written
 
 
 def _flow(what: str) -> tuple[Panel, ...]:
@@ -234,6 +255,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "hugetlb-exit": _unsharing(),
     "walk": (
         Fields("The address"),
+        Picture("The walk", walk_tree),
         Fields(
             "The last word that was read",
             "word_field",

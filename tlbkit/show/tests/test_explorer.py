@@ -13,7 +13,7 @@ from tlbkit import lab
 from tlbkit.errors import InputError
 from tlbkit.show import Explorer
 from tlbkit.show.explorer import STATIC_PAGE
-from tlbkit.show.panels import PANELS, Fields, feeds
+from tlbkit.show.panels import PANELS, Fields, Written, feeds
 from tlbkit.show.text import table
 
 MPROTECT = lab.find_exploration("mprotect")
@@ -98,7 +98,7 @@ def test_figures_start_from_the_feeds():
         drawn = [
             feed
             for panel, feed in zip(PANELS[name], wanted, strict=True)
-            if not isinstance(panel, Fields)
+            if not isinstance(panel, Written)
         ]
         assert figures(page(explorer)) == drawn
 

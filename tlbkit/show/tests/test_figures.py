@@ -6,7 +6,7 @@ from bokeh.models.annotations import Legend
 
 from tlbkit import lab
 from tlbkit.show.figures import AFTER, BEFORE, NEUTRAL, THIRD, draw
-from tlbkit.show.panels import PANELS, Bars, Fields, Lines, Sweep
+from tlbkit.show.panels import PANELS, Bars, Lines, Sweep, Written
 
 PAPERS = {"white": 0xFFFFFF, "explorer": 0xF8F9FB, "dark": 0x121212, "night": 0x1B2028}
 
@@ -39,7 +39,7 @@ def glyphs(plot, kind):
         (name, panel)
         for name, panels in PANELS.items()
         for panel in panels
-        if not isinstance(panel, Fields)
+        if not isinstance(panel, Written)
     ],
 )
 def test_before_and_after_differ_without_colour(name, panel):
