@@ -31,7 +31,6 @@ UNREVISED: frozenset[str] = frozenset(
         "insert-pmd-pud",
         "mmu-gather",
         "moving-and-reclaim",
-        "mprotect",
         "normal-page",
         "permissions",
         "process-memory",
