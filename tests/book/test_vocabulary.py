@@ -17,7 +17,6 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "barriers",
         "comments",
         "cost",
         "fault-path",
