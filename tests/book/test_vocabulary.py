@@ -18,7 +18,6 @@ UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
         "comments",
-        "cost",
         "fault-path",
         "files",
         "fork",
