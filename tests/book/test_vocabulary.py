@@ -33,7 +33,6 @@ UNREVISED: frozenset[str] = frozenset(
         "permissions",
         "process-memory",
         "rmap",
-        "staleness",
         "the-gallery",
         "the-rules",
         "tlb",
