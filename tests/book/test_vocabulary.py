@@ -35,7 +35,6 @@ UNREVISED: frozenset[str] = frozenset(
         "rmap",
         "the-gallery",
         "the-rules",
-        "tlb",
         "userfaultfd-move",
         "what-the-patch-text-does-not-say",
         "write-fault",
