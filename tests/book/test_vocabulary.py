@@ -30,7 +30,6 @@ UNREVISED: frozenset[str] = frozenset(
         "mmu-gather",
         "moving-and-reclaim",
         "normal-page",
-        "permissions",
         "process-memory",
         "rmap",
         "the-gallery",
