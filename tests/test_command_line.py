@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tlbkit.arm64.models import MODELS, PROPERTIES
 from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
 from tlbkit.lab.gallery.programme import PROGRAMME
+from tlbkit.observe.lines import parse
 from tlbkit.patches import registry
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,6 +108,20 @@ def test_a_kernel_with_settings(capsys):
     assert printed["tuning"] == {"thp": "always"}
     plain = answer(capsys, *options[:-2])
     assert printed["counts"]["tlbi"] != plain["counts"]["tlbi"]
+
+
+@pytest.mark.parametrize("name", ["events.txt", "events.jsonl"])
+def test_a_run_can_be_traced(capsys, tmp_path, name):
+    """Each event of the operation is a line, in a new file, as text or as JSON."""
+    path = tmp_path / name
+    asked = ["run", "mprotect", "--kernel", "v6.17", "--set", "pages=3"]
+    printed = answer(capsys, *asked, "--trace", str(path))
+    read = parse if path.suffix == ".txt" else json.loads
+    events = [read(line) for line in path.read_text().splitlines()]
+    issued = Counter(one["op"] for one in events if one["kind"] == "tlbi")
+    assert issued == printed["counts"]["tlbi"]
+    assert main([*asked, "--trace", str(path)]) == 2
+    assert "is there already" in capsys.readouterr().err
 
 
 def test_cpus_tell_every_property_with_its_source(capsys):
@@ -314,6 +330,7 @@ def test_a_range_is_told_with_its_pages(capsys):
         ("run mprotect --tune thp=x", "must be always, madvise or never"),
         ("cpus pentium", "known: neoverse-v2"),
         ("run mprotect --fast", "--fast"),
+        ("run mprotect --trace /nowhere/at/all", "/nowhere/at/all: No such file"),
         ("at nowhere.json", "nowhere.json"),
         ("at", "name one file, or memory with --memory"),
         ("at a b", "name one file"),

@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import textwrap
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,12 +24,15 @@ from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import litmus
 from tlbkit.lab.gallery import verdicts
 from tlbkit.linux.tuning import TUNABLES, read_tuning
+from tlbkit.observe.lines import tracing
 from tlbkit.patches import registry
 from tlbkit.show.text import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
+    from tlbkit.arm64.machine import Machine
     from tlbkit.lab import Result, Scenario, Value
 
 NOT_ALLOWED = 2
@@ -116,6 +119,13 @@ def parser() -> Parser:
     machine.add_cpu(one)
     machine.add_tune(one)
     one.add_argument("--cpus", metavar="N", help="short for --set cpus=N")
+    one.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="write a line for each event of the operation (see tlbkit.observe.lines); "
+        "if FILE ends with .jsonl, as JSON",
+    )
     _add_json(one)
 
     one = command("compare", "Run a scenario on two kernels.", sweeps.compare)
@@ -319,17 +329,36 @@ def _kernel_file(stand: sources.Stand) -> str:
 
 def _run(asked: argparse.Namespace) -> None:
     scenario = lab.find(asked.name)
-    result = lab.run(
-        scenario,
-        _settings(scenario, asked),
-        lab.Variant(asked.kernel, tuple(asked.without), tuple(asked.including)),
-        asked.cpu,
-        tuning=read_tuning(asked.tune),
-    )
+    with _traced(asked.trace) as around:
+        result = lab.run(
+            scenario,
+            _settings(scenario, asked),
+            lab.Variant(asked.kernel, tuple(asked.without), tuple(asked.including)),
+            asked.cpu,
+            tuning=read_tuning(asked.tune),
+            around=around,
+        )
     if asked.json:
         _print_json(result.to_json())
     else:
         print(_report(scenario, result))
+
+
+@contextmanager
+def _traced(
+    path: Path | None,
+) -> Iterator[Callable[[Machine], AbstractContextManager[object]]]:
+    """Yield what writes the events of a machine to a new file, if one was named."""
+    if path is None:
+        yield nullcontext
+        return
+    if path.exists():
+        raise InputError(f"{path} is there already; remove it, or name another")
+    try:
+        with path.open("w", encoding="utf-8") as out:
+            yield lambda machine: tracing(machine, out, as_json=path.suffix == ".jsonl")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
 
 
 def _settings(scenario: Scenario, asked: argparse.Namespace) -> dict[str, Value]:
