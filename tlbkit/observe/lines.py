@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine, OnMachine
 
 Fields = dict[str, Any]
-_LINE: Final = re.compile(r"([0-9]+) cpu([0-9]+) ([a-z-]+)((?: [a-z0-9_]+=.*)?)")
+_LINE: Final = re.compile(r"([0-9]+) cpu([0-9]+) ([a-z_-]+)((?: [a-z0-9_]+=.*)?)")
 _FIELD: Final = re.compile(r' ([a-z0-9_]+)=("(?:[^"\\]|\\.)*"|[^ "]*)')
 
 
@@ -123,6 +123,7 @@ FIELDS: Final[Mapping[str, Callable[[Event], Fields]]] = {
     "irq": lambda event: {"irqs": event.what},
     "ipi": lambda event: {"to": ",".join(map(str, event.what))},
     "call": _call,
+    "call_rcu": lambda event: {"waits_for": ",".join(map(str, event.what))},
     "lock": _lock,
     "no lock": _lock,
     "alloc": lambda event: {"pfn": hex(event.what), "order": event.new},
