@@ -10,8 +10,9 @@ from tlbkit.linux.include.linux.mm_types import (
     PG_ksm,
     PG_swapbacked,
     PG_zone_device,
+    folio_maybe_mapped_shared,
 )
-from tlbkit.linux.mm.mempolicy import Mempolicy, folio_maybe_mapped_shared
+from tlbkit.linux.mm.mempolicy import Mempolicy
 from tlbkit.patches import series
 from tlbkit.patches.patch import Kind, Patch, Role
 

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from tlbkit.linux.mm.rmap import Rmap
+from tlbkit.linux.mm.rmap.walk import TTU_HWPOISON, TTU_RMAP_LOCKED
 from tlbkit.patches import series
 from tlbkit.patches.patch import Correction, Kind, Patch, Role, Verdict
 from tlbkit.patches.unshare_trial import BASE, Trial
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
-    from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
-
-
-def unmapped(replace: Callable[[HugetlbFolio, int], int]) -> Verdict:
+def unmapped(one: str, flags: int) -> Verdict:
     """Unmap the page from the leaver by rmap; look at all counts, and at the table."""
     trial = Trial()
     kernel = trial.kernel
@@ -24,7 +17,7 @@ def unmapped(replace: Callable[[HugetlbFolio, int], int]) -> Verdict:
     folio = hugetlb.folio(entry)
     before = (trial.table.refcount, folio.refcount, folio.mapcount)
     hugetlb.mapping(trial.vma).i_mmap_rwsem.down_write()
-    kernel.rmap.unmap_one_hugetlb(folio, trial.vma, BASE, replace)
+    getattr(kernel.rmap, one)(folio, trial.vma, BASE, flags)
     counts = (trial.table.refcount, folio.refcount, folio.mapcount)
     gone = kernel.pgtable.find_pmd(trial.leaver.mm, BASE) is None
     kept = kernel.pgtable.read(trial.ptep) == entry
@@ -33,12 +26,12 @@ def unmapped(replace: Callable[[HugetlbFolio, int], int]) -> Verdict:
 
 def unmapped_as_bad() -> Verdict:
     """Do so as a failure of memory does."""
-    return unmapped(Rmap.poisoned_pte)
+    return unmapped("try_to_unmap_one", TTU_HWPOISON | TTU_RMAP_LOCKED)
 
 
 def unmapped_to_migrate() -> Verdict:
     """Do so as a migration does."""
-    return unmapped(Rmap.migrating_pte)
+    return unmapped("try_to_migrate_one", TTU_RMAP_LOCKED)
 
 
 PATCH = Patch(

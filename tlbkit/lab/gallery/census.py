@@ -55,9 +55,12 @@ _HELPERS: Final = (
 _ON_BEHALF: Final = frozenset(
     {
         "get_locked_pte",
+        "map_pte",
+        "page_vma_mapped_walk",
         "pmd_trans_huge_lock",
         "pmd_trans_huge_lock_",
         "pte_offset_map_lock",
+        "rmap_walk",
         "tlbi_sync_s1ish_",
     }
 )

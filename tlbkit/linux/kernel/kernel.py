@@ -61,6 +61,7 @@ from tlbkit.linux.mm.mremap import Mremap
 from tlbkit.linux.mm.msync import Msync
 from tlbkit.linux.mm.page_alloc import PageAlloc
 from tlbkit.linux.mm.page_io import PageIo
+from tlbkit.linux.mm.page_vma_mapped import PageVmaMapped
 from tlbkit.linux.mm.page_writeback import PageWriteback
 from tlbkit.linux.mm.pagewalk import Pagewalk
 from tlbkit.linux.mm.pgtable_generic import PgtableGeneric
@@ -105,6 +106,7 @@ PARTS: Final[Mapping[str, type]] = {
     "swap_state": SwapState,
     "page_io": PageIo,
     "gup": Gup,
+    "page_vma_mapped": PageVmaMapped,
     "rmap": Rmap,
     "mmap_lock": MmapLock,
     "vma": Vma,
@@ -199,6 +201,7 @@ class Kernel:
     swap_state: SwapState
     page_io: PageIo
     gup: Gup
+    page_vma_mapped: PageVmaMapped
     rmap: Rmap
     mmap_lock: MmapLock
     vma: Vma

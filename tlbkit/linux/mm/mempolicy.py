@@ -12,11 +12,11 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import MM_CP_PROT_NUMA, is_cow_mapping
 from tlbkit.linux.include.linux.mm_types import (
-    LargeFolio,
     PG_dirty,
     PG_ksm,
     PG_swapbacked,
     PG_zone_device,
+    folio_maybe_mapped_shared,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import EFAULT, EINVAL, EIO
 
@@ -30,16 +30,6 @@ MPOL_MF_MOVE: Final = 1 << 1
 MPOL_MF_MOVE_ALL: Final = 1 << 2
 
 _MOVES: Final = MPOL_MF_MOVE | MPOL_MF_MOVE_ALL
-
-
-def folio_maybe_mapped_shared(folio: Folio) -> bool:
-    """Tell whether more than one address space may map *folio*.
-
-    Source: include/linux/mm.h, folio_maybe_mapped_shared()
-    """
-    if isinstance(folio, LargeFolio):
-        return folio.maybe_mapped_shared
-    return folio.mapcount > 1
 
 
 class Mempolicy:

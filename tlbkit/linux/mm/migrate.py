@@ -32,6 +32,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_swp_uffd_wp,
     pte_to_swp_entry,
 )
+from tlbkit.linux.mm.rmap.walk import TTU_RMAP_LOCKED
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
@@ -163,7 +164,9 @@ class Migrate:
         moved = False
         if mapping.i_mmap_rwsem.down_write_trylock():
             rmap = self._kernel.rmap
-            if not folio.mapcount or rmap.try_to_migrate_hugetlb(folio):
+            if folio.mapcount:
+                rmap.try_to_migrate(folio, TTU_RMAP_LOCKED)
+            if not folio.mapcount:
                 hugetlb.move_hugetlb_state(folio, new)
                 moved = True
             self.remove_migration_ptes_hugetlb(folio, new if moved else folio)
@@ -180,7 +183,9 @@ class Migrate:
         huge = self._kernel.hugetlbpage
         hugetlb = self._kernel.hugetlb
         size = folio.hstate.size
-        for vma, addr in list(self._kernel.rmap.rmap_walk_hugetlb(target)):
+        nr = target.nr_pages
+        walk = self._kernel.rmap.rmap_walk_file(target.mapping, target.index, nr)
+        for vma, addr, _ in list(walk):
             ptep = huge.huge_pte_offset(vma.mm, addr, size)
             if ptep is None:
                 continue
@@ -201,4 +206,3 @@ class Migrate:
                 target.refcount += 1
                 self._kernel.rmap.hugetlb_add_file_rmap(target, vma)
                 huge.set_huge_pte_at(vma.mm, addr, ptep, pte, size)
-                vma.mm.hugetlb_usage += target.nr_pages

@@ -10,6 +10,7 @@ from __future__ import annotations
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 
+from tlbkit.linux.include.linux.mm import VM_LOCKED
 from tlbkit.linux.include.linux.mm_types import (
     LargeFolio,
     PG_active,
@@ -21,7 +22,11 @@ from tlbkit.linux.include.linux.mm_types import (
 )
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.mm.page_io import AOP_WRITEPAGE_ACTIVATE
-from tlbkit.linux.mm.rmap.unmap import TTU_BATCH_FLUSH, TTU_SPLIT_HUGE_PMD
+from tlbkit.linux.mm.rmap.walk import (
+    TTU_BATCH_FLUSH,
+    TTU_SPLIT_HUGE_PMD,
+    TTU_SYNC,
+)
 from tlbkit.linux.mm.swap import FOLIO_BATCH_SIZE
 
 if TYPE_CHECKING:
@@ -141,7 +146,9 @@ class Vmscan:
 
         Source: mm/vmscan.c, folio_check_references()
         """
-        referenced_ptes = self._kernel.rmap.folio_referenced(folio)
+        referenced_ptes, vm_flags = self._kernel.rmap.folio_referenced(folio)
+        if vm_flags & VM_LOCKED:
+            return FolioReferences.FOLIOREF_ACTIVATE
         if referenced_ptes == -1:
             return FolioReferences.FOLIOREF_KEEP
         if not referenced_ptes:
@@ -254,6 +261,8 @@ class Vmscan:
             flags = TTU_BATCH_FLUSH
             if folio.order >= self._kernel.pgtable.hpage_pmd_order:
                 flags |= TTU_SPLIT_HUGE_PMD
+            if folio.order:
+                flags |= TTU_SYNC
             rmap.try_to_unmap(folio, flags)
             if folio.mapcount:
                 return folio, Fate.ACTIVATE_LOCKED

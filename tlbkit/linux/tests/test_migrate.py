@@ -15,6 +15,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
+from tlbkit.linux.mm.rmap.walk import TTU_BATCH_FLUSH, TTU_RMAP_LOCKED
 from tlbkit.linux.tests.audit import all_frames, audit, audit_tlbs, entries
 from tlbkit.linux.tests.support import PAGE, boot, issued
 
@@ -41,8 +42,7 @@ class Migration:
             folio.refcount += 1
             anon_vma = rmap.folio_get_anon_vma(folio)
             rmap.anon_vma_lock_write(anon_vma)
-            for vma, start, end in rmap.rmap_walk_anon(anon_vma, folio.index, 1):
-                rmap.try_to_migrate_one(folio, vma, start, end)
+            rmap.try_to_migrate(folio, TTU_RMAP_LOCKED | TTU_BATCH_FLUSH)
             rmap.anon_vma_unlock_write(anon_vma)
             self.folios.append((folio, anon_vma))
         rmap.try_to_unmap_flush()
@@ -268,7 +268,10 @@ def test_a_pinned_page_ends_the_walk_and_what_comes_after_it_stays_mapped():
     anon_vma = rmap.folio_get_anon_vma(folio)
     rmap.anon_vma_lock_write(anon_vma)
     walk = rmap.rmap_walk_anon(anon_vma, folio.index, 16)
-    assert [rmap.try_to_migrate_one(folio, *found) for found in walk] == [False]
+    flags = TTU_RMAP_LOCKED | TTU_BATCH_FLUSH
+    assert [
+        rmap.try_to_migrate_one(folio, vma, start, flags) for vma, start, _ in walk
+    ] == [False]
     rmap.try_to_unmap_flush()
     left = [pte_present(pte) for pte in entries(kernel, process, base, 16)]
     assert left == [False] * 3 + [True] * 13

@@ -27,7 +27,7 @@ from tlbkit.linux.include.linux.swapops import (
     pte_to_swp_entry,
 )
 from tlbkit.linux.include.uapi.asm_generic.errno import SystemCallError
-from tlbkit.linux.mm.rmap.unmap import TTU_BATCH_FLUSH
+from tlbkit.linux.mm.rmap.walk import TTU_BATCH_FLUSH
 from tlbkit.linux.mm.swapfile import BadSwapError
 from tlbkit.linux.tests.audit import all_frames, audit, audit_tlbs, entries
 from tlbkit.linux.tests.support import PAGE, boot, issued, stale, total, touched

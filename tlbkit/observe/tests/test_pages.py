@@ -9,7 +9,7 @@ from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_swapcache
 from tlbkit.linux.include.linux.pagemap import folio_trylock
 from tlbkit.linux.include.linux.swapops import SwpEntry, swp_entry_to_pte
 from tlbkit.linux.mm.rmap import Rmap
-from tlbkit.linux.mm.rmap.unmap import TTU_BATCH_FLUSH
+from tlbkit.linux.mm.rmap.walk import TTU_BATCH_FLUSH
 from tlbkit.observe.sanitizer import Sanitizer
 
 PAGE = 4096

@@ -423,3 +423,13 @@ class VmFault:
     pgoff: int = 0
     prealloc_pte: Folio | None = None
     ptl: SpinLock | None = None
+
+
+def folio_maybe_mapped_shared(folio: Folio) -> bool:
+    """Tell whether more than one address space may map *folio*.
+
+    Source: include/linux/mm.h, folio_maybe_mapped_shared()
+    """
+    if isinstance(folio, LargeFolio):
+        return folio.maybe_mapped_shared
+    return folio.mapcount > 1

@@ -63,6 +63,12 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
 from tlbkit.linux.mm.huge_memory.settings import SMALLEST_ORDER, HugeSettings
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 from tlbkit.linux.mm.page_alloc import BadPageError
+from tlbkit.linux.mm.rmap.walk import (
+    TTU_BATCH_FLUSH,
+    TTU_RMAP_LOCKED,
+    TTU_SPLIT_HUGE_PMD,
+    TTU_SYNC,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import MmStruct, VmArea
@@ -391,13 +397,11 @@ class HugeSplit(HugeSettings):
         Source: mm/huge_memory.c, unmap_folio()
         Deviates: Only anonymous folios are split.
         """
-        rmap = self._kernel.rmap
-        for vma, start, end in rmap.rmap_walk_anon(
-            folio.mapping, folio.index, folio.nr_pages
-        ):
-            if not rmap.try_to_migrate_one(folio, vma, start, end):
-                break
-        rmap.try_to_unmap_flush()
+        ttu_flags = TTU_RMAP_LOCKED | TTU_SYNC | TTU_BATCH_FLUSH
+        if folio.order >= self._pgtable.hpage_pmd_order:
+            ttu_flags |= TTU_SPLIT_HUGE_PMD
+        self._kernel.rmap.try_to_migrate(folio, ttu_flags)
+        self._kernel.rmap.try_to_unmap_flush()
 
     def folio_check_splittable(self, folio: Folio) -> int:
         """Return 0 for a locked folio whose pages can part, or a negative error number.

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.linux.mm.rmap.unmap import RmapUnmap
+from tlbkit.linux.mm.rmap.counts import RmapCounts
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
     from tlbkit.linux.include.linux.mm_types import LargeFolio, VmArea
 
 
-class RmapHugetlb(RmapUnmap):
+class RmapHugetlb(RmapCounts):
     """hugetlb's families of add, duplicate, share and remove."""
 
     __slots__ = ()

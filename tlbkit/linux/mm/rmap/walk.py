@@ -1,32 +1,34 @@
-"""From a folio to the entries that map it, and flushes that are waited for later."""
+"""From a folio to the VMAs that may map it, and flushes that are waited for later."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_trans_huge,
-    pte_dirty,
-    pte_present,
-)
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_dirty
 from tlbkit.linux.include.linux.mm_types import (
     TLB_FLUSH_BATCH_FLUSHED_SHIFT,
     TLB_FLUSH_BATCH_PENDING_LARGE,
     TLB_FLUSH_BATCH_PENDING_MASK,
-    PG_dirty,
 )
-from tlbkit.linux.include.linux.swapops import make_migration_pte
-from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
-from tlbkit.linux.mm.rmap.counts import RmapCounts
+from tlbkit.linux.mm.rmap.hugetlb import RmapHugetlb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+    from tlbkit.linux.include.linux.fs import AddressSpace
     from tlbkit.linux.include.linux.mm_types import AnonVma, Folio, MmStruct, VmArea
 
 
-class RmapWalk(RmapCounts):
-    """Finds the entries of a folio, and takes them away."""
+TTU_SPLIT_HUGE_PMD: Final = 0x4
+TTU_IGNORE_MLOCK: Final = 0x8
+TTU_SYNC: Final = 0x10
+TTU_HWPOISON: Final = 0x20
+TTU_BATCH_FLUSH: Final = 0x40
+TTU_RMAP_LOCKED: Final = 0x80
+
+
+class RmapWalk(RmapHugetlb):
+    """Finds the VMAs that may map a folio, and flushes what reclaim unmapped."""
 
     __slots__ = ()
 
@@ -35,12 +37,14 @@ class RmapWalk(RmapCounts):
     def rmap_walk_anon(
         self, anon_vma: AnonVma, index: int, nr: int
     ) -> Iterator[tuple[VmArea, int, int]]:
-        """Yield where *nr* pages from *index* on of a family of areas may be mapped.
+        """Yield where *nr* pages from *index* on of an anon_vma may be mapped.
 
-        Each item is an area and the addresses, end not included. The kernel has a tree
-        of the areas of each anon_vma; here all that there are are looked through.
+        Each item is a VMA and the addresses, end not included. The lock is held.
 
         Source: mm/rmap.c, rmap_walk_anon()
+        Deviates: the kernel has a tree of the VMAs of each anon_vma; here those of all
+        processes are looked through, in the order of their addresses, and one that is
+        just being unmapped is not among them.
         """
         shift = self._kernel.pgtable.page_shift
         for mm in self._kernel.fork.mmlist:
@@ -53,79 +57,79 @@ class RmapWalk(RmapCounts):
                 if start < end:
                     yield vma, start, end
 
-    def try_to_migrate_one(
-        self, folio: Folio, vma: VmArea, start: int, end: int
-    ) -> bool:
-        """Let each entry in [start, end) that maps *folio* say that it migrates.
+    def rmap_walk_file(
+        self, mapping: AddressSpace, index: int, nr: int
+    ) -> Iterator[tuple[VmArea, int, int]]:
+        """Yield where *nr* pages from *index* on of a file may be mapped.
 
-        Entries of single pages are flushed as they go, where the architecture can put
-        off the wait: `try_to_unmap_flush` must follow.
+        Each item is a VMA and the addresses, end not included. ``i_mmap_rwsem`` is
+        held.
+
+        Source: mm/rmap.c, __rmap_walk_file()
+        """
+        mapping.i_mmap_rwsem.assert_held()
+        shift = self._kernel.pgtable.page_shift
+        for vma in mapping.i_mmap:
+            base = vma.start + (index - vma.pgoff << shift)
+            start = max(base, vma.start)
+            end = min(base + (nr << shift), vma.end)
+            if start < end:
+                yield vma, start, end
+
+    def rmap_walk(
+        self,
+        folio: Folio,
+        rmap_one: Callable[[VmArea, int], bool],
+        *,
+        done: Callable[[Folio], bool] | None = None,
+        invalid_vma: Callable[[VmArea], bool] | None = None,
+        locked: bool = False,
+        try_lock: bool = False,
+    ) -> bool:
+        """Do something in each VMA that may map a folio, which is locked.
+
+        Args:
+            folio: The folio.
+            rmap_one: What is done, given a VMA and the address in it at which the
+                folio, or what *vma* may map of it, begins; false ends the walk.
+            done: Is asked after each whether that is enough.
+            invalid_vma: Whether a VMA is to be passed over.
+            locked: The lock of all its VMAs is held by the caller.
+            try_lock: Give up if somebody has that lock for writing.
 
         Returns:
-            False if a page may be pinned: its entry stays, and so do all after it.
+            Whether it gave up.
 
-        Source: mm/rmap.c, try_to_migrate_one()
-        Deviates: huge pages of hugetlb are unmapped by `unmap_one_hugetlb`. A PMD
-        entry is always split, as TTU_SPLIT_HUGE_PMD asks for. The caller walks the
-        VMAs: try_to_migrate().
+        Source: mm/rmap.c, rmap_walk() and rmap_walk_locked(); with the lock,
+        rmap_walk_anon() and rmap_walk_file()
         """
-        pgtable = self._kernel.pgtable
-        with self._kernel.mmu_notifier.mmu_notifier_range_init(
-            MMU_NOTIFY_CLEAR, 0, vma.mm, start, end
-        ):
-            for pmdp, addr, until in self._kernel.memory.pmd_entries(
-                vma.mm, start, end
-            ):
-                pmd = pgtable.read(pmdp)
-                if pmd_trans_huge(pmd) and pgtable.pte_pfn(pmd) == folio.pfn:
-                    with self._kernel.memory.pmd_lockptr(pmdp):
-                        self._kernel.huge_memory.split_huge_pmd_locked(
-                            vma, addr, pmdp, freeze=True
-                        )
-                    continue
-                found = self._kernel.pgtable_generic.pte_offset_map_lock(
-                    vma.mm, pmdp, addr
-                )
-                if found is not None:
-                    ptep, ptl = found
-                    migrated = self._try_to_migrate_ptes(folio, vma, ptep, addr, until)
-                    ptl.release()
-                    if not migrated:
-                        return False
-        return True
+        if folio.mapping is None:
+            return False
+        lock = folio.mapping.root.lock if folio.anon else folio.mapping.i_mmap_rwsem
+        if try_lock:
+            if not lock.down_read_trylock():
+                return True
+        elif not locked:
+            lock.down_read()
+        walk = self.rmap_walk_anon if folio.anon else self.rmap_walk_file
+        for vma, address, _ in walk(folio.mapping, folio.index, folio.nr_pages):
+            if invalid_vma is not None and invalid_vma(vma):
+                continue
+            if not rmap_one(vma, address):
+                break
+            if done is not None and done(folio):
+                break
+        if not locked:
+            lock.up_read()
+        return False
 
-    def _try_to_migrate_ptes(
-        self, folio: Folio, vma: VmArea, ptep: int, start: int, end: int
-    ) -> bool:
-        """Do so for the page entries of one locked table; false if one has to stay."""
-        pgtable = self._kernel.pgtable
-        pages = range(folio.pfn, folio.pfn + folio.nr_pages)
-        for addr in range(start, end, pgtable.page_size):
-            pte = pgtable.read(ptep)
-            pfn = pgtable.pte_pfn(pte)
-            if pte_present(pte) and not pgtable.pte_special(pte) and pfn in pages:
-                pte = self._unmap_pte(vma, addr, ptep)
-                if pte_dirty(pte):
-                    folio.flags |= PG_dirty
-                exclusive = folio.page_exclusive(pfn)
-                if exclusive and not self.folio_try_share_anon_rmap(folio, pfn):
-                    pgtable.set_ptes(vma.mm, addr, ptep, pte, 1)
-                    return False
-                entry = make_migration_pte(pte, pfn, exclusive=exclusive)
-                pgtable.set_pte(ptep, entry)
-                self.folio_remove_rmap_pte(folio, pfn, vma)
-                self._kernel.swap.folio_put(folio)
-            ptep += 8
-        return True
+    @staticmethod
+    def folio_not_mapped(folio: Folio) -> bool:
+        """Tell whether nothing maps a folio.
 
-    def _unmap_pte(self, vma: VmArea, addr: int, ptep: int) -> int:
-        """Clear an entry and flush it, without a wait if that may come later."""
-        pgtable = self._kernel.pgtable
-        if not self._kernel.tlbflush.arch_tlbbatch_should_defer():
-            return self._kernel.pgtable_generic.ptep_clear_flush(vma, addr, ptep)
-        pte = pgtable.ptep_get_and_clear(vma.mm, addr, ptep)
-        self.set_tlb_ubc_flush_pending(vma.mm, pte, addr, addr + pgtable.page_size)
-        return pte
+        Source: mm/rmap.c, folio_not_mapped()
+        """
+        return not folio.mapcount
 
     # -- flushes that are waited for later -------------------------------------------
 
@@ -190,3 +194,12 @@ class RmapWalk(RmapCounts):
         self._kernel.tlbflush.flush_tlb_mm(mm)
         if mm.tlb_flush_batched == batch:
             mm.tlb_flush_batched = pending | pending << TLB_FLUSH_BATCH_FLUSHED_SHIFT
+
+    def should_defer_flush(self, flags: int) -> bool:
+        """Tell whether an unmap may leave the wait for its flush to its caller.
+
+        Source: mm/rmap.c, should_defer_flush()
+        """
+        if not flags & TTU_BATCH_FLUSH:
+            return False
+        return self._kernel.tlbflush.arch_tlbbatch_should_defer()
