@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
-    pmd_leaf,
     pmd_table,
     pte_none,
 )
@@ -185,21 +184,3 @@ class MemoryTables:
                 pmdp += 8
                 if addr >= end or crossed:
                     break
-
-    def pud_leaves(
-        self, mm: MmStruct, addr: int, end: int
-    ) -> Iterator[tuple[int, int, int]]:
-        """Yield ``(pudp, addr, next)`` for each block of a range that a PUD maps."""
-        pgtable = self._pgtable
-        if pgtable.folded_pud:
-            return
-        while addr < end:
-            following = pgtable.addr_end(addr, end, pgtable.pud_shift)
-            pgdp = pgtable.pgd_offset(mm, addr)
-            if not pmd_table(pgtable.read(pgdp)):
-                following = pgtable.addr_end(addr, end, pgtable.pgdir_shift)
-            else:
-                pudp = pgtable.pud_offset(pgdp, addr)
-                if pmd_leaf(pgtable.read(pudp)):
-                    yield pudp, addr, following
-            addr = following

@@ -637,6 +637,7 @@ class MemoryZap(MemoryNormal):
         """
         self._kernel.gather.tlb_free_vmas(tlb)
         for vma, above in zip_longest(vmas, vmas[1:]):
+            self._kernel.rmap.unlink_anon_vmas(vma)
             self._kernel.vma.unlink_file_vma(vma)
             high = above.start if above else ceiling
             self.free_pgd_range(tlb, vma.start, vma.end, floor, high)

@@ -22,7 +22,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOMEM,
 )
 from tlbkit.linux.mm.mmap import MAP_FIXED, MAP_SHARED
-from tlbkit.linux.mm.mremap.tables import MremapTables, PagetableMove
+from tlbkit.linux.mm.mremap.tables import MremapTables, pagetable_move
 from tlbkit.linux.mm.vma import DEFAULT_MAX_MAP_COUNT
 
 if TYPE_CHECKING:
@@ -66,18 +66,27 @@ class Remap:
 
     @property
     def vma(self) -> VmArea:
-        """The area of the range, which callers know to be there."""
+        """The area of the range, which callers know to be there.
+
+        Source: none; it is never looked for where it is not.
+        """
         assert self.area is not None
         return self.area
 
     @property
     def implies_new_addr(self) -> bool:
-        """Whether the range certainly gets another address: vrm_implies_new_addr()."""
+        """Whether the range certainly gets another address.
+
+        Source: mm/mremap.c, vrm_implies_new_addr()
+        """
         return bool(self.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP))
 
     @property
     def overlaps(self) -> bool:
-        """Whether the old and the new range share an address: vrm_overlaps()."""
+        """Whether the old and the new range share an address.
+
+        Source: mm/mremap.c, vrm_overlaps()
+        """
         old_end = (self.addr + self.old_len) & _ULONG
         new_end = (self.new_addr + self.new_len) & _ULONG
         return old_end > self.new_addr and new_end > self.addr
@@ -424,20 +433,19 @@ class Mremap(MremapTables):
         new = self._kernel.vma.copy_vma(vma, remap.new_addr, remap.new_len, pgoff)
         # If the two could merge, they are one now.
         vma = remap.area = self._kernel.vma.vma_lookup(remap.mm, remap.addr) or vma
-        there = PagetableMove.of(vma, new, remap.addr, remap.new_addr, remap.old_len)
-        moved = self.move_page_tables(there)
+        pmc = pagetable_move(vma, new, remap.addr, remap.new_addr, remap.old_len)
+        moved = self.move_page_tables(pmc)
         if moved < remap.old_len:
-            back = PagetableMove.of(new, vma, remap.new_addr, remap.addr, moved)
-            back.need_rmap_locks = True
-            self.move_page_tables(back)
+            pmc_revert = pagetable_move(new, vma, remap.new_addr, remap.addr, moved)
+            pmc_revert.need_rmap_locks = True
+            self.move_page_tables(pmc_revert)
         else:
             remap.uf = self._kernel.fs_userfaultfd.mremap_userfaultfd_prep(new)
         if is_vm_hugetlb_page(vma):  # fixup_hugetlb_reservations()
             self._kernel.hugetlb.clear_vma_resv_huge_pages(vma)
         return new, moved >= remap.old_len
 
-    @staticmethod
-    def dontunmap_complete(remap: Remap, new: VmArea) -> None:
+    def dontunmap_complete(self, remap: Remap, new: VmArea) -> None:
         """Leave the old area as one that was never touched.
 
         Source: mm/mremap.c, dontunmap_complete()
@@ -446,4 +454,4 @@ class Mremap(MremapTables):
         old.flags &= ~VM_LOCKED
         whole = remap.addr == old.start and remap.addr + remap.old_len == old.end
         if new is not old and whole:
-            old.anon_vma = None  # unlink_anon_vmas()
+            self._kernel.rmap.unlink_anon_vmas(old)

@@ -57,6 +57,18 @@ class RmapAnon:
             root = parent.anon_vma.root
             child.anon_vma = AnonVma(root.lock, root)
 
+    def unlink_anon_vmas(self, vma: VmArea) -> None:
+        """Part a VMA from its anon_vma: from now on no walk from a page comes to it.
+
+        Source: mm/rmap.c, unlink_anon_vmas()
+        Deviates: an anon_vma that no VMA needs any more is left to Python.
+        """
+        anon_vma = vma.anon_vma
+        if anon_vma is not None:
+            self.anon_vma_lock_write(anon_vma)
+            vma.anon_vma = None
+            self.anon_vma_unlock_write(anon_vma)
+
     def folio_get_anon_vma(self, folio: Folio) -> AnonVma | None:
         """Return the anon_vma of a mapped folio, with a reference, or ``None``.
 
