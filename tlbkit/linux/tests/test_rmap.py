@@ -6,17 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
+from tlbkit.linux.include.linux.mm import VM_LOCKED
 from tlbkit.linux.include.linux.mm_types import (
     ENTIRELY_MAPPED,
     FOLIO_PAGES_MAPPED,
     LargeFolio,
+    PG_dirty,
 )
+from tlbkit.linux.include.linux.pagemap import folio_trylock
 from tlbkit.linux.include.linux.pgtable import (
     LevelError,
     PgtableLevel,
     pgtable_level_to_str,
 )
+from tlbkit.linux.mm.page_alloc import BadPageError
+from tlbkit.linux.mm.page_vma_mapped import PVMW_SYNC
 from tlbkit.linux.mm.rmap import Rmap
+from tlbkit.linux.mm.rmap.walk import TTU_IGNORE_MLOCK
 from tlbkit.linux.tests.mapped import (
     apply,
     area_of,
@@ -27,7 +34,7 @@ from tlbkit.linux.tests.mapped import (
     state,
     stored,
 )
-from tlbkit.linux.tests.support import boot, pin
+from tlbkit.linux.tests.support import PAGE, boot, pin
 
 BOTH = pytest.mark.parametrize("exact", [True, False], ids=["page counts", "none"])
 
@@ -440,3 +447,110 @@ def test_the_block_form_of_file_duplication_counts_pages():
     kernel.rmap.folio_add_file_rmap_pmd(folio, area)
     kernel.rmap.folio_dup_file_rmap_pmd(folio, child)
     assert (folio.entire_mapcount, folio.mapcount) == (1, 513)
+
+
+# -- from a folio to its entries -------------------------------------------------------
+
+
+def locked_away(kernel, process, base, size):
+    """Lock [base, base + size) of a process in memory."""
+    vma = kernel.vma.vma_lookup(process.mm, base)
+    assert (vma.start, vma.end) == (base, base + size)
+    vma.flags |= VM_LOCKED
+
+
+@pytest.mark.parametrize("huge", [False, True])
+@pytest.mark.parametrize("ignore", [False, True])
+def test_what_is_locked_in_memory_is_not_unmapped(ignore, huge):
+    """A locked VMA keeps its entries, huge or not, unless it is to be ignored."""
+    kernel = boot(cpus=1, rules=False)
+    kernel.swapfile.swapon(1024)
+    kernel.huge_memory.enabled = "always" if huge else "never"
+    size = 2 << 20 if huge else PAGE
+    process = kernel.spawn()
+    base = process.mmap(size, addr=1 << 32, fixed=True)
+    process.write(base, 1)
+    process.madvise(base, size, "free")
+    kernel.swap.lru_add_drain_all()
+    locked_away(kernel, process, base, size)
+    find = kernel.pgtable.find_pmd if huge else kernel.pgtable.find_pte
+    entry = kernel.pgtable.read(find(process.mm, base))
+    folio = kernel.page_alloc.folio_of(kernel.pgtable.pte_pfn(entry))
+    folio.refcount += 1
+    assert folio_trylock(folio)
+    folio.flags &= ~PG_dirty
+    kernel.rmap.try_to_unmap(folio, TTU_IGNORE_MLOCK if ignore else 0)
+    assert bool(folio.mapcount) == (not ignore)
+
+
+def test_a_page_with_nowhere_to_go_is_said_to_be_so():
+    """Who unmaps a page of a process that has no slot is warned, and it stays."""
+    kernel = boot(cpus=1, rules=False)
+    process = kernel.spawn()
+    base = process.mmap(PAGE)
+    process.write(base, 1)
+    entry = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base))
+    folio = kernel.page_alloc.folio_of(kernel.pgtable.pte_pfn(entry))
+    assert folio_trylock(folio)
+    kernel.rmap.try_to_unmap(folio, 0)
+    assert folio.mapcount == 1
+    assert any("nowhere" in warning for warning in kernel.panic.warnings)
+    with pytest.raises(BadPageError, match="slot"):
+        kernel.swap_state.page_swap_entry(folio, folio.pfn)
+
+
+@pytest.mark.parametrize("advice", ["normal", "random"])
+def test_use_through_a_range_read_at_random_is_no_reason_to_keep(advice):
+    """folio_referenced() passes over VMAs in which use says nothing of the future."""
+    kernel = boot(cpus=1)
+    process = kernel.spawn()
+    base = process.mmap(PAGE)
+    process.madvise(base, PAGE, advice)
+    process.write(base, 1)
+    entry = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base))
+    folio = kernel.page_alloc.folio_of(kernel.pgtable.pte_pfn(entry))
+    assert kernel.rmap.folio_referenced(folio)[0] == (advice == "normal")
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 40), st.booleans()), max_size=12),
+    st.booleans(),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_walk_comes_to_each_entry_of_a_folio_once(changes, sync):
+    """What page_vma_mapped_walk() finds are the entries that map the folio, in order.
+
+    Whatever was unmapped or protected in between, and across the end of a table.
+    """
+    kernel = boot(cpus=1)
+    kernel.huge_memory.set_hugepages_enabled(64, "always")
+    process = kernel.spawn()
+    base = process.mmap(48 * PAGE, addr=(1 << 32) + (2 << 20) - 16 * PAGE, fixed=True)
+    for page in range(48):
+        process.write(base + page * PAGE, page + 1)
+    for page, unmap in changes:
+        if unmap:
+            process.madvise(base + page * PAGE, PAGE, "dontneed")
+        else:
+            process.mprotect(base + page * PAGE, PAGE, "r")
+    walk = kernel.page_vma_mapped
+    for folio in kernel.page_alloc.folios():
+        if not folio.anon or not folio.mapcount:
+            continue
+        for vma, start, end in kernel.rmap.rmap_walk_anon(
+            folio.mapping, folio.index, folio.nr_pages
+        ):
+            pvmw = walk.define_folio_vma_walk(folio, vma, start, PVMW_SYNC * sync)
+            seen = []
+            while walk.page_vma_mapped_walk(pvmw):
+                seen.append(pvmw.address)
+            wanted = [
+                addr
+                for addr in range(start, end, PAGE)
+                if (ptep := kernel.pgtable.find_pte(process.mm, addr)) is not None
+                and pte_present(pte := kernel.pgtable.read(ptep))
+                and folio.pfn
+                <= kernel.pgtable.pte_pfn(pte)
+                < folio.pfn + folio.nr_pages
+            ]
+            assert seen == wanted

@@ -279,12 +279,14 @@ class RmapUnmap(RmapFile):
         """Let each entry of one VMA that maps a folio say that it migrates.
 
         Returns:
-            False ends the walk: an entry has to stay since its page may be pinned, or
-            a PMD entry was split, whatever came of that.
+            False ends the walk: an entry has to stay since its page may be pinned.
 
         Source: mm/rmap.c, try_to_migrate_one()
-        Deviates: no page that went bad is migrated, no guest says that a page is
-        unused, and there is no memory of devices.
+        Deviates: after the split of a PMD entry the walk looks again, and goes on to
+        the next VMA, as kernels do since v7.0; up to v6.19 it ends there, so that a
+        huge page that two processes map is not split. No page that went bad is
+        migrated, no guest says that a page is unused, and there is no memory of
+        devices.
         """
         kernel = self._kernel
         pgtable = kernel.pgtable
@@ -307,8 +309,9 @@ class RmapUnmap(RmapFile):
                         huge.split_huge_pmd_locked(
                             vma, pvmw.address, pvmw.pmd, freeze=True
                         )
-                        ret = False
-                        break
+                        flags &= ~TTU_SPLIT_HUGE_PMD
+                        walk.page_vma_mapped_walk_restart(pvmw)
+                        continue
                     if huge.set_pmd_migration_entry(vma, pvmw.address, pvmw.pmd, folio):
                         ret = False
                         break
