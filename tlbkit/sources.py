@@ -298,8 +298,20 @@ def _walk(room: _Room, node: ast.AST, prefix: str, *, ours: bool) -> None:
         if isinstance(child, ast.ClassDef):
             said = ast.get_docstring(child) or ""
             _walk(room, child, f"{prefix}{child.name}.", ours=ours or _is_ours(said))
-        elif isinstance(child, ast.FunctionDef) and not child.name.startswith("__"):
+        elif (
+            isinstance(child, ast.FunctionDef)
+            and not child.name.startswith("__")
+            and not _is_setter(child)
+        ):
             room.found.append(_stand(room, child, prefix, ours=ours))
+
+
+def _is_setter(node: ast.FunctionDef) -> bool:
+    """Tell whether a function sets a property, of which the getter says all."""
+    return any(
+        isinstance(mark, ast.Attribute) and mark.attr == "setter"
+        for mark in node.decorator_list
+    )
 
 
 def _stand(room: _Room, node: ast.FunctionDef, prefix: str, *, ours: bool) -> Stand:

@@ -86,11 +86,17 @@ class DaxOwner(ABC):
 
     @abstractmethod
     def iomap_begin(self, mapping: AddressSpace, index: int, *, write: bool) -> Extent:
-        """Return the extent around a page; for a write there must be none but data."""
+        """Return the extent around a page; for a write there must be none but data.
+
+        Source: include/linux/iomap.h, iomap_begin() of struct iomap_ops
+        """
 
     @abstractmethod
     def associate(self, mapping: AddressSpace, index: int, order: int) -> Folio:
-        """Return the pages of a place of a file as one folio of that order."""
+        """Return the pages of a place of a file as one folio of that order.
+
+        Source: fs/dax.c, dax_associate_entry()
+        """
 
 
 class Dax:
@@ -119,7 +125,10 @@ class Dax:
     # -- entries ---------------------------------------------------------------------
 
     def entry_at(self, mapping: AddressSpace, index: int) -> Entry | None:
-        """Return the entry of the page, or of the block, at a place of a file."""
+        """Return the entry of the page, or of the block, at a place of a file.
+
+        Source: none; it is a look into the tree of a file, which is a dictionary here.
+        """
         entries = self._entries.get(mapping, {})
         entry = entries.get(index)
         if entry is None:
@@ -203,7 +212,10 @@ class Dax:
             folio.flags |= PG_dirty
 
     def dax_delete_mapping_entries(self, mapping: AddressSpace, first: int) -> None:
-        """Forget what a file has from page *first* on; nothing of it is mapped."""
+        """Forget what a file has from page *first* on; nothing of it is mapped.
+
+        Source: fs/dax.c, dax_delete_mapping_range()
+        """
         for entry in list(self._entries.get(mapping, {}).values()):
             if entry.index >= first:
                 self._forget(mapping, entry)

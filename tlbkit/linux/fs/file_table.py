@@ -59,7 +59,10 @@ class FileTable:
         return File(inode, mode)
 
     def do_open(self, name: str, mode: int, *, create: bool) -> File | int:
-        """Open a file by name, and make it if need be; or a negative error number."""
+        """Open a file by name, and make it if need be; or a negative error number.
+
+        Source: fs/namei.c, do_open()
+        """
         inode = self.names.get(name)
         if inode is None:
             if not create:
@@ -72,7 +75,10 @@ class FileTable:
         return self.alloc_file(inode, mode)
 
     def do_unlink(self, name: str) -> int:
-        """Take a name away; with the last user, all of the file goes."""
+        """Take a name away; with the last user, all of the file goes.
+
+        Source: fs/namei.c, do_unlinkat()
+        """
         inode = self.names.pop(name, None)
         if inode is None:
             return -ENOENT

@@ -42,6 +42,8 @@ def kind_of(name: str) -> str:
 
     >>> kind_of("PTE table 0x80005"), kind_of("i_mmap_rwsem of f")
     ('PTE table', 'i_mmap_rwsem')
+
+    Source: none; messages and verdicts name locks by it.
     """
     return name.partition(" 0x")[0].partition(" of ")[0]
 
@@ -77,7 +79,10 @@ class SpinLock:
         self.believers: tuple[Cpu, ...] = ()
 
     def acquire(self) -> None:
-        """Take the lock, waiting while another CPU has it."""
+        """Take the lock, waiting while another CPU has it.
+
+        Source: include/linux/spinlock.h, spin_lock()
+        """
         machine = self.machine
         cpu = machine.running
         if machine.taken_out and machine.omits(f"lock {kind_of(self.name)}"):
@@ -95,7 +100,10 @@ class SpinLock:
             machine.events.emit(cpu.number, "lock", self, new="acquired")
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the lock back.
+
+        Source: include/linux/spinlock.h, spin_unlock()
+        """
         cpu = self.machine.running
         if self.holder is not cpu:
             if cpu in self.believers:
@@ -113,15 +121,24 @@ class SpinLock:
 
     @property
     def held(self) -> bool:
-        """Whether the running CPU has it."""
+        """Whether the running CPU has it.
+
+        Source: none; the rules ask for it.
+        """
         return self.held_by(self.machine.running)
 
     def held_by(self, cpu: Cpu) -> bool:
-        """Tell whether *cpu* has it, or believes so."""
+        """Tell whether *cpu* has it, or believes so.
+
+        Source: none; the rules ask for it.
+        """
         return self.holder is cpu or cpu in self.believers
 
     def assert_held(self) -> None:
-        """Complain unless the running CPU has it: lockdep_assert_held()."""
+        """Complain unless the running CPU has it: lockdep_assert_held().
+
+        Source: include/linux/lockdep.h, lockdep_assert_held()
+        """
         if not self.held:
             cpu = self.machine.running.number
             raise LockError(cpu, self.name, "must be held here and is not")
@@ -255,23 +272,35 @@ class RwSemaphore:
 
     @property
     def held(self) -> bool:
-        """Whether the running CPU has it in any way, or believes so."""
+        """Whether the running CPU has it in any way, or believes so.
+
+        Source: none; the rules ask for it.
+        """
         cpu = self.machine.running
         return self.writer is cpu or cpu in (*self.readers, *self.believers)
 
     def assert_held(self) -> None:
-        """Complain unless the running CPU has it, for reading or writing."""
+        """Complain unless the running CPU has it, for reading or writing.
+
+        Source: include/linux/rwsem.h, rwsem_assert_held()
+        """
         if not self.held:
             cpu = self.machine.running.number
             raise LockError(cpu, self.name, "must be held here and is not")
 
     @property
     def write_held(self) -> bool:
-        """Whether the running CPU has it for writing."""
+        """Whether the running CPU has it for writing.
+
+        Source: none; the rules ask for it.
+        """
         return self.writer is self.machine.running
 
     def assert_write_held(self) -> None:
-        """Complain unless the running CPU has it for writing."""
+        """Complain unless the running CPU has it for writing.
+
+        Source: include/linux/rwsem.h, rwsem_assert_held_write()
+        """
         cpu = self.machine.running
         if not self.written_by(cpu):
             raise LockError(
@@ -279,7 +308,10 @@ class RwSemaphore:
             )
 
     def written_by(self, cpu: Cpu) -> bool:
-        """Tell whether *cpu* has it for writing, or believes so."""
+        """Tell whether *cpu* has it for writing, or believes so.
+
+        Source: none; the rules ask for it.
+        """
         return self.writer is cpu or cpu in self.believers
 
     def _omitted(self, cpu: Cpu, how: str) -> bool:

@@ -60,7 +60,10 @@ class Panic:
         return f"Tainted: {letters}" if letters else "Not tainted"
 
     def warn_on_once(self, function: str, problem: str) -> None:
-        """Warn of *problem*, unless *function* has done so before: WARN_ON_ONCE()."""
+        """Warn of *problem*, unless *function* has done so before: WARN_ON_ONCE().
+
+        Source: include/asm-generic/bug.h, WARN_ON_ONCE()
+        """
         if function in self._warned:
             return
         self._warned.add(function)

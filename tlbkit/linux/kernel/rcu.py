@@ -28,7 +28,10 @@ class Rcu:
         self._waiting: list[tuple[set[int], Callable[[], None]]] = []
 
     def call(self, callback: Callable[[], None]) -> None:
-        """Run *callback* after a grace period: call_rcu()."""
+        """Run *callback* after a grace period: call_rcu().
+
+        Source: kernel/rcu/tree.c, call_rcu()
+        """
         machine = self._machine
         if machine.omits("call_rcu"):
             callback()
@@ -41,7 +44,10 @@ class Rcu:
         self.quiesce()
 
     def quiesce(self) -> None:
-        """Run what no reader of its time still holds back."""
+        """Run what no reader of its time still holds back.
+
+        Source: none; it stands for the grace periods that end by themselves.
+        """
         on = {cpu.number for cpu in self._machine.cpus if cpu.irqs_on}
         waiting, self._waiting = self._waiting, []
         for readers, callback in waiting:

@@ -34,7 +34,10 @@ class Sched:
         return mm in self.killed
 
     def run_on(self, mm: MmStruct, cpu: Cpu) -> None:
-        """Let *cpu* be the one that executes from here on, in address space *mm*."""
+        """Let *cpu* be the one that executes from here on, in address space *mm*.
+
+        Source: none; whoever runs a CPU says what it executes.
+        """
         self._machine.running = cpu
         if self.current[cpu.number] is not mm:
             self.context_switch(mm, cpu)
@@ -50,7 +53,10 @@ class Sched:
         self.current[cpu.number] = mm
 
     def leave(self, mm: MmStruct) -> None:
-        """Take *mm* off every CPU, as it goes away."""
+        """Take *mm* off every CPU, as it goes away.
+
+        Source: none; a CPU that is idle goes on in the tables of nobody.
+        """
         self.killed.discard(mm)
         for number, running in enumerate(self.current):
             if running is mm:

@@ -45,15 +45,24 @@ class GenericFileVmOperations(VmOperations):
         self._filemap = filemap
 
     def fault(self, vmf: VmFault) -> int:
-        """Find the page, or read it in."""
+        """Find the page, or read it in.
+
+        Source: mm/filemap.c, filemap_fault()
+        """
         return self._filemap.filemap_fault(vmf)
 
     def map_pages(self, vmf: VmFault, first: int, last: int) -> int:
-        """Map what is in memory around the fault."""
+        """Map what is in memory around the fault.
+
+        Source: mm/filemap.c, filemap_map_pages()
+        """
         return self._filemap.filemap_map_pages(vmf, first, last)
 
     def page_mkwrite(self, vmf: VmFault) -> int:
-        """Be told that a page of a shared mapping is about to be written."""
+        """Be told that a page of a shared mapping is about to be written.
+
+        Source: mm/filemap.c, filemap_page_mkwrite()
+        """
         return self._filemap.filemap_page_mkwrite(vmf)
 
 
@@ -75,7 +84,10 @@ class Filemap:
     # -- the page cache --------------------------------------------------------------
 
     def pages_in_file(self, inode: Inode) -> int:
-        """Return how many pages a file has; the last one may be begun only."""
+        """Return how many pages a file has; the last one may be begun only.
+
+        Source: none; it is a size that is read and rounded up in many places.
+        """
         return -(-inode.size >> self._pgtable.page_shift)
 
     @staticmethod

@@ -129,7 +129,10 @@ class MadviseBehavior:
 
     @property
     def area(self) -> VmArea:
-        """The VMA at work, where it is known to be there."""
+        """The VMA at work, where it is known to be there.
+
+        Source: none; it is never asked for where there is none.
+        """
         assert self.vma is not None
         return self.vma
 

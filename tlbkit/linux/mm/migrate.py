@@ -179,7 +179,10 @@ class Migrate:
     def remove_migration_ptes_hugetlb(
         self, folio: HugetlbFolio, target: HugetlbFolio
     ) -> None:
-        """Let every entry that waits for *folio* map *target*; the file is locked."""
+        """Let every entry that waits for *folio* map *target*; the file is locked.
+
+        Source: mm/migrate.c, remove_migration_pte()
+        """
         huge = self._kernel.hugetlbpage
         hugetlb = self._kernel.hugetlb
         size = folio.hstate.size

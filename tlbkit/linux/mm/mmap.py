@@ -200,6 +200,8 @@ class Mmap:
         MAP_HUGETLB without a file gets one; the reference is the caller's. A negative
         error number if there are no huge pages of the size asked for, or if the file
         has none. Source: ksys_mmap_pgoff().
+
+        Source: mm/mmap.c, ksys_mmap_pgoff()
         """
         if file is not None:
             size = self._huge_size(file)

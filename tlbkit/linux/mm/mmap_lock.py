@@ -76,7 +76,10 @@ class MmapLock:
 
     @staticmethod
     def vma_is_write_locked(vma: VmArea) -> bool:
-        """Tell whether the running CPU has marked *vma* as being changed."""
+        """Tell whether the running CPU has marked *vma* as being changed.
+
+        Source: include/linux/mmap_lock.h, vma_assert_write_locked()
+        """
         mmap_lock = vma.mm.mmap_lock
         return mmap_lock.write_held and vma.vm_lock_seq == mmap_lock.sequence
 

@@ -51,15 +51,24 @@ class Gather(GenericTlb):
     # -- begin and end ---------------------------------------------------------------
 
     def tlb_gather_mmu(self, mm: MmStruct) -> MmuGather:
-        """Begin a gather over part of *mm*."""
+        """Begin a gather over part of *mm*.
+
+        Source: mm/mmu_gather.c, tlb_gather_mmu()
+        """
         return self._gather_mmu(mm, fullmm=False)
 
     def tlb_gather_mmu_fullmm(self, mm: MmStruct) -> MmuGather:
-        """Begin a gather over all of *mm*, which nobody will use again."""
+        """Begin a gather over all of *mm*, which nobody will use again.
+
+        Source: mm/mmu_gather.c, tlb_gather_mmu_fullmm()
+        """
         return self._gather_mmu(mm, fullmm=True)
 
     def tlb_gather_mmu_vma(self, vma: VmArea) -> MmuGather:
-        """Begin a gather over part of one area, which then need not be begun itself."""
+        """Begin a gather over part of one area, which then need not be begun itself.
+
+        Source: mm/mmu_gather.c, tlb_gather_mmu_vma()
+        """
         tlb = self._gather_mmu(vma.mm, fullmm=False)
         self.tlb_update_vma_flags(tlb, vma)
         return tlb
@@ -79,6 +88,8 @@ class Gather(GenericTlb):
 
         To interrupt CPUs because of unshared tables would be too late here: the lock
         that kept their new owner off is no longer held.
+
+        Source: mm/mmu_gather.c, tlb_finish_mmu()
         """
         if tlb.fully_unshared_tables and self._kernel.config.debug_vm:
             self._kernel.panic.warn_on_once(
@@ -96,7 +107,10 @@ class Gather(GenericTlb):
     # -- pages -----------------------------------------------------------------------
 
     def tlb_remove_page_size(self, tlb: MmuGather, folio: Folio) -> None:
-        """Keep one reference until after the flush, which is made now if need be."""
+        """Keep one reference until after the flush, which is made now if need be.
+
+        Source: include/asm-generic/tlb.h, tlb_remove_page_size()
+        """
         if self.tlb_remove_folio_pages(tlb, folio, 1):
             self.tlb_flush_mmu(tlb)
 
@@ -138,6 +152,8 @@ class Gather(GenericTlb):
 
         While a TLB may still let somebody write, a dirty page must look mapped: who
         writes it back must find that entry, and wait for the lock of its table.
+
+        Source: mm/mmu_gather.c, tlb_flush_rmaps()
         """
         delayed, tlb.delayed_rmaps = tlb.delayed_rmaps, []
         for folio, pfn, nr in delayed:
@@ -155,7 +171,10 @@ class Gather(GenericTlb):
     # -- tables ----------------------------------------------------------------------
 
     def tlb_remove_table(self, tlb: MmuGather, table: Folio) -> None:
-        """Keep an unhooked table until no walker can be in it."""
+        """Keep an unhooked table until no walker can be in it.
+
+        Source: mm/mmu_gather.c, tlb_remove_table()
+        """
         if not tlb.tables and self._kernel.page_alloc.should_fail_alloc_page():
             # No page to keep tables in.
             self._table_invalidate(tlb)
@@ -175,6 +194,8 @@ class Gather(GenericTlb):
 
         A lockless walk has interrupts off, so a CPU that takes the interrupt is not in
         a walk that began before. Walks that begin later do not find what was unhooked.
+
+        Source: mm/mmu_gather.c, tlb_remove_table_sync_one()
         """
         self._kernel.smp.smp_call_function(
             _remove_table_smp_sync, "tlb_remove_table_sync_one"
@@ -202,7 +223,10 @@ class Gather(GenericTlb):
     # -- flush -----------------------------------------------------------------------
 
     def tlb_flush_mmu(self, tlb: MmuGather) -> None:
-        """Flush, then let go of the kept tables and pages."""
+        """Flush, then let go of the kept tables and pages.
+
+        Source: mm/mmu_gather.c, tlb_flush_mmu()
+        """
         self.tlb_flush_mmu_tlbonly(tlb)
         self._table_flush(tlb)
         self._batch_pages_flush(tlb)

@@ -128,7 +128,7 @@ class Mprotect:
 
         Shared memory that needs no notice of writes is writable from the start.
 
-        Source: include/linux/mm.h, vma_wants_manual_pte_write_upgrade()
+        Source: mm/vma.h, vma_wants_manual_pte_write_upgrade()
         """
         if vma.flags & VM_SHARED:
             return self._kernel.vma.vma_wants_writenotify(vma)

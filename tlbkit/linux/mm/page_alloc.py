@@ -105,7 +105,10 @@ class PageAlloc:
         return self._base <= pfn <= self.highest_memmap_pfn
 
     def folio(self, pfn: int) -> Folio | None:
-        """Return the folio that frame *pfn* belongs to: pfn_folio()."""
+        """Return the folio that frame *pfn* belongs to: pfn_folio().
+
+        Source: include/linux/mm.h, pfn_folio()
+        """
         index = pfn - self._base
         if 0 <= index < len(self._folios):
             return self._folios[index]
@@ -115,7 +118,10 @@ class PageAlloc:
         return None
 
     def folio_of(self, pfn: int) -> Folio:
-        """Return the folio that frame *pfn* must belong to."""
+        """Return the folio that frame *pfn* must belong to.
+
+        Source: include/linux/mm.h, pfn_folio()
+        """
         index = pfn - self._base
         folio = self._folios[index] if 0 <= index < len(self._folios) else None
         folio = folio or self.folio(pfn)
@@ -124,7 +130,10 @@ class PageAlloc:
         return folio
 
     def folios(self) -> list[Folio]:
-        """Return every folio of memory in use, by frame."""
+        """Return every folio of memory in use, by frame.
+
+        Source: none; tests and rules look at all of them.
+        """
         return list(dict.fromkeys(folio for folio in self._folios if folio is not None))
 
     def should_fail_alloc_page(self, order: int = 0) -> bool:
@@ -141,6 +150,8 @@ class PageAlloc:
         """Return a new folio with one reference, or ``None`` without memory.
 
         Its contents are whatever the frames held last.
+
+        Source: include/linux/gfp.h, folio_alloc()
         """
         if self.should_fail_alloc_page(order):
             return None
@@ -162,6 +173,8 @@ class PageAlloc:
         """Return a new folio full of zeros, or ``None`` without memory.
 
         With *zero_tags* its memory tags are 0 as well: __GFP_ZEROTAGS.
+
+        Source: include/linux/highmem.h, vma_alloc_zeroed_movable_folio()
         """
         folio = self.alloc(order)
         if folio is not None:
@@ -195,7 +208,10 @@ class PageAlloc:
             clear_frame(pfn)
 
     def alloc_table(self, name: str) -> Folio | None:
-        """Return a zeroed frame for a page table, with its own lock, or ``None``."""
+        """Return a zeroed frame for a page table, with its own lock, or ``None``.
+
+        Source: include/linux/mm.h, pagetable_alloc() and pagetable_pte_ctor()
+        """
         folio = self.alloc_zeroed()
         if folio is not None:
             folio.flags |= PG_table
@@ -203,7 +219,10 @@ class PageAlloc:
         return folio
 
     def free(self, folio: Folio) -> None:
-        """Give all frames of *folio* back; nothing may map or hold it any more."""
+        """Give all frames of *folio* back; nothing may map or hold it any more.
+
+        Source: mm/page_alloc.c, free_frozen_pages()
+        """
         if folio.mapcount:
             raise BadPageError(folio, "freed while page tables map it")
         if folio.refcount > 0 and not folio.flags & PG_table:
@@ -234,6 +253,9 @@ class PageAlloc:
 
         Returns:
             The first frame, or ``None`` if the physical address space ends.
+
+        Source: none; memory for huge pages is put in where the kernel would take some
+        away.
         """
         first = -(-(self.highest_memmap_pfn + 1) >> order) << order
         last = first + (count << order)
@@ -245,12 +267,18 @@ class PageAlloc:
         return first
 
     def put_block(self, folio: Folio) -> None:
-        """Let the frames of one such block lead to *folio*, which is in use now."""
+        """Let the frames of one such block lead to *folio*, which is in use now.
+
+        Source: none; such memory is described when it is used.
+        """
         blocks = self._blocks_of(folio)
         blocks.folios[folio.pfn - blocks.first >> blocks.order] = folio
 
     def take_block(self, folio: Folio) -> None:
-        """Let them lead nowhere, as *folio* is not in use any more."""
+        """Let them lead nowhere, as *folio* is not in use any more.
+
+        Source: none; such memory is described while it is used.
+        """
         blocks = self._blocks_of(folio)
         del blocks.folios[folio.pfn - blocks.first >> blocks.order]
 
@@ -261,7 +289,10 @@ class PageAlloc:
         raise BadPageError(folio, "it is in no block that was put in")
 
     def split(self, folio: Folio) -> list[Folio]:
-        """Make each page of *folio* a folio of its own; callers move the state over."""
+        """Make each page of *folio* a folio of its own; callers move the state over.
+
+        Source: mm/huge_memory.c, __split_folio_to_order()
+        """
         first = folio.pfn - self._base
         pages = [Folio(folio.pfn + n) for n in range(folio.nr_pages)]
         self._folios[first : first + len(pages)] = pages
@@ -271,6 +302,8 @@ class PageAlloc:
         """Describe frames of a device as one folio that nobody holds.
 
         Its last reference frees nothing: the frames stay the device's.
+
+        Source: mm/memremap.c, memremap_pages()
         """
         folio = LargeFolio(pfn, order) if order else Folio(pfn)
         folio.refcount = 0

@@ -90,7 +90,10 @@ class Pagewalk:
         return self._walk_pmd(vma, addr, flags, pgtable.pmd_offset(pudp, addr))
 
     def page_of_pud(self, vma: VmArea, addr: int, pud: int) -> Page | None:
-        """Return the first page of what a present PUD leaf maps, if it is normal."""
+        """Return the first page of what a present PUD leaf maps, if it is normal.
+
+        Source: mm/pagewalk.c, folio_walk_start()
+        """
         return self._kernel.memory.vm_normal_page_pud(vma, addr, pud)
 
     def _walk_pmd(

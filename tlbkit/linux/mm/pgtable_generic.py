@@ -40,6 +40,8 @@ class PgtableGeneric:
         """Return *prot* with the memory type set for a frame; arm64 keeps no such list.
 
         On x86 the tables of PAT are asked.
+
+        Source: include/linux/pgtable.h, pfnmap_setup_cachemode_pfn()
         """
         del pfn
         return prot
@@ -52,11 +54,16 @@ class PgtableGeneric:
 
         A present entry that the hardware cannot see now may have been visible until a
         moment ago, if somebody still owes the flush for that.
+
+        Source: arch/arm64/include/asm/pgtable.h, pte_accessible()
         """
         return pte_present(pte) if mm.tlb_flush_pending else pte_valid(pte)
 
     def ptep_clear_flush(self, vma: VmArea, address: int, ptep: int) -> int:
-        """Clear an entry and flush it everywhere; return what it was."""
+        """Clear an entry and flush it everywhere; return what it was.
+
+        Source: mm/pgtable-generic.c, ptep_clear_flush()
+        """
         pte = self._pgtable.ptep_get_and_clear(vma.mm, address, ptep)
         if self.pte_accessible(vma.mm, pte):
             self._kernel.tlbflush.flush_tlb_page(vma, address)
@@ -78,6 +85,8 @@ class PgtableGeneric:
 
         A CPU that goes on using the old entry only makes the page look idle; the DSB of
         its next context switch ends even that.
+
+        Source: arch/arm64/include/asm/pgtable.h, __ptep_clear_flush_young()
         """
         pgtable = self._pgtable
         if pte_valid_cont(pgtable.read(ptep)):
@@ -92,13 +101,19 @@ class PgtableGeneric:
     # -- block entries ---------------------------------------------------------------
 
     def pmdp_huge_clear_flush(self, vma: VmArea, address: int, pmdp: int) -> int:
-        """Clear a block entry and flush it everywhere; return what it was."""
+        """Clear a block entry and flush it everywhere; return what it was.
+
+        Source: mm/pgtable-generic.c, pmdp_huge_clear_flush()
+        """
         pmd = self._pgtable.ptep_get_and_clear_(pmdp)
         self._flush_pmd(vma, address)
         return pmd
 
     def pudp_huge_clear_flush(self, vma: VmArea, address: int, pudp: int) -> int:
-        """Do the same to the block of a PUD entry."""
+        """Do the same to the block of a PUD entry.
+
+        Source: mm/pgtable-generic.c, pudp_huge_clear_flush()
+        """
         pud = self._pgtable.ptep_get_and_clear_(pudp)
         end = address + self._pgtable.pud_size
         self._kernel.tlbflush.flush_pud_tlb_range(vma, address, end)
@@ -109,6 +124,8 @@ class PgtableGeneric:
 
         It stays present for software, so nobody takes it for empty meanwhile. The flush
         comes also if the hardware could not see the entry before.
+
+        Source: mm/pgtable-generic.c, pmdp_invalidate()
         """
         running = self._kernel.machine.running
         invalid = pte_mkinvalid(self._pgtable.read(pmdp))
@@ -121,6 +138,8 @@ class PgtableGeneric:
 
         An architecture whose hardware leaves them alone in an invalid entry could do
         with less; arm64 has no form of its own.
+
+        Source: mm/pgtable-generic.c, pmdp_invalidate_ad()
         """
         return self.pmdp_invalidate(vma, address, pmdp)
 
@@ -138,7 +157,10 @@ class PgtableGeneric:
         return pud
 
     def pmdp_collapse_flush(self, vma: VmArea, address: int, pmdp: int) -> int:
-        """Clear an entry that points to a table, and flush all that it led to."""
+        """Clear an entry that points to a table, and flush all that it led to.
+
+        Source: mm/pgtable-generic.c, pmdp_collapse_flush()
+        """
         pmd = self._pgtable.ptep_get_and_clear_(pmdp)
         end = address + self._pgtable.pmd_size
         self._kernel.tlbflush.flush_tlb_range(vma, address, end)
@@ -221,13 +243,19 @@ class PgtableGeneric:
     # -- tables in store -------------------------------------------------------------
 
     def pgtable_trans_huge_deposit(self, pmdp: int, table: Folio) -> None:
-        """Keep a page table for the day when a block under *pmdp*'s table is split."""
+        """Keep a page table for the day when a block under *pmdp*'s table is split.
+
+        Source: mm/pgtable-generic.c, pgtable_trans_huge_deposit()
+        """
         self._kernel.memory.pmd_lockptr(pmdp).assert_held()
         key = pmdp >> self._pgtable.page_shift
         self._deposited.setdefault(key, []).append(table)
 
     def pgtable_trans_huge_withdraw(self, pmdp: int) -> Folio:
-        """Return a page table that was kept for a block under *pmdp*'s table."""
+        """Return a page table that was kept for a block under *pmdp*'s table.
+
+        Source: mm/pgtable-generic.c, pgtable_trans_huge_withdraw()
+        """
         self._kernel.memory.pmd_lockptr(pmdp).assert_held()
         key = pmdp >> self._pgtable.page_shift
         tables = self._deposited.get(key)
@@ -242,5 +270,8 @@ class PgtableGeneric:
         return table
 
     def deposited(self, pmdp: int) -> int:
-        """Return how many page tables are kept under *pmdp*'s table."""
+        """Return how many page tables are kept under *pmdp*'s table.
+
+        Source: none; tests count them.
+        """
         return len(self._deposited.get(pmdp >> self._pgtable.page_shift, ()))

@@ -53,11 +53,17 @@ class ShmemVmOperations(VmOperations):
         self._kernel = kernel
 
     def fault(self, vmf: VmFault) -> int:
-        """Find the page, or make it."""
+        """Find the page, or make it.
+
+        Source: mm/shmem.c, shmem_fault()
+        """
         return self._kernel.shmem.shmem_fault(vmf)
 
     def map_pages(self, vmf: VmFault, first: int, last: int) -> int:
-        """Map what is in memory around the fault."""
+        """Map what is in memory around the fault.
+
+        Source: mm/filemap.c, filemap_map_pages()
+        """
         return self._kernel.filemap.filemap_map_pages(vmf, first, last)
 
 
@@ -71,7 +77,10 @@ class ShmemPages(AddressSpaceOperations):
         self._kernel = kernel
 
     def read_folio(self, mapping: AddressSpace, folio: Folio) -> int:
-        """Clear a folio: what was never written is zeros."""
+        """Clear a folio: what was never written is zeros.
+
+        Source: mm/shmem.c, shmem_get_folio_gfp()
+        """
         del mapping
         for pfn in range(folio.pfn, folio.pfn + folio.nr_pages):
             self._kernel.machine.memory.clear_frame(pfn)
@@ -87,31 +96,49 @@ class ShmemFiles(FileOperations):
         self._kernel = kernel
 
     def mmap(self, file: File, vma: VmArea) -> int:
-        """Let an area map the pages of the file."""
+        """Let an area map the pages of the file.
+
+        Source: mm/shmem.c, shmem_mmap()
+        """
         del file
         vma.ops = self._kernel.shmem.vm_ops
         return 0
 
     def read_iter(self, file: File, offset: int) -> int | None:
-        """Return a word of the file."""
+        """Return a word of the file.
+
+        Source: mm/shmem.c, shmem_file_read_iter()
+        """
         return self._kernel.filemap.filemap_read(file, offset)
 
     def write_iter(self, file: File, offset: int, value: int) -> int:
-        """Store a word, also beyond the end of the file."""
+        """Store a word, also beyond the end of the file.
+
+        Source: mm/shmem.c, shmem_file_write_iter()
+        """
         return self._kernel.filemap.generic_perform_write(file, offset, value)
 
     def fsync(self, file: File, start: int, end: int) -> int:
-        """Do nothing: there is nowhere to write to."""
+        """Do nothing: there is nowhere to write to.
+
+        Source: fs/libfs.c, noop_fsync()
+        """
         del file, start, end
         return 0
 
     def truncate(self, inode: Inode, size: int) -> int:
-        """Give the file another size."""
+        """Give the file another size.
+
+        Source: mm/shmem.c, shmem_setattr()
+        """
         self._kernel.truncate.truncate_setsize(inode, size)
         return 0
 
     def evict(self, inode: Inode) -> None:
-        """Free all pages."""
+        """Free all pages.
+
+        Source: mm/shmem.c, shmem_evict_inode()
+        """
         self._kernel.truncate.truncate_inode_pages(inode.mapping, 0)
 
 

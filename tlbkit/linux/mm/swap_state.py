@@ -60,7 +60,10 @@ class SwapState:
         return first._replace(offset=first.offset + pfn - folio.pfn)
 
     def add_to_swap_cache(self, folio: Folio, entry: SwpEntry) -> None:
-        """Let a locked folio be found under the slots from *entry* on."""
+        """Let a locked folio be found under the slots from *entry* on.
+
+        Source: mm/swap_state.c, swap_cache_add_folio()
+        """
         folio.refcount += folio.nr_pages
         folio.flags |= PG_swapcache
         self._entries[folio.pfn] = entry
@@ -68,7 +71,10 @@ class SwapState:
             self.folios[entry._replace(offset=entry.offset + page)] = folio
 
     def delete_from_swap_cache(self, folio: Folio) -> None:
-        """Take a locked folio out; slots for which no entry stands become free."""
+        """Take a locked folio out; slots for which no entry stands become free.
+
+        Source: mm/swap_state.c, swap_cache_del_folio()
+        """
         entry = self._entries.pop(folio.pfn)
         folio.flags &= ~PG_swapcache
         for page in range(folio.nr_pages):
@@ -78,7 +84,10 @@ class SwapState:
             self._kernel.swap.folio_put(folio)
 
     def split(self, folio: Folio, pages: list[Folio]) -> None:
-        """Let each of *pages* have the slot that it had as a part of *folio*."""
+        """Let each of *pages* have the slot that it had as a part of *folio*.
+
+        Source: mm/huge_memory.c, __folio_freeze_and_split_unmapped()
+        """
         entry = self._entries.pop(folio.pfn)
         for number, page in enumerate(pages):
             slot = entry._replace(offset=entry.offset + number)

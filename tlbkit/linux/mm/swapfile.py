@@ -66,13 +66,18 @@ class SwapInfo:
 
     @property
     def free(self) -> int:
-        """How many slots nobody uses."""
+        """How many slots nobody uses.
+
+        Source: none; the kernel counts them.
+        """
         return self.pages - len(self.swap_map)
 
     def scan(self, nr: int) -> int | None:
         """Return the first of *nr* free slots, aligned to their number, or ``None``.
 
         The search goes on where the last one ended.
+
+        Source: mm/swapfile.c, cluster_alloc_swap_entry()
         """
         if self.free < nr:
             return None
@@ -106,6 +111,8 @@ class Swapfile:
             pages: At least one.
             synchronous_io: As of zram or a RAM disk. A disk is as fast here, but the
                 kernel treats it otherwise: see `SwapInfo`.
+
+        Source: mm/swapfile.c, swapon()
         """
         if pages < 1:
             raise InputError(f"pages={pages}: a swap device has at least one page")
@@ -210,6 +217,8 @@ class Swapfile:
         """Let others run until nobody is just reading a slot in.
 
         The kernel sleeps for a tick instead, and tries again.
+
+        Source: none; the kernel sleeps for a tick and tries again.
         """
         device = self.get_swap_device(entry)
         cache = self._kernel.swap_state.folios
@@ -220,7 +229,10 @@ class Swapfile:
             )
 
     def has_cache(self, entry: SwpEntry) -> bool:
-        """Tell whether a folio has the contents of a slot, or is getting them."""
+        """Tell whether a folio has the contents of a slot, or is getting them.
+
+        Source: mm/swapfile.c, swap_only_has_cache()
+        """
         return entry.offset in self._device(entry).cached
 
     def swapcache_clear(self, entry: SwpEntry) -> None:

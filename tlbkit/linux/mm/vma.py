@@ -45,7 +45,10 @@ class Vma:
 
     @staticmethod
     def index(mm: MmStruct, addr: int) -> int:
-        """Return the place of the first area that ends after *addr*."""
+        """Return the place of the first area that ends after *addr*.
+
+        Source: none; it is a look into the tree of VMAs, which is a list here.
+        """
         place = bisect_right(mm.vmas, addr, key=_start)
         return place - 1 if place and mm.vmas[place - 1].end > addr else place
 
@@ -69,7 +72,10 @@ class Vma:
         return vma if addr < vma.end else None
 
     def overlapping(self, mm: MmStruct, start: int, end: int) -> list[VmArea]:
-        """Return the areas that share an address with [start, end)."""
+        """Return the areas that share an address with [start, end).
+
+        Source: include/linux/mm.h, for_each_vma_range()
+        """
         place = self.index(mm, start)
         found = []
         while place < len(mm.vmas) and mm.vmas[place].start < end:
@@ -85,6 +91,8 @@ class Vma:
         """Tell whether *left* could go on into *right*, given *flags* and *uffd*.
 
         Callers see to it that the one ends where the other begins.
+
+        Source: mm/vma.c, can_vma_merge_after()
         """
         return self._alike(left, right) and self._has(left, flags, uffd)
 
@@ -171,7 +179,10 @@ class Vma:
         return None
 
     def vma_insert(self, vma: VmArea) -> VmArea:
-        """Add a new area, merged with its neighbours where that is possible."""
+        """Add a new area, merged with its neighbours where that is possible.
+
+        Source: mm/vma.c, vma_merge_new_range() and vma_link()
+        """
         mm = vma.mm
         place = bisect_right(mm.vmas, vma.start, key=_start)
         mm.vmas.insert(place, vma)
@@ -384,7 +395,10 @@ class Vma:
 
     @staticmethod
     def unlink_file_vma(vma: VmArea) -> None:
-        """Let the file of an area forget it; the file is held still."""
+        """Let the file of an area forget it; the file is held still.
+
+        Source: mm/vma.c, unlink_file_vma_batch_add()
+        """
         if vma.file is None:
             return
         mapping = vma.file.mapping

@@ -33,13 +33,19 @@ class Mem(FileOperations):
         self._ops = MemOperations()
 
     def open(self) -> File:
-        """Return the device, opened for reading and writing."""
+        """Return the device, opened for reading and writing.
+
+        Source: drivers/char/mem.c, open_mem()
+        """
         table = self._kernel.file_table
         inode = table.new_inode("/dev/mem", self, AddressSpaceOperations())
         return table.alloc_file(inode)
 
     def mmap(self, file: File, vma: VmArea) -> int:
-        """Map physical memory from the area's offset on."""
+        """Map physical memory from the area's offset on.
+
+        Source: drivers/char/mem.c, mmap_mem()
+        """
         del file
         vma.ops = self._ops
         size = vma.end - vma.start

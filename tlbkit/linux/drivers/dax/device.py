@@ -37,11 +37,17 @@ class DevDaxVmOperations(VmOperations):
         self._dev = dev
 
     def fault(self, vmf: VmFault) -> int:
-        """Map a page."""
+        """Map a page.
+
+        Source: drivers/dax/device.c, dev_dax_fault()
+        """
         return self._dev.dev_dax_huge_fault(vmf, 0)
 
     def huge_fault(self, vmf: VmFault, order: int) -> int:
-        """Map a block."""
+        """Map a block.
+
+        Source: drivers/dax/device.c, dev_dax_huge_fault()
+        """
         return self._dev.dev_dax_huge_fault(vmf, order)
 
 
@@ -85,14 +91,20 @@ class DevDax(FileOperations):
             self.folios.append(device(memory.pfn, self._order))
 
     def open(self) -> File:
-        """Return the device, opened for reading and writing."""
+        """Return the device, opened for reading and writing.
+
+        Source: drivers/dax/device.c, dax_open()
+        """
         table = self._kernel.file_table
         inode = table.new_inode("/dev/dax0.0", self, AddressSpaceOperations())
         inode.size = self.align * len(self.folios)
         return table.alloc_file(inode)
 
     def mmap(self, file: File, vma: VmArea) -> int:
-        """Make an area map the device; it is shared and aligned, or ``-EINVAL``."""
+        """Make an area map the device; it is shared and aligned, or ``-EINVAL``.
+
+        Source: drivers/dax/device.c, dax_mmap()
+        """
         del file
         misaligned = (vma.start | vma.end) & (self.align - 1)
         if misaligned or not vma.flags & VM_MAYSHARE:

@@ -62,15 +62,24 @@ class GntdevOperations(NormalPageOperations):
         self.areas = areas
 
     def open(self, vma: VmArea) -> None:
-        """Note an area that was split off."""
+        """Note an area that was split off.
+
+        Source: drivers/xen/gntdev.c, gntdev_vma_open()
+        """
         self.areas.append(vma)
 
     def close(self, vma: VmArea) -> None:
-        """Forget an area that is gone."""
+        """Forget an area that is gone.
+
+        Source: drivers/xen/gntdev.c, gntdev_vma_close()
+        """
         self.areas.remove(vma)
 
     def find_normal_page(self, vma: VmArea, addr: int) -> Page | None:
-        """Return the page that stands for the grant at *addr*."""
+        """Return the page that stands for the grant at *addr*.
+
+        Source: drivers/xen/gntdev.c, gntdev_vma_find_normal_page()
+        """
         return self._grants.pages[vma.pgoff + (addr - vma.start >> self._page_shift)]
 
 
@@ -85,7 +94,10 @@ class Gntdev(FileOperations):
         self._grants: dict[Inode, Grants] = {}
 
     def open(self, frames: Sequence[int]) -> File | int:
-        """Return a device that maps *frames* of another guest; ``-ENOMEM``."""
+        """Return a device that maps *frames* of another guest; ``-ENOMEM``.
+
+        Source: drivers/xen/gntdev.c, gntdev_open() and gntdev_ioctl_map_grant_ref()
+        """
         kernel = self._kernel
         pages: list[Page] = []
         for _ in frames:
@@ -103,12 +115,18 @@ class Gntdev(FileOperations):
         return kernel.file_table.alloc_file(inode)
 
     def operations(self, grants: Grants) -> VmOperations:
-        """Return what the driver answers for an area that maps *grants*."""
+        """Return what the driver answers for an area that maps *grants*.
+
+        Source: none; each device has a table of its own here, since it knows its pages.
+        """
         page_shift = self._kernel.pgtable.page_shift
         return GntdevOperations(grants, page_shift, self._areas)
 
     def mmap(self, file: File, vma: VmArea) -> int:
-        """Let the hypervisor map all that was granted."""
+        """Let the hypervisor map all that was granted.
+
+        Source: drivers/xen/gntdev.c, gntdev_mmap()
+        """
         vma.flags |= VM_MIXEDMAP | VM_DONTEXPAND | VM_DONTCOPY
         grants = self._grants[file.inode]
         vma.ops = self.operations(grants)
@@ -126,7 +144,10 @@ class Gntdev(FileOperations):
         return 0
 
     def invalidate(self, mm: MmStruct, start: int, end: int) -> None:
-        """Let the hypervisor take its entries away before the kernel meets them."""
+        """Let the hypervisor take its entries away before the kernel meets them.
+
+        Source: drivers/xen/gntdev.c, gntdev_invalidate()
+        """
         kernel = self._kernel
         for vma in self._areas:
             if vma.mm is not mm:
@@ -141,7 +162,10 @@ class Gntdev(FileOperations):
                 ptl.release()
 
     def evict(self, inode: Inode) -> None:
-        """Give up the pages, as the device is closed and nothing maps it any more."""
+        """Give up the pages, as the device is closed and nothing maps it any more.
+
+        Source: drivers/xen/gntdev.c, gntdev_release()
+        """
         for page in self._grants.pop(inode).pages:
             self._kernel.swap.folio_put(self._kernel.page_alloc.folio_of(page))
         if not self._grants:

@@ -122,7 +122,7 @@ class HugetlbfsFiles(FileOperations):
     def truncate(self, inode: Inode, size: int) -> int:
         """Give the file another size: whole huge pages.
 
-        Source: fs/hugetlbfs/inode.c, hugetlbfs_inode_operations
+        Source: fs/hugetlbfs/inode.c, hugetlbfs_setattr()
         """
         assert isinstance(inode, HugetlbfsInode)
         return self._kernel.hugetlbfs.hugetlbfs_setattr(inode, size)

@@ -68,7 +68,10 @@ class MemSizeStats:
 
     @property
     def lines(self) -> dict[str, int]:
-        """The lines of the file that are about this, in KiB."""
+        """The lines of the file that are about this, in KiB.
+
+        Source: fs/proc/task_mmu.c, __show_smap()
+        """
         names = {
             "Rss": self.resident,
             "Pss": self.pss,
@@ -295,7 +298,10 @@ class TaskMmu:
         return self._word(page, self._pgtable.pte_pfn(pte), pte)
 
     def pmd_to_pagemap_entry(self, vma: VmArea, addr: int, pmd: int) -> int:
-        """Return the word of one page of a block."""
+        """Return the word of one page of a block.
+
+        Source: fs/proc/task_mmu.c, pagemap_pmd_range()
+        """
         if not pte_present(pmd):
             return 0 if pte_none(pmd) else PM_SWAP
         offset = (addr & self._pgtable.pmd_size - 1) >> self._pgtable.page_shift

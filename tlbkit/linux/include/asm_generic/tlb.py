@@ -83,7 +83,10 @@ class MmuGather:
 
     @property
     def recorded(self) -> bool:
-        """Whether anything was recorded that a flush would be for."""
+        """Whether anything was recorded that a flush would be for.
+
+        Source: none; it is the first question of tlb_flush_mmu_tlbonly().
+        """
         return (
             self.freed_tables
             or self.unshared_tables
@@ -107,18 +110,27 @@ class GenericTlb:
 
     @staticmethod
     def tlb_update_vma_flags(tlb: MmuGather, vma: VmArea) -> None:
-        """Note what kind of area is at work; that it maps bare frames stays noted."""
+        """Note what kind of area is at work; that it maps bare frames stays noted.
+
+        Source: include/asm-generic/tlb.h, tlb_update_vma_flags()
+        """
         tlb.vma_huge = bool(vma.flags & VM_HUGETLB)
         tlb.vma_exec = bool(vma.flags & VM_EXEC)
         tlb.vma_pfn |= bool(vma.flags & (VM_PFNMAP | VM_MIXEDMAP))
 
     def tlb_start_vma(self, tlb: MmuGather, vma: VmArea) -> None:
-        """Begin one area, unless all of the address space goes away."""
+        """Begin one area, unless all of the address space goes away.
+
+        Source: include/asm-generic/tlb.h, tlb_start_vma()
+        """
         if not tlb.fullmm:
             self.tlb_update_vma_flags(tlb, vma)
 
     def tlb_end_vma(self, tlb: MmuGather, vma: VmArea) -> None:
-        """End one area: flush what was recorded in it, unless all of mm goes away."""
+        """End one area: flush what was recorded in it, unless all of mm goes away.
+
+        Source: include/asm-generic/tlb.h, tlb_end_vma()
+        """
         del vma
         if not tlb.fullmm:
             self.tlb_flush_mmu_tlbonly(tlb)
@@ -128,6 +140,8 @@ class GenericTlb:
 
         Who clears such frames by way of the file would not find the area any more, and
         take an entry in a TLB for one that is not there.
+
+        Source: include/asm-generic/tlb.h, tlb_free_vmas()
         """
         if not tlb.fullmm and tlb.vma_pfn:
             self.tlb_flush_mmu_tlbonly(tlb)
@@ -141,33 +155,51 @@ class GenericTlb:
         tlb.end = max(tlb.end, address + size)
 
     def tlb_flush_pte_range(self, tlb: MmuGather, address: int, size: int) -> None:
-        """Record page entries that were changed."""
+        """Record page entries that were changed.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_pte_range()
+        """
         self._adjust_range(tlb, address, size)
         tlb.cleared_ptes = True
 
     def tlb_flush_pmd_range(self, tlb: MmuGather, address: int, size: int) -> None:
-        """Record PMD entries that were changed."""
+        """Record PMD entries that were changed.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_pmd_range()
+        """
         self._adjust_range(tlb, address, size)
         tlb.cleared_pmds = True
 
     def tlb_flush_pud_range(self, tlb: MmuGather, address: int, size: int) -> None:
-        """Record PUD entries that were changed."""
+        """Record PUD entries that were changed.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_pud_range()
+        """
         self._adjust_range(tlb, address, size)
         tlb.cleared_puds = True
 
     def tlb_flush_p4d_range(self, tlb: MmuGather, address: int, size: int) -> None:
-        """Record top-level entries that were changed."""
+        """Record top-level entries that were changed.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_p4d_range()
+        """
         self._adjust_range(tlb, address, size)
         tlb.cleared_p4ds = True
 
     def tlb_remove_tlb_entry(self, tlb: MmuGather, address: int) -> None:
-        """Record one page entry that was cleared."""
+        """Record one page entry that was cleared.
+
+        Source: include/asm-generic/tlb.h, tlb_remove_tlb_entry()
+        """
         self.tlb_flush_pte_range(tlb, address, self._kernel.pgtable.page_size)
 
     def tlb_remove_huge_tlb_entry(
         self, tlb: MmuGather, address: int, size: int
     ) -> None:
-        """Record one huge page of hugetlb that was changed, of *size* bytes."""
+        """Record one huge page of hugetlb that was changed, of *size* bytes.
+
+        Source: include/asm-generic/tlb.h, tlb_remove_huge_tlb_entry()
+        """
         pgtable = self._kernel.pgtable
         if size >= pgtable.pud_size:
             self.tlb_flush_pud_range(tlb, address, size)
@@ -177,11 +209,17 @@ class GenericTlb:
             self.tlb_flush_pte_range(tlb, address, size)
 
     def tlb_remove_pmd_tlb_entry(self, tlb: MmuGather, address: int) -> None:
-        """Record one block entry that was cleared."""
+        """Record one block entry that was cleared.
+
+        Source: include/asm-generic/tlb.h, tlb_remove_pmd_tlb_entry()
+        """
         self.tlb_flush_pmd_range(tlb, address, self._kernel.pgtable.pmd_size)
 
     def tlb_remove_pud_tlb_entry(self, tlb: MmuGather, address: int) -> None:
-        """Record one entry of a PUD block that was cleared."""
+        """Record one entry of a PUD block that was cleared.
+
+        Source: include/asm-generic/tlb.h, tlb_remove_pud_tlb_entry()
+        """
         self.tlb_flush_pud_range(tlb, address, self._kernel.pgtable.pud_size)
 
     # -- record tables ---------------------------------------------------------------
@@ -190,19 +228,27 @@ class GenericTlb:
         """Record that the PTE table for *address* was unhooked, and keep it.
 
         What was cleared is the entry that pointed to it, one level up.
+
+        Source: include/asm-generic/tlb.h, pte_free_tlb()
         """
         self.tlb_flush_pmd_range(tlb, address, self._kernel.pgtable.page_size)
         tlb.freed_tables = True
         self._kernel.tlb.pte_free_tlb_(tlb, table)
 
     def pmd_free_tlb(self, tlb: MmuGather, table: Folio, address: int) -> None:
-        """Record the same of a PMD table."""
+        """Record the same of a PMD table.
+
+        Source: include/asm-generic/tlb.h, pmd_free_tlb()
+        """
         self.tlb_flush_pud_range(tlb, address, self._kernel.pgtable.page_size)
         tlb.freed_tables = True
         self._kernel.tlb.pmd_free_tlb_(tlb, table)
 
     def pud_free_tlb(self, tlb: MmuGather, table: Folio, address: int) -> None:
-        """Record the same of a PUD table."""
+        """Record the same of a PUD table.
+
+        Source: include/asm-generic/tlb.h, pud_free_tlb()
+        """
         self.tlb_flush_p4d_range(tlb, address, self._kernel.pgtable.page_size)
         tlb.freed_tables = True
         self._kernel.tlb.pud_free_tlb_(tlb, table)
@@ -215,6 +261,8 @@ class GenericTlb:
         What must leave the TLBs are the leaves that it led to, all of them: hence the
         whole span of the table, at PMD level. `tlb_flush_unshared_tables` must follow
         before the lock is released that keeps the others from changing the table.
+
+        Source: include/asm-generic/tlb.h, tlb_unshare_pmd_ptdesc()
         """
         if not ptdesc_pmd_is_shared(table):
             self._kernel.panic.warn_on_once(
@@ -233,6 +281,8 @@ class GenericTlb:
         The flush is for this address space, whoever else uses the tables. If one of
         them has a single user left, every CPU is interrupted as well: who unhooked it
         before may have left lockless walkers in it, and from now on it may change.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_unshared_tables()
         """
         if tlb.unshared_tables:
             self.tlb_flush_mmu_tlbonly(tlb)
@@ -243,7 +293,10 @@ class GenericTlb:
     # -- flush -----------------------------------------------------------------------
 
     def tlb_flush_mmu_tlbonly(self, tlb: MmuGather) -> None:
-        """Flush what was recorded, and begin to record anew."""
+        """Flush what was recorded, and begin to record anew.
+
+        Source: include/asm-generic/tlb.h, tlb_flush_mmu_tlbonly()
+        """
         if not tlb.recorded:
             return
         self._kernel.tlb.tlb_flush(tlb)
@@ -260,7 +313,10 @@ class GenericTlb:
         tlb.cleared_puds = tlb.cleared_p4ds = False
 
     def tlb_get_unmap_size(self, tlb: MmuGather) -> int:
-        """Return the bytes of the smallest level that was touched."""
+        """Return the bytes of the smallest level that was touched.
+
+        Source: include/asm-generic/tlb.h, tlb_get_unmap_size()
+        """
         pgtable = self._kernel.pgtable
         if tlb.cleared_ptes:
             return pgtable.page_size

@@ -36,17 +36,26 @@ class AddressSpaceOperations:
     swap_backed: bool = False
 
     def read_folio(self, mapping: AddressSpace, folio: Folio) -> int:
-        """Fill a folio with what the file holds; 0 or a negative error number."""
+        """Fill a folio with what the file holds; 0 or a negative error number.
+
+        Source: include/linux/fs.h, read_folio() of struct address_space_operations
+        """
         del mapping, folio
         return -EINVAL
 
     def writepage(self, mapping: AddressSpace, folio: Folio) -> int:
-        """Store what a folio holds where it lasts; 0 or a negative error number."""
+        """Store what a folio holds where it lasts; 0 or a negative error number.
+
+        Source: none; it stands for a file system's way to its device.
+        """
         del mapping, folio
         return 0
 
     def dirty_folio(self, mapping: AddressSpace, folio: Folio) -> bool:
-        """Note that a folio was written; tell whether that is new."""
+        """Note that a folio was written; tell whether that is new.
+
+        Source: include/linux/fs.h, dirty_folio() of struct address_space_operations
+        """
         del mapping
         new = not folio.flags & PG_dirty
         folio.flags |= PG_dirty
@@ -82,11 +91,17 @@ class AddressSpace:
 
     @property
     def nrpages(self) -> int:
-        """How many of its pages are in memory."""
+        """How many of its pages are in memory.
+
+        Source: none; the kernel counts them, and here they are counted when asked for.
+        """
         return len(self.pages)
 
     def folios(self, first: int, last: int) -> list[Folio]:
-        """Return the folios with a page from *first* to *last*, last included."""
+        """Return the folios with a page from *first* to *last*, last included.
+
+        Source: none; it is a look into the tree of a file, which is a dictionary here.
+        """
         if last - first < len(self.pages):
             places = [n for n in range(first, last + 1) if n in self.pages]
         else:
@@ -147,7 +162,10 @@ class File:
 
     @property
     def mapping(self) -> AddressSpace:
-        """The pages of it that are in memory: f_mapping."""
+        """The pages of it that are in memory: f_mapping.
+
+        Source: none; the kernel keeps it in the file as well.
+        """
         return self.inode.mapping
 
     def __repr__(self) -> str:
@@ -168,37 +186,58 @@ class FileOperations:
     is_chrdev: bool = False
 
     def mmap(self, file: File, vma: VmArea) -> int:
-        """Make a new area map the file: give it its ``ops``; 0 or an error number."""
+        """Make a new area map the file: give it its ``ops``; 0 or an error number.
+
+        Source: include/linux/fs.h, mmap() of struct file_operations
+        """
         del file, vma
         return -ENODEV
 
     def fsync(self, file: File, start: int, end: int) -> int:
-        """Store the bytes [start, end) where they last; 0 or an error number."""
+        """Store the bytes [start, end) where they last; 0 or an error number.
+
+        Source: include/linux/fs.h, fsync() of struct file_operations
+        """
         del file, start, end
         return -EINVAL
 
     def read_iter(self, file: File, offset: int) -> int | None:
-        """Return a 64-bit word, ``None`` at the end, or a negative error number."""
+        """Return a 64-bit word, ``None`` at the end, or a negative error number.
+
+        Source: include/linux/fs.h, read_iter() of struct file_operations
+        """
         del file, offset
         return -EINVAL
 
     def write_iter(self, file: File, offset: int, value: int) -> int:
-        """Store a 64-bit word; 0 or a negative error number."""
+        """Store a 64-bit word; 0 or a negative error number.
+
+        Source: include/linux/fs.h, write_iter() of struct file_operations
+        """
         del file, offset, value
         return -EINVAL
 
     def fallocate(self, file: File, mode: int, offset: int, length: int) -> int:
-        """Change what stands for a range of bytes; 0 or a negative error number."""
+        """Change what stands for a range of bytes; 0 or a negative error number.
+
+        Source: include/linux/fs.h, fallocate() of struct file_operations
+        """
         del file, mode, offset, length
         return -EOPNOTSUPP
 
     def truncate(self, inode: Inode, size: int) -> int:
-        """Give the file another size, in bytes; 0 or a negative error number."""
+        """Give the file another size, in bytes; 0 or a negative error number.
+
+        Source: include/linux/fs.h, setattr() of struct inode_operations
+        """
         del inode, size
         return -EINVAL
 
     def evict(self, inode: Inode) -> None:
-        """Give up all that the file had: it has no name and no user any more."""
+        """Give up all that the file had: it has no name and no user any more.
+
+        Source: include/linux/fs.h, evict_inode() of struct super_operations
+        """
 
 
 def vma_is_fsdax(vma: VmArea) -> bool:

@@ -116,18 +116,27 @@ class HugetlbFolio(LargeFolio):
         self.maybe_mapped_shared = False
 
     def page_exclusive(self, pfn: int) -> bool:
-        """Tell whether it belongs to one process; its pages share one mark."""
+        """Tell whether it belongs to one process; its pages share one mark.
+
+        Source: include/linux/page-flags.h, PageAnonExclusive()
+        """
         del pfn
         return bool(self.exclusive[0])
 
     def add_mapcount(self, nr: int, mm: MmStruct) -> None:
-        """Count *nr* more entries; who has them is not kept."""
+        """Count *nr* more entries; who has them is not kept.
+
+        Source: include/linux/rmap.h, hugetlb_add_file_rmap()
+        """
         del mm
         self.mapcount += nr
         self.maybe_mapped_shared = self.mapcount > 1
 
     def sub_mapcount(self, nr: int, mm: MmStruct) -> None:
-        """Count *nr* entries less."""
+        """Count *nr* entries less.
+
+        Source: include/linux/rmap.h, hugetlb_remove_rmap()
+        """
         self.add_mapcount(-nr, mm)
 
 

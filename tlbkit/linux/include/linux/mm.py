@@ -127,29 +127,47 @@ class VmOperations:
     dax: bool = False
 
     def has(self, operation: str) -> bool:
-        """Tell whether the owner has an operation, by the name of its method."""
+        """Tell whether the owner has an operation, by the name of its method.
+
+        Source: none; C asks whether a pointer is set.
+        """
         return getattr(type(self), operation) is not getattr(VmOperations, operation)
 
     def open(self, vma: VmArea) -> None:
-        """Be told of an area that another one was split, moved or forked into."""
+        """Be told of an area that another one was split, moved or forked into.
+
+        Source: include/linux/mm.h, open() of struct vm_operations_struct
+        """
         del vma
 
     def may_split(self, vma: VmArea, addr: int) -> int:
-        """Return why an area must not be cut at *addr*, as an error number, or 0."""
+        """Return why an area must not be cut at *addr*, as an error number, or 0.
+
+        Source: include/linux/mm.h, may_split() of struct vm_operations_struct
+        """
         del vma, addr
         return 0
 
     def close(self, vma: VmArea) -> None:
-        """Be told that an area goes away; such areas are never merged."""
+        """Be told that an area goes away; such areas are never merged.
+
+        Source: include/linux/mm.h, close() of struct vm_operations_struct
+        """
         del vma
 
     def fault(self, vmf: VmFault) -> int:
-        """Map the page of a fault, or say which: ``VM_FAULT_`` bits."""
+        """Map the page of a fault, or say which: ``VM_FAULT_`` bits.
+
+        Source: include/linux/mm.h, fault() of struct vm_operations_struct
+        """
         del vmf
         return VM_FAULT_SIGBUS
 
     def huge_fault(self, vmf: VmFault, order: int) -> int:
-        """Map the block of *order* pages, as log2, in which a fault lies."""
+        """Map the block of *order* pages, as log2, in which a fault lies.
+
+        Source: include/linux/mm.h, huge_fault() of struct vm_operations_struct
+        """
         del vmf, order
         return VM_FAULT_FALLBACK
 
@@ -157,6 +175,8 @@ class VmOperations:
         """Map what is at hand from place *first* to *last*, around a read fault.
 
         ``VM_FAULT_NOPAGE`` if the page of the fault is among it.
+
+        Source: include/linux/mm.h, map_pages() of struct vm_operations_struct
         """
         del vmf, first, last
         return 0
@@ -166,12 +186,17 @@ class VmOperations:
 
         ``VM_FAULT_LOCKED`` leaves it locked; an error, or ``VM_FAULT_NOPAGE``, if it
         may not be written.
+
+        Source: include/linux/mm.h, page_mkwrite() of struct vm_operations_struct
         """
         del vmf
         return 0
 
     def pfn_mkwrite(self, vmf: VmFault) -> int:
-        """Be told the same of a frame that is no page."""
+        """Be told the same of a frame that is no page.
+
+        Source: include/linux/mm.h, pfn_mkwrite() of struct vm_operations_struct
+        """
         del vmf
         return 0
 
@@ -189,4 +214,6 @@ class NormalPageOperations(VmOperations, ABC):
         """Return the page behind a special entry, or ``None`` if it has none.
 
         Asked only in a kernel that is built with ``find_normal_page``.
+
+        Source: include/linux/mm.h, find_normal_page() of struct vm_operations_struct
         """

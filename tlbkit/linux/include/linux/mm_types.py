@@ -93,20 +93,32 @@ class Folio:
 
     @property
     def anon(self) -> bool:
-        """Whether it is anonymous memory."""
+        """Whether it is anonymous memory.
+
+        Source: include/linux/page-flags.h, folio_test_anon()
+        """
         return isinstance(self.mapping, AnonVma)
 
     @property
     def nr_pages(self) -> int:
-        """How many pages it has."""
+        """How many pages it has.
+
+        Source: include/linux/mm.h, folio_nr_pages()
+        """
         return 1 << self.order
 
     def maybe_dma_pinned(self) -> bool:
-        """Tell whether somebody may have pinned it: folio_maybe_dma_pinned()."""
+        """Tell whether somebody may have pinned it: folio_maybe_dma_pinned().
+
+        Source: include/linux/mm.h, folio_maybe_dma_pinned()
+        """
         return self.refcount >= GUP_PIN_COUNTING_BIAS
 
     def page_exclusive(self, pfn: int) -> bool:
-        """Tell whether page *pfn* of it belongs to one process: PageAnonExclusive()."""
+        """Tell whether page *pfn* of it belongs to one process: PageAnonExclusive().
+
+        Source: include/linux/page-flags.h, PageAnonExclusive()
+        """
         del pfn
         return bool(self.flags & PG_anon_exclusive)
 
@@ -200,15 +212,24 @@ class LargeFolio(Folio):
         self.maybe_mapped_shared = False
 
     def maybe_dma_pinned(self) -> bool:
-        """Tell whether somebody pinned it."""
+        """Tell whether somebody pinned it.
+
+        Source: include/linux/mm.h, folio_maybe_dma_pinned()
+        """
         return self.pincount > 0
 
     def page_exclusive(self, pfn: int) -> bool:
-        """Tell whether page *pfn* of it belongs to one process."""
+        """Tell whether page *pfn* of it belongs to one process.
+
+        Source: include/linux/page-flags.h, PageAnonExclusive()
+        """
         return bool(self.exclusive[pfn - self.pfn])
 
     def add_mapcount(self, nr: int, mm: MmStruct) -> None:
-        """Count *nr* more entries, of *mm*: folio_add_large_mapcount()."""
+        """Count *nr* more entries, of *mm*: folio_add_large_mapcount().
+
+        Source: include/linux/rmap.h, folio_add_large_mapcount()
+        """
         total = self.mapcount = self.mapcount + nr
         ids, counts = self.mm_id, self.mm_id_mapcount
         if mm in ids:
@@ -225,6 +246,8 @@ class LargeFolio(Folio):
 
         Once one of the two known address spaces has all entries, it is the only one.
         What it had before it became known is not in its count, so that may come late.
+
+        Source: include/linux/rmap.h, folio_sub_large_mapcount()
         """
         self.mapcount -= nr
         ids, counts = self.mm_id, self.mm_id_mapcount
@@ -292,12 +315,18 @@ class VmArea:
 
     @property
     def anonymous(self) -> bool:
-        """Whether nobody but the kernel itself fills it: vma_is_anonymous()."""
+        """Whether nobody but the kernel itself fills it: vma_is_anonymous().
+
+        Source: include/linux/mm.h, vma_is_anonymous()
+        """
         return self.ops is None
 
     @property
     def dax(self) -> bool:
-        """Whether it maps persistent memory without a page cache: vma_is_dax()."""
+        """Whether it maps persistent memory without a page cache: vma_is_dax().
+
+        Source: include/linux/fs.h, vma_is_dax()
+        """
         return self.ops is not None and self.ops.dax
 
     def __repr__(self) -> str:
@@ -386,7 +415,10 @@ class MmStruct:
 
     @property
     def tlb_flush_batched_pending(self) -> bool:
-        """Whether a batch was begun and is not known to be flushed."""
+        """Whether a batch was begun and is not known to be flushed.
+
+        Source: none; it is what flush_tlb_batched_pending() asks first.
+        """
         pending = self.tlb_flush_batched & TLB_FLUSH_BATCH_PENDING_MASK
         return pending != self.tlb_flush_batched >> TLB_FLUSH_BATCH_FLUSHED_SHIFT
 

@@ -60,6 +60,8 @@ def unsupported_level(level: Never) -> NoReturn:
 
     Raises:
         LevelError: always.
+
+    Source: none; the kernel does not even build with such a level.
     """
     raise LevelError(level)
 

@@ -59,7 +59,10 @@ class SwpEntry(NamedTuple):
 
 
 def pte_to_swp_entry(pte: int) -> SwpEntry:
-    """Return what an entry that is neither none nor present stands for."""
+    """Return what an entry that is neither none nor present stands for.
+
+    Source: include/linux/swapops.h, pte_to_swp_entry()
+    """
     return SwpEntry(
         pte >> _TYPE_SHIFT & _TYPE_MASK, pte >> _OFFSET_SHIFT & _OFFSET_MASK
     )
@@ -90,12 +93,18 @@ def pte_swp_uffd_wp(pte: int) -> bool:
 
 
 def non_swap_entry(entry: SwpEntry) -> bool:
-    """Tell whether the entry is anything but a slot of a swap file."""
+    """Tell whether the entry is anything but a slot of a swap file.
+
+    Source: include/linux/swapops.h, non_swap_entry()
+    """
     return entry.type >= MAX_SWAPFILES
 
 
 def is_migration_entry(entry: SwpEntry) -> bool:
-    """Tell whether a page is on its way to another frame."""
+    """Tell whether a page is on its way to another frame.
+
+    Source: include/linux/swapops.h, is_migration_entry()
+    """
     return SWP_MIGRATION_READ <= entry.type <= SWP_MIGRATION_WRITE
 
 
@@ -109,6 +118,9 @@ def make_migration_pte(pte: int, pfn: int, *, exclusive: bool) -> int:
         pte: What is replaced; also a PMD entry that is being split.
         pfn: The frame.
         exclusive: The page belongs to one process.
+
+    Source: include/linux/swapops.h, make_writable_migration_entry(),
+    make_readable_exclusive_migration_entry() and make_readable_migration_entry()
     """
     kind = SWP_MIGRATION_READ_EXCLUSIVE if exclusive else SWP_MIGRATION_READ
     if pte_write(pte):
@@ -123,22 +135,35 @@ def make_migration_pte(pte: int, pfn: int, *, exclusive: bool) -> int:
 
 
 def migration_entry_pfn(entry: SwpEntry) -> int:
-    """Return the frame that is on its way: swp_offset_pfn()."""
+    """Return the frame that is on its way: swp_offset_pfn().
+
+    Source: include/linux/swapops.h, swp_offset_pfn()
+    """
     return entry.offset & _MIGRATION_PFN_MASK
 
 
 def is_migration_entry_young(entry: SwpEntry) -> bool:
-    """Tell whether the entry that it stands for was young."""
+    """Tell whether the entry that it stands for was young.
+
+    Source: include/linux/swapops.h, is_migration_entry_young()
+    """
     return bool(entry.offset & _MIGRATION_YOUNG)
 
 
 def is_migration_entry_dirty(entry: SwpEntry) -> bool:
-    """Tell whether the entry that it stands for was dirty."""
+    """Tell whether the entry that it stands for was dirty.
+
+    Source: include/linux/swapops.h, is_migration_entry_dirty()
+    """
     return bool(entry.offset & _MIGRATION_DIRTY)
 
 
 def make_readable_migration_pte(pte: int, *, exclusive: bool) -> int:
-    """Return a migration entry without the right to write, in place of *pte*."""
+    """Return a migration entry without the right to write, in place of *pte*.
+
+    Source: include/linux/swapops.h, make_readable_exclusive_migration_entry() and
+    make_readable_migration_entry()
+    """
     kind = SWP_MIGRATION_READ_EXCLUSIVE if exclusive else SWP_MIGRATION_READ
     entry = pte_to_swp_entry(pte)._replace(type=kind)
     return swp_entry_to_pte(entry) | (pte & PTE_SWP_UFFD_WP)
@@ -153,7 +178,10 @@ def make_pte_marker(marker: int) -> int:
 
 
 def pte_marker_get(pte: int) -> int:
-    """Return the bits of a marker, or 0 if the entry is none."""
+    """Return the bits of a marker, or 0 if the entry is none.
+
+    Source: include/linux/swapops.h, pte_marker_get()
+    """
     if pte_none(pte) or pte_present(pte):
         return 0
     entry = pte_to_swp_entry(pte)
@@ -161,7 +189,10 @@ def pte_marker_get(pte: int) -> int:
 
 
 def pte_none_mostly(pte: int) -> bool:
-    """Tell whether no page was ever here: the entry is empty, or a marker."""
+    """Tell whether no page was ever here: the entry is empty, or a marker.
+
+    Source: include/linux/swapops.h, pte_none_mostly()
+    """
     return pte_none(pte) or bool(pte_marker_get(pte))
 
 

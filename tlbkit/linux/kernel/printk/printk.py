@@ -40,6 +40,8 @@ class Printk:
         """Return the address that ``%px`` prints for an object, 0 for ``None``.
 
         Objects have no address here; each that is printed gets the next one.
+
+        Source: none; objects have no address in the machine's memory.
         """
         if thing is None:
             return 0

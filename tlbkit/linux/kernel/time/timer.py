@@ -25,5 +25,8 @@ class Timer:
         self.jiffies = 0
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, in whole ticks."""
+        """Let time pass, in whole ticks.
+
+        Source: none; time passes when somebody says so.
+        """
         self.jiffies += round(seconds * HZ)

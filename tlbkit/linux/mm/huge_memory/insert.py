@@ -248,5 +248,8 @@ def bug_on_wrong_vma(vma: VmArea) -> None:
 
 
 def first_frame(fop: Folio | int) -> int:
-    """Return the frame number at which a folio, or a range of frames, begins."""
+    """Return the frame number at which a folio, or a range of frames, begins.
+
+    Source: none; it asks struct folio_or_pfn which of both it holds.
+    """
     return fop.pfn if isinstance(fop, Folio) else fop

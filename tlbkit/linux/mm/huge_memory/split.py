@@ -82,7 +82,7 @@ class HugeSplit(HugeSettings):
     def pmd_folio(self, pmd: int) -> LargeFolio:
         """Return the folio that a present huge entry maps.
 
-        Source: include/linux/mm.h, pmd_folio()
+        Source: include/linux/pgtable.h, pmd_folio()
         """
         folio = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pmd))
         if not isinstance(folio, LargeFolio):

@@ -65,7 +65,10 @@ class HugeEntries:
                 yield addr, ptep
 
     def skip_table(self) -> None:
-        """Go on behind the table of the last entry."""
+        """Go on behind the table of the last entry.
+
+        Source: mm/hugetlb.c, hugetlb_mask_last_page()
+        """
         self._at = (self._at - self._size | self._skip) + self._size
 
     def skip_empty(self, ptep: int) -> None:
@@ -73,5 +76,7 @@ class HugeEntries:
 
         It is what as many steps would come to, of which each would take the table's
         lock and find nothing.
+
+        Source: none; empty entries are passed at once to save time.
         """
         self._at += max(self._empty(ptep) - 1, 0) * self._size

@@ -85,7 +85,10 @@ class HugetlbPool:
 
     @staticmethod
     def inode(vma: VmArea) -> HugetlbfsInode:
-        """Return the file that an area of huge pages maps."""
+        """Return the file that an area of huge pages maps.
+
+        Source: none; it only says what kind of file it is.
+        """
         assert vma.file is not None
         return cast("HugetlbfsInode", vma.file.inode)  # VM_HUGETLB says so
 

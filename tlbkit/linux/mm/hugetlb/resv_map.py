@@ -32,7 +32,10 @@ class ResvMap:
 
     @property
     def regions(self) -> list[tuple[int, int]]:
-        """The intervals, first place and the one after the last."""
+        """The intervals, first place and the one after the last.
+
+        Source: none; tests look at them.
+        """
         return list(zip(self._starts, self._ends, strict=True))
 
     def region_count(self, start: int, end: int) -> int:

@@ -135,7 +135,10 @@ class HugetlbShare(HugetlbPool):
 
     @staticmethod
     def mapping(vma: VmArea) -> AddressSpace:
-        """Return the pages of the file that an area maps."""
+        """Return the pages of the file that an area maps.
+
+        Source: none; it only says that there is a file.
+        """
         assert vma.file is not None
         return vma.file.mapping
 
@@ -167,7 +170,10 @@ class HugetlbShare(HugetlbPool):
         return self._kernel.hugetlbpage.huge_pte_offset(vma.mm, addr, size)
 
     def huge_entries(self, vma: VmArea, start: int, end: int) -> HugeEntries:
-        """Return a walk over the entries of [start, end), whole huge pages."""
+        """Return a walk over the entries of [start, end), whole huge pages.
+
+        Source: none; it is the loop that each caller has in the kernel.
+        """
         size = self.hstate_vma(vma).size
         huge = self._kernel.hugetlbpage
         skip = huge.hugetlb_mask_last_page(size)
@@ -182,13 +188,19 @@ class HugetlbShare(HugetlbPool):
         return HugeEntries(self, vma, start, end, skip, empty, jump)
 
     def folio(self, pte: int) -> HugetlbFolio:
-        """Return the huge page that an entry maps."""
+        """Return the huge page that an entry maps.
+
+        Source: none; it only says what kind of folio it is.
+        """
         folio = self._kernel.page_alloc.folio_of(self._pgtable.pte_pfn(pte))
         assert isinstance(folio, HugetlbFolio)
         return folio
 
     def ptdesc(self, ptep: int) -> Folio:
-        """Return the table in which an entry stands: virt_to_ptdesc()."""
+        """Return the table in which an entry stands: virt_to_ptdesc().
+
+        Source: include/linux/mm.h, virt_to_ptdesc()
+        """
         return self._kernel.page_alloc.folio_of(ptep >> self._pgtable.page_shift)
 
     def hugetlb_pmd_shared(self, ptep: int) -> bool:
@@ -204,7 +216,7 @@ class HugetlbShare(HugetlbPool):
     def shares_pmd_tables(self) -> bool:
         """Whether tables of huge pages may be shared at all, with this granule.
 
-        Source: CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING, which arm64 selects.
+        Source: none; it is CONFIG_HUGETLB_PMD_PAGE_TABLE_SHARING, which arm64 selects.
         """
         return self._pgtable.page_shift in (12, 14)
 

@@ -118,6 +118,8 @@ class BadPageMap(MemoryTables):
         """Return name and value of each entry on the way to *addr*, PGD to PMD.
 
         The third of each item says whether there is a table below.
+
+        Source: mm/memory.c, __print_bad_page_map_pgtable()
         """
         pgtable = self._pgtable
         top = pgtable.read(pgtable.pgd_offset(mm, addr))

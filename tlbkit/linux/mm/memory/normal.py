@@ -80,7 +80,11 @@ class MemoryNormal(BadPageMap):
         return self._page_unless_bad(vma, addr, pfn, entry, level)
 
     def pgtable_level_has_pxx_special(self, level: PgtableLevel) -> bool:
-        """Tell whether leaves of *level* have a special bit on this architecture."""
+        """Tell whether leaves of *level* have a special bit on this architecture.
+
+        Source: none; the kernel asks for each level whether CONFIG_ARCH_HAS_PTE_SPECIAL
+        and its kin are set.
+        """
         return self._kernel.config.has_special(level)
 
     def _raw_by_area(self, vma: VmArea, addr: int, pfn: int) -> bool:

@@ -163,6 +163,9 @@ class MemoryTables:
 
         Upper entries that are empty are stepped over whole. The entry itself may be
         anything, also empty; callers read it.
+
+        Source: none; it is the loops over the upper tables that each walk of the kernel
+        has.
         """
         pgtable = self._pgtable
         while addr < end:

@@ -85,6 +85,8 @@ class RmapCounts(RmapAnon):
 
         Raises:
             LevelError: always.
+
+        Source: none; the kernel does not even build with such a level.
         """
         unsupported_level(level)
 
@@ -213,6 +215,8 @@ class RmapCounts(RmapAnon):
         """Note that what was just mapped belongs to one process.
 
         Every page of page entries has a mark; a block has its first page's.
+
+        Source: mm/rmap.c, __folio_add_anon_rmap()
         """
         if level is PGTABLE_LEVEL_PTE:
             for page in range(pfn, pfn + nr_pages):
@@ -464,7 +468,8 @@ class RmapCounts(RmapAnon):
     ) -> None:
         """Count what is mapped already once more, for a child; no statistics change.
 
-        Source: __folio_dup_file_rmap(), and the end of __folio_try_dup_anon_rmap().
+        Source: include/linux/rmap.h, __folio_dup_file_rmap() and the end of
+        __folio_try_dup_anon_rmap()
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
         self._dup(folio, pfn, nr_pages, child, level)
@@ -579,7 +584,10 @@ class RmapCounts(RmapAnon):
         """Give up that page *pfn* belongs to one process; false if it may be pinned.
 
         For a page that is about to be unmapped: its entry, of either kind, is cleared
-        and flushed already. Source: folio_try_share_anon_rmap_pte() and _pmd().
+        and flushed already.
+
+        Source: include/linux/rmap.h, folio_try_share_anon_rmap_pte() and
+        folio_try_share_anon_rmap_pmd()
         """
         if folio.maybe_dma_pinned():
             return False
@@ -590,7 +598,10 @@ class RmapCounts(RmapAnon):
 
     @staticmethod
     def set_page_anon_exclusive(folio: Folio, pfn: int) -> None:
-        """Note that page *pfn* belongs to one process: SetPageAnonExclusive()."""
+        """Note that page *pfn* belongs to one process: SetPageAnonExclusive().
+
+        Source: include/linux/page-flags.h, SetPageAnonExclusive()
+        """
         if isinstance(folio, LargeFolio):
             folio.exclusive[pfn - folio.pfn] = 1
         else:
@@ -598,7 +609,10 @@ class RmapCounts(RmapAnon):
 
     @staticmethod
     def clear_page_anon_exclusive(folio: Folio, pfn: int) -> None:
-        """Note that page *pfn* may be shared: ClearPageAnonExclusive()."""
+        """Note that page *pfn* may be shared: ClearPageAnonExclusive().
+
+        Source: include/linux/page-flags.h, ClearPageAnonExclusive()
+        """
         if isinstance(folio, LargeFolio):
             folio.exclusive[pfn - folio.pfn] = 0
         else:

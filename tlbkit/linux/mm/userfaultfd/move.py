@@ -744,6 +744,8 @@ class UffdMove(UffdMfill):
 
         Errors:
             MoveLivelockError: It was one too many.
+
+        Source: none; messages tell of it.
         """
         if tries + 1 >= TRIES_BEFORE_GIVING_UP:
             raise MoveLivelockError(self._machine.running.number, src_addr)

@@ -46,6 +46,8 @@ class Mte:
         Args:
             pte: The entry, of a page or of a block.
             nr: How many page entries for consecutive frames follow one another.
+
+        Source: arch/arm64/include/asm/pgtable.h, __sync_cache_and_tags()
         """
         pgtable = self._kernel.pgtable
         kind = (pte & PTE_ATTRINDX_MASK) >> PTE_ATTRINDX_SHIFT
@@ -56,7 +58,10 @@ class Mte:
         self.mte_sync_tags(pgtable.pte_pfn(pte), nr)
 
     def mte_sync_tags(self, pfn: int, nr: int) -> None:
-        """Clear the tags of those of *nr* frames that are not good."""
+        """Clear the tags of those of *nr* frames that are not good.
+
+        Source: arch/arm64/kernel/mte.c, mte_sync_tags()
+        """
         for frame in range(pfn, pfn + nr):
             if frame not in self.tagged:
                 self._machine.tags.clear_frame(frame)
@@ -66,6 +71,8 @@ class Mte:
         """Clear the tags of new pages, and the pages too if they are not clear yet.
 
         The CPU can do both at once. Source: arch/arm64/mm/fault.c.
+
+        Source: arch/arm64/mm/fault.c, tag_clear_highpages()
         """
         for frame in range(pfn, pfn + nr):
             self._machine.tags.clear_frame(frame)
@@ -74,5 +81,8 @@ class Mte:
             self.tagged.add(frame)
 
     def pages_freed(self, pfn: int, nr: int) -> None:
-        """Forget that the tags are good; what they are stays in memory."""
+        """Forget that the tags are good; what they are stays in memory.
+
+        Source: none; the flag of each frame is kept here, and not with its page.
+        """
         self.tagged.difference_update(range(pfn, pfn + nr))

@@ -63,7 +63,10 @@ class Context:
         self._flush_pending: set[int] = set()
 
     def asid(self, mm: MmStruct) -> int:
-        """Return the hardware ASID of *mm*, the kernel's own of the pair: ASID()."""
+        """Return the hardware ASID of *mm*, the kernel's own of the pair: ASID().
+
+        Source: arch/arm64/include/asm/mmu.h, ASID()
+        """
         return mm.context & self._asid_mask
 
     def check_and_switch_context(self, mm: MmStruct) -> None:
@@ -71,6 +74,8 @@ class Context:
 
         A number of the current generation is used as it is; otherwise a new one is
         taken, and a flush that a rollover left to this CPU is done now.
+
+        Source: arch/arm64/mm/context.c, check_and_switch_context()
         """
         cpu = self._machine.running
         if not self._current(mm.context) or not self._active[cpu.number]:
@@ -85,11 +90,17 @@ class Context:
         self.enter_user(mm, cpu)
 
     def enter_user(self, mm: MmStruct, cpu: Cpu) -> None:
-        """Use the ASID that user space runs under: the odd one of a pair with KPTI."""
+        """Use the ASID that user space runs under: the odd one of a pair with KPTI.
+
+        Source: none; it stands for the way out through the trampolines of KPTI.
+        """
         cpu.switch(self._regimes(mm)[1])
 
     def enter_kernel(self, mm: MmStruct, cpu: Cpu) -> None:
-        """Use the ASID under which the kernel touches user memory."""
+        """Use the ASID under which the kernel touches user memory.
+
+        Source: none; it stands for the way in through the trampolines of KPTI.
+        """
         cpu.switch(self._regimes(mm)[0])
 
     def _current(self, context: int) -> bool:

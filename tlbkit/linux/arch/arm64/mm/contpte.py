@@ -64,6 +64,8 @@ class Contpte:
         """Return *pte*, young or dirty if any entry of its block is.
 
         Hardware may set either in any one of them.
+
+        Source: arch/arm64/mm/contpte.c, contpte_ptep_get()
         """
         read = self._pgtable.read
         for other in self._block(ptep):
@@ -80,6 +82,8 @@ class Contpte:
         """Rewrite a block as *pte* says, contiguous or not.
 
         CPUs that bear both forms at once (BBML2 without aborts) need no flush.
+
+        Source: arch/arm64/mm/contpte.c, contpte_convert()
         """
         pgtable = self._pgtable
         first = self._align_down(ptep)
@@ -107,6 +111,8 @@ class Contpte:
         """Fold the block that *pte* has just completed, if it is one now.
 
         Blocks mostly fill from the front, so only the last entry is worth a look.
+
+        Source: arch/arm64/include/asm/pgtable.h, contpte_try_fold()
         """
         last = self._pgtable.cont_ptes - 1
         if (
@@ -122,6 +128,8 @@ class Contpte:
         """Fold a block whose last entry is *pte* if one folio has it all.
 
         The entries must agree in all but the access flag and the dirty state.
+
+        Source: arch/arm64/mm/contpte.c, __contpte_try_fold()
         """
         pgtable = self._pgtable
         pfn = pgtable.pte_pfn(pte)
@@ -138,14 +146,21 @@ class Contpte:
         self.contpte_convert(mm, addr, ptep, pte_mkcont(pte))
 
     def contpte_try_unfold(self, mm: MmStruct, addr: int, ptep: int, pte: int) -> None:
-        """Let every entry of the block of *pte* stand alone, if it is in one."""
+        """Let every entry of the block of *pte* stand alone, if it is in one.
+
+        Source: arch/arm64/include/asm/pgtable.h, contpte_try_unfold(), and
+        arch/arm64/mm/contpte.c, __contpte_try_unfold()
+        """
         if pte_valid_cont(pte):
             self.contpte_convert(mm, addr, ptep, pte_mknoncont(pte))
 
     def contpte_try_unfold_partial(
         self, mm: MmStruct, addr: int, ptep: int, nr: int
     ) -> None:
-        """Unfold the blocks at both ends of a range that it covers only in part."""
+        """Unfold the blocks at both ends of a range that it covers only in part.
+
+        Source: arch/arm64/mm/contpte.c, contpte_try_unfold_partial()
+        """
         pgtable = self._pgtable
         if ptep != self._align_down(ptep) or nr < pgtable.cont_ptes:
             self.contpte_try_unfold(mm, addr, ptep, pgtable.read(ptep))
@@ -160,6 +175,8 @@ class Contpte:
         """Store several entries where nothing is, as blocks wherever they make one.
 
         Callers give frames of one folio only.
+
+        Source: arch/arm64/mm/contpte.c, contpte_set_ptes()
         """
         pgtable = self._pgtable
         size = self.cont_pte_size
@@ -175,14 +192,20 @@ class Contpte:
             addr = following
 
     def contpte_ptep_test_and_clear_young(self, ptep: int) -> bool:
-        """Clear the access flag of a whole block; tell whether any entry had it."""
+        """Clear the access flag of a whole block; tell whether any entry had it.
+
+        Source: arch/arm64/mm/contpte.c, contpte_ptep_test_and_clear_young()
+        """
         young = False
         for other in self._block(ptep):
             young |= self._pgtable.ptep_test_and_clear_young_(other)
         return young
 
     def contpte_ptep_clear_flush_young(self, vma: VmArea, addr: int, ptep: int) -> bool:
-        """Clear the access flag of a block, start its flush, and do not wait for it."""
+        """Clear the access flag of a block, start its flush, and do not wait for it.
+
+        Source: arch/arm64/mm/contpte.c, contpte_ptep_clear_flush_young()
+        """
         young = self.contpte_ptep_test_and_clear_young(ptep)
         if young:
             start = addr & -self.cont_pte_size
@@ -203,6 +226,8 @@ class Contpte:
 
         The access flag and the dirty state are the whole block's. The write permission
         is the page's alone, so the block must be unfolded before one page gets it.
+
+        Source: arch/arm64/mm/contpte.c, contpte_ptep_set_access_flags()
         """
         set_access_flags = self._kernel.fault.ptep_set_access_flags_
         old = pte_mknoncont(self._pgtable.ptep_get(ptep))
@@ -219,5 +244,8 @@ class Contpte:
         return True
 
     def flush_relaxed_block(self, vma: VmArea, addr: int) -> None:
-        """Drop the strict entries of a block that this CPU has just faulted on."""
+        """Drop the strict entries of a block that this CPU has just faulted on.
+
+        Source: arch/arm64/mm/contpte.c, contpte_ptep_set_access_flags()
+        """
         self._kernel.tlbflush.local_flush_tlb_contpte(vma, addr)

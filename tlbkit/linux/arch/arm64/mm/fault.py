@@ -76,6 +76,8 @@ class ArmFault:
         Errors:
             Signal: The access is not allowed, or leads nowhere.
             OutOfMemoryError: It is allowed, and there is no memory.
+
+        Source: arch/arm64/mm/fault.c, do_mem_abort()
         """
         if fault.kind is _ADDRESS_SIZE:
             raise Signal("SIGBUS", "BUS_ADRERR", address)
@@ -98,7 +100,10 @@ class ArmFault:
     def do_page_fault(
         self, mm: MmStruct, address: int, wanted: int, flags: int
     ) -> None:
-        """Find the area, check its rights, and let the generic handler do the rest."""
+        """Find the area, check its rights, and let the generic handler do the rest.
+
+        Source: arch/arm64/mm/fault.c, do_page_fault()
+        """
         lock = mm.mmap_lock
         while True:
             lock.down_read()
@@ -146,7 +151,10 @@ class ArmFault:
     def pmdp_set_access_flags(
         self, vma: VmArea, address: int, pmdp: int, entry: int, *, dirty: bool
     ) -> bool:
-        """Give a block entry more rights; *address* is where the block begins."""
+        """Give a block entry more rights; *address* is where the block begins.
+
+        Source: arch/arm64/include/asm/pgtable.h, pmdp_set_access_flags()
+        """
         return self.ptep_set_access_flags_(vma, address, pmdp, entry, dirty=dirty)
 
     def ptep_set_access_flags_(
@@ -157,6 +165,8 @@ class ArmFault:
         A relaxed entry needs no broadcast: a CPU that still holds the strict one
         faults, finds nothing to change, and drops it by itself. Devices cannot fault so
         cheaply and are told.
+
+        Source: arch/arm64/mm/fault.c, __ptep_set_access_flags()
         """
         cpu = self._machine.running
         old = self._memory.read(ptep)
@@ -176,12 +186,18 @@ class ArmFault:
         return True
 
     def flush_relaxed(self, vma: VmArea, address: int) -> None:
-        """Drop the strict entry that this CPU just faulted on."""
+        """Drop the strict entry that this CPU just faulted on.
+
+        Source: arch/arm64/mm/fault.c, __ptep_set_access_flags()
+        """
         self._kernel.tlbflush.local_flush_tlb_page(vma, address)
 
     def flush_tlb_fix_spurious_fault(
         self, vma: VmArea, address: int, level: PgtableLevel = PGTABLE_LEVEL_PTE
     ) -> None:
-        """Drop this CPU's entry for an address that faulted although it may be used."""
+        """Drop this CPU's entry for an address that faulted although it may be used.
+
+        Source: arch/arm64/include/asm/pgtable.h, flush_tlb_fix_spurious_fault()
+        """
         del level  # a flush without a level hint drops a block as well as a page
         self._kernel.tlbflush.local_flush_tlb_page_nonotify(vma, address)

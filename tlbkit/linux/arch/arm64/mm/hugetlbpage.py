@@ -76,11 +76,17 @@ class Hugetlbpage:
         self.sizes: tuple[int, ...] = tuple(sizes)
 
     def pud_sect_supported(self) -> bool:
-        """Tell whether a PUD entry can be a leaf: with pages of 4 KiB only."""
+        """Tell whether a PUD entry can be a leaf: with pages of 4 KiB only.
+
+        Source: arch/arm64/include/asm/pgtable.h, pud_sect_supported()
+        """
         return self._pgtable.page_shift == 12
 
     def num_contig_ptes(self, size: int) -> tuple[int, int]:
-        """Return how many entries a huge page has, and the bytes of each."""
+        """Return how many entries a huge page has, and the bytes of each.
+
+        Source: arch/arm64/mm/hugetlbpage.c, num_contig_ptes()
+        """
         pgtable = self._pgtable
         if size == self.cont_pmd_size:
             return self.cont_pmds, pgtable.pmd_size
@@ -92,6 +98,8 @@ class Hugetlbpage:
         """Return the address bits to set to get to the last page of a table.
 
         Whoever finds no table for an address goes on behind all that it could map.
+
+        Source: arch/arm64/mm/hugetlbpage.c, hugetlb_mask_last_page()
         """
         pgtable = self._pgtable
         if size == pgtable.pud_size:
@@ -108,6 +116,8 @@ class Hugetlbpage:
         """Return where the entry of a huge page stands, making tables; or ``None``.
 
         A table of PMD leaves may be one that another address space already has.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_pte_alloc()
         """
         memory = self._kernel.memory
         pgtable = self._pgtable
@@ -125,7 +135,10 @@ class Hugetlbpage:
         return pgtable.pte_offset(pmdp, addr) if memory.pte_alloc(mm, pmdp) else None
 
     def huge_pte_offset(self, mm: MmStruct, addr: int, size: int) -> int | None:
-        """Return where the entry of a huge page stands, if tables go that deep."""
+        """Return where the entry of a huge page stands, if tables go that deep.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_pte_offset()
+        """
         pgtable = self._pgtable
         pgdp = pgtable.pgd_offset(mm, addr)
         if not pgtable.folded_pud and pte_none(self._read(pgdp)):
@@ -151,6 +164,8 @@ class Hugetlbpage:
 
         Only within the table that has the entry for *addr*, which is empty; its end if
         there is no other. It is what many steps of a walk would come to.
+
+        Source: none; it tells a walk how many entries it need not look at.
         """
         pgtable = self._pgtable
         shift = pgtable.pud_shift
@@ -169,14 +184,20 @@ class Hugetlbpage:
     # -- values ----------------------------------------------------------------------
 
     def arch_make_huge_pte(self, entry: int, size: int) -> int:
-        """Return a page entry as the first entry of a huge page of *size* bytes."""
+        """Return a page entry as the first entry of a huge page of *size* bytes.
+
+        Source: arch/arm64/mm/hugetlbpage.c, arch_make_huge_pte()
+        """
         contiguous, each = self.num_contig_ptes(size)
         if contiguous > 1:
             entry = pte_mkcont(entry)
         return entry if each == self._pgtable.page_size else pmd_mkhuge(entry)
 
     def huge_ptep_get(self, ptep: int, size: int) -> int:
-        """Return the first entry; young or dirty if any entry of the page is."""
+        """Return the first entry; young or dirty if any entry of the page is.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_ptep_get()
+        """
         pte = self._read(ptep)
         if not pte_cont(pte) or not pte_present(pte):
             return pte
@@ -199,6 +220,8 @@ class Hugetlbpage:
         """Store an entry in all places of a huge page.
 
         A contiguous one that is mapped now is cleared and flushed first.
+
+        Source: arch/arm64/mm/hugetlbpage.c, set_huge_pte_at()
         """
         contiguous, each = self.num_contig_ptes(size)
         step = each if pte_present(pte) else 0
@@ -209,18 +232,27 @@ class Hugetlbpage:
             store(ptep + 8 * n, pte + n * step, "set_huge_pte")
 
     def huge_pte_clear(self, ptep: int, size: int) -> None:
-        """Empty all places of a huge page that is not mapped."""
+        """Empty all places of a huge page that is not mapped.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_pte_clear()
+        """
         for n in range(self.num_contig_ptes(size)[0]):
             self._machine.running.store(ptep + 8 * n, 0, "huge_pte_clear")
 
     def clear_flush(
         self, mm: MmStruct, addr: int, ptep: int, each: int, contiguous: int
     ) -> None:
-        """Break a contiguous huge page: clear, then flush."""
+        """Break a contiguous huge page: clear, then flush.
+
+        Source: arch/arm64/mm/hugetlbpage.c, clear_flush()
+        """
         self.get_clear_contig_flush(mm, addr, ptep, each, contiguous)
 
     def get_clear_contig(self, ptep: int, contiguous: int) -> int:
-        """Clear all entries; return the first, young or dirty if any was."""
+        """Clear all entries; return the first, young or dirty if any was.
+
+        Source: arch/arm64/mm/hugetlbpage.c, get_clear_contig()
+        """
         swap = self._machine.running.swap
         pte = swap(ptep, 0, "huge_ptep_get_and_clear")
         for n in range(1, contiguous):
@@ -232,7 +264,10 @@ class Hugetlbpage:
     def get_clear_contig_flush(
         self, mm: MmStruct, addr: int, ptep: int, each: int, contiguous: int
     ) -> int:
-        """Do so and flush the leaves of all entries; return what they were."""
+        """Do so and flush the leaves of all entries; return what they were.
+
+        Source: arch/arm64/mm/hugetlbpage.c, get_clear_contig_flush()
+        """
         pte = self.get_clear_contig(ptep, contiguous)
         self.flush_hugetlb_tlb_range_(
             mm, addr, addr + each * contiguous, each, last_level=True
@@ -240,20 +275,29 @@ class Hugetlbpage:
         return pte
 
     def huge_ptep_get_and_clear(self, ptep: int, size: int) -> int:
-        """Clear a huge page and return what it was; nothing is flushed."""
+        """Clear a huge page and return what it was; nothing is flushed.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_ptep_get_and_clear()
+        """
         return self.get_clear_contig(ptep, self.num_contig_ptes(size)[0])
 
     def huge_ptep_clear_flush(
         self, vma: VmArea, addr: int, ptep: int, size: int
     ) -> int:
-        """Clear a huge page and flush it everywhere; return what it was."""
+        """Clear a huge page and flush it everywhere; return what it was.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_ptep_clear_flush()
+        """
         contiguous, each = self.num_contig_ptes(size)
         return self.get_clear_contig_flush(vma.mm, addr, ptep, each, contiguous)
 
     def huge_ptep_set_wrprotect(
         self, mm: MmStruct, addr: int, ptep: int, size: int
     ) -> None:
-        """Take write permission away; of a contiguous page by clearing and flushing."""
+        """Take write permission away; of a contiguous page by clearing and flushing.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_ptep_set_wrprotect()
+        """
         pte = self._read(ptep)
         if not pte_cont(pte):
             self._pgtable.ptep_set_wrprotect_(ptep, pte)
@@ -265,7 +309,10 @@ class Hugetlbpage:
     def huge_ptep_set_access_flags(
         self, vma: VmArea, addr: int, ptep: int, pte: int, size: int, *, dirty: bool
     ) -> bool:
-        """Give a huge page more rights; tell whether that changed anything."""
+        """Give a huge page more rights; tell whether that changed anything.
+
+        Source: arch/arm64/mm/hugetlbpage.c, huge_ptep_set_access_flags()
+        """
         fault = self._kernel.fault
         if not pte_cont(pte):
             return fault.ptep_set_access_flags_(vma, addr, ptep, pte, dirty=dirty)
@@ -295,13 +342,19 @@ class Hugetlbpage:
     def flush_hugetlb_tlb_range(
         self, vma: VmArea, start: int, end: int, size: int
     ) -> None:
-        """Drop huge pages of *size* bytes, and the tables above them."""
+        """Drop huge pages of *size* bytes, and the tables above them.
+
+        Source: arch/arm64/include/asm/hugetlb.h, flush_hugetlb_tlb_range()
+        """
         self.flush_hugetlb_tlb_range_(vma.mm, start, end, size, last_level=False)
 
     def flush_hugetlb_tlb_range_(
         self, mm: MmStruct, start: int, end: int, stride: int, *, last_level: bool
     ) -> None:
-        """Drop a range of huge pages and wait: __flush_hugetlb_tlb_range()."""
+        """Drop a range of huge pages and wait: __flush_hugetlb_tlb_range().
+
+        Source: arch/arm64/include/asm/hugetlb.h, __flush_hugetlb_tlb_range()
+        """
         pgtable = self._pgtable
         level: int | None = TLBI_TTL_UNKNOWN
         if stride == pgtable.pud_size:

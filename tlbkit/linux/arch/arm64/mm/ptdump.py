@@ -53,7 +53,10 @@ class ProtBits:
     clear: str | None = None
 
     def text(self, prot: int) -> str:
-        """Return what is printed for an entry with these bits."""
+        """Return what is printed for an entry with these bits.
+
+        Source: arch/arm64/mm/ptdump.c, dump_prot()
+        """
         said = self.set if prot & self.mask == self.val else self.clear
         return "" if said is None else f" {said}"
 
@@ -114,7 +117,10 @@ class PtdumpPgLevel:
     bits: tuple[ProtBits, ...] = PTE_BITS
 
     def dump_prot(self, prot: int) -> str:
-        """Return what is said of an entry; nothing of one that is empty."""
+        """Return what is said of an entry; nothing of one that is empty.
+
+        Source: arch/arm64/mm/ptdump.c, dump_prot()
+        """
         return "".join(bit.text(prot) for bit in self.bits) if prot else ""
 
 
@@ -137,6 +143,8 @@ class Ptdump:
         Args:
             mm: It should not change meanwhile.
             holes: Lines for where nothing is mapped, too, as the kernel prints them.
+
+        Source: arch/arm64/mm/ptdump.c, ptdump_walk()
         """
         lines: list[str] = []
         start, level, current = 0, -1, 0

@@ -110,136 +110,214 @@ def _protection_map(vm_flags: int, *, epan: bool) -> int:
 
 
 def pte_none(pte: int) -> bool:
-    """Tell whether nothing stands here."""
+    """Tell whether nothing stands here.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_none()
+    """
     return not pte
 
 
 def pte_valid(pte: int) -> bool:
-    """Tell whether the table walker may use this entry."""
+    """Tell whether the table walker may use this entry.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_valid()
+    """
     return bool(pte & PTE_VALID)
 
 
 def pte_present_invalid(pte: int) -> bool:
-    """Tell whether the entry maps a page that the hardware must not see (PROT_NONE)."""
+    """Tell whether the entry maps a page that the hardware must not see (PROT_NONE).
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_present_invalid()
+    """
     return pte & (PTE_VALID | PTE_PRESENT_INVALID) == PTE_PRESENT_INVALID
 
 
 def pte_present(pte: int) -> bool:
-    """Tell whether the entry maps a page, for software."""
+    """Tell whether the entry maps a page, for software.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_present()
+    """
     return bool(pte & PTE_VALID) or pte_present_invalid(pte)
 
 
 def pte_write(pte: int) -> bool:
-    """Tell whether the kernel takes the entry for writable."""
+    """Tell whether the kernel takes the entry for writable.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_write()
+    """
     return bool(pte & PTE_WRITE)
 
 
 def pte_hw_dirty(pte: int) -> bool:
-    """Tell whether the entry is writable and no longer clean for the hardware."""
+    """Tell whether the entry is writable and no longer clean for the hardware.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_hw_dirty()
+    """
     return pte & (PTE_WRITE | PTE_RDONLY) == PTE_WRITE
 
 
 def pte_dirty(pte: int) -> bool:
-    """Tell whether the page was written through this entry."""
+    """Tell whether the page was written through this entry.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_dirty()
+    """
     return bool(pte & PTE_DIRTY) or pte_hw_dirty(pte)
 
 
 def pte_young(pte: int) -> bool:
-    """Tell whether the page was used through this entry since the flag was cleared."""
+    """Tell whether the page was used through this entry since the flag was cleared.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_young()
+    """
     return bool(pte & PTE_AF)
 
 
 def pte_special(pte: int) -> bool:
-    """Tell whether the mapped frame must not be treated as a normal page."""
+    """Tell whether the mapped frame must not be treated as a normal page.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_special()
+    """
     return bool(pte & PTE_SPECIAL)
 
 
 def pte_uffd_wp(pte: int) -> bool:
-    """Tell whether userfaultfd write-protected the page."""
+    """Tell whether userfaultfd write-protected the page.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_uffd_wp()
+    """
     return bool(pte & PTE_UFFD_WP)
 
 
 def pte_cont(pte: int) -> bool:
-    """Tell whether the entry belongs to a contiguous block."""
+    """Tell whether the entry belongs to a contiguous block.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_cont()
+    """
     return bool(pte & PTE_CONT)
 
 
 def pte_valid_cont(pte: int) -> bool:
-    """Tell whether the hardware may take the entry for one of a contiguous block."""
+    """Tell whether the hardware may take the entry for one of a contiguous block.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_valid_cont()
+    """
     return pte & (PTE_VALID | PTE_CONT) == PTE_VALID | PTE_CONT
 
 
 def pte_protnone(pte: int) -> bool:
-    """Tell whether the entry is present, invalid and not for user space."""
+    """Tell whether the entry is present, invalid and not for user space.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_protnone()
+    """
     return pte_present_invalid(pte) and not pte & PTE_USER
 
 
 def pte_access_permitted(pte: int, *, write: bool) -> bool:
-    """Tell whether user space may read, or write, through the entry right now."""
+    """Tell whether user space may read, or write, through the entry right now.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_access_permitted()
+    """
     user = PTE_VALID | PTE_USER
     return pte & user == user and (not write or pte_write(pte))
 
 
 def pte_wrprotect(pte: int) -> int:
-    """Take write permission away; a hardware-dirty entry stays dirty in software."""
+    """Take write permission away; a hardware-dirty entry stays dirty in software.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_wrprotect()
+    """
     if pte & (PTE_WRITE | PTE_RDONLY) == PTE_WRITE:  # pte_hw_dirty()
         pte |= PTE_DIRTY
     return (pte & ~PTE_WRITE) | PTE_RDONLY
 
 
 def pte_mkclean(pte: int) -> int:
-    """Forget that the page was written."""
+    """Forget that the page was written.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkclean()
+    """
     return (pte & ~PTE_DIRTY) | PTE_RDONLY
 
 
 def pte_mkdirty(pte: int) -> int:
-    """Mark the page written; a writable entry becomes hardware-dirty too."""
+    """Mark the page written; a writable entry becomes hardware-dirty too.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkdirty()
+    """
     pte |= PTE_DIRTY
     return pte & ~PTE_RDONLY if pte & PTE_WRITE else pte
 
 
 def pte_mkold(pte: int) -> int:
-    """Clear the access flag."""
+    """Clear the access flag.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkold()
+    """
     return pte & ~PTE_AF
 
 
 def pte_mkyoung(pte: int) -> int:
-    """Set the access flag."""
+    """Set the access flag.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkyoung()
+    """
     return pte | PTE_AF
 
 
 def pte_mkspecial(pte: int) -> int:
-    """Mark the frame as not a normal page."""
+    """Mark the frame as not a normal page.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkspecial()
+    """
     return pte | PTE_SPECIAL
 
 
 def pte_mkuffd_wp(pte: int) -> int:
-    """Mark and write-protect for userfaultfd."""
+    """Mark and write-protect for userfaultfd.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkuffd_wp()
+    """
     return pte_wrprotect(pte | PTE_UFFD_WP)
 
 
 def pte_clear_uffd_wp(pte: int) -> int:
-    """Clear the userfaultfd mark; the entry stays read-only."""
+    """Clear the userfaultfd mark; the entry stays read-only.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_clear_uffd_wp()
+    """
     return pte & ~PTE_UFFD_WP
 
 
 def pte_mkcont(pte: int) -> int:
-    """Make an entry one of a contiguous block."""
+    """Make an entry one of a contiguous block.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkcont()
+    """
     return pte | PTE_CONT
 
 
 def pte_mknoncont(pte: int) -> int:
-    """Let an entry stand alone."""
+    """Let an entry stand alone.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mknoncont()
+    """
     return pte & ~PTE_CONT
 
 
 def pte_mkinvalid(pte: int) -> int:
-    """Hide a present entry from the hardware."""
+    """Hide a present entry from the hardware.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_mkinvalid()
+    """
     return (pte | PTE_PRESENT_INVALID) & ~PTE_VALID
 
 
 def pte_modify(pte: int, prot: int) -> int:
-    """Give an entry the protection *prot*; page, access flag and dirty state stay."""
+    """Give an entry the protection *prot*; page, access flag and dirty state stay.
+
+    Source: arch/arm64/include/asm/pgtable.h, pte_modify()
+    """
     if pte_hw_dirty(pte):
         pte |= PTE_DIRTY
     pte = (pte & ~_MODIFY_MASK) | (prot & _MODIFY_MASK)
@@ -250,22 +328,33 @@ def pmd_leaf(pmd: int) -> bool:
     """Tell whether an upper-level entry maps a block, as far as software is concerned.
 
     A block that was made invalid for the hardware still is one.
+
+    Source: arch/arm64/include/asm/pgtable.h, pmd_leaf()
     """
     return pte_present(pmd) and not pmd & PTE_TABLE_BIT
 
 
 def pmd_trans_huge(pmd: int) -> bool:
-    """Tell the same of a PMD entry, whose blocks are transparent huge pages here."""
+    """Tell the same of a PMD entry, whose blocks are transparent huge pages here.
+
+    Source: arch/arm64/include/asm/pgtable.h, pmd_trans_huge()
+    """
     return pmd_leaf(pmd)
 
 
 def pmd_mkhuge(pmd: int) -> int:
-    """Make a page entry a block; it stays valid or invalid as it was."""
+    """Make a page entry a block; it stays valid or invalid as it was.
+
+    Source: arch/arm64/include/asm/pgtable.h, pmd_mkhuge()
+    """
     return pmd & ~PTE_TABLE_BIT
 
 
 def pmd_table(pmd: int) -> bool:
-    """Tell whether an upper-level entry points to a table."""
+    """Tell whether an upper-level entry points to a table.
+
+    Source: arch/arm64/include/asm/pgtable.h, pmd_table()
+    """
     return pmd & PMD_TYPE_TABLE == PMD_TYPE_TABLE
 
 
@@ -351,11 +440,17 @@ class Pgtable:
     # -- values ----------------------------------------------------------------------
 
     def pte_pfn(self, pte: int) -> int:
-        """Return the frame number that *pte* names."""
+        """Return the frame number that *pte* names.
+
+        Source: arch/arm64/include/asm/pgtable.h, pte_pfn()
+        """
         return (pte & self._addr_mask) >> self.page_shift
 
     def pfn_pte(self, pfn: int, prot: int) -> int:
-        """Return an entry for frame *pfn* with protection *prot*."""
+        """Return an entry for frame *pfn* with protection *prot*.
+
+        Source: arch/arm64/include/asm/pgtable.h, pfn_pte()
+        """
         return pfn << self.page_shift | (prot & ~self._fixed)
 
     @staticmethod
@@ -370,43 +465,73 @@ class Pgtable:
         return pte & ~PTE_RDONLY if pte & PTE_DIRTY else pte
 
     def pmd_pfn(self, pmd: int) -> int:
-        """Return the first frame of a PMD leaf; of a table, a number without sense."""
+        """Return the first frame of a PMD leaf; of a table, a number without sense.
+
+        Source: arch/arm64/include/asm/pgtable.h, pmd_pfn()
+        """
         return self.pte_pfn(pmd) & -self.hpage_pmd_nr
 
     def pud_pfn(self, pud: int) -> int:
-        """Return the first frame of a PUD leaf."""
+        """Return the first frame of a PUD leaf.
+
+        Source: arch/arm64/include/asm/pgtable.h, pud_pfn()
+        """
         return self.pte_pfn(pud) & -self.hpage_pud_nr
 
     def pte_special(self, pte: int) -> bool:
-        """Tell whether a page entry is marked; never, if there is no such bit."""
+        """Tell whether a page entry is marked; never, if there is no such bit.
+
+        Source: arch/arm64/include/asm/pgtable.h, pte_special()
+        """
         return bool(pte & self._special_pte)
 
     def pmd_special(self, pmd: int) -> bool:
-        """Tell the same of a PMD leaf."""
+        """Tell the same of a PMD leaf.
+
+        Source: arch/arm64/include/asm/pgtable.h, pmd_special()
+        """
         return bool(pmd & self._special_pmd)
 
     def pud_special(self, pud: int) -> bool:
-        """Tell the same of a PUD leaf."""
+        """Tell the same of a PUD leaf.
+
+        Source: include/linux/mm.h, pud_special()
+        """
         return bool(pud & self._special_pud)
 
     def pte_mkspecial(self, pte: int) -> int:
-        """Mark a page entry as mapping no normal page, if there is a bit for it."""
+        """Mark a page entry as mapping no normal page, if there is a bit for it.
+
+        Source: arch/arm64/include/asm/pgtable.h, pte_mkspecial()
+        """
         return pte | self._special_pte
 
     def pmd_mkspecial(self, pmd: int) -> int:
-        """Do the same to a PMD leaf."""
+        """Do the same to a PMD leaf.
+
+        Source: arch/arm64/include/asm/pgtable.h, pmd_mkspecial()
+        """
         return pmd | self._special_pmd
 
     def pud_mkspecial(self, pud: int) -> int:
-        """Do the same to a PUD leaf."""
+        """Do the same to a PUD leaf.
+
+        Source: include/linux/mm.h, pud_mkspecial()
+        """
         return pud | self._special_pud
 
     def pte_advance_pfn(self, pte: int, nr: int) -> int:
-        """Return *pte* for the frame that comes *nr* frames later."""
+        """Return *pte* for the frame that comes *nr* frames later.
+
+        Source: arch/arm64/include/asm/pgtable.h, pte_advance_pfn()
+        """
         return pte + (nr << self.page_shift)
 
     def mk_huge_pmd(self, pfn: int, prot: int) -> int:
-        """Return a block entry for the frames from *pfn* on."""
+        """Return a block entry for the frames from *pfn* on.
+
+        Source: include/linux/mm.h, folio_mk_pmd()
+        """
         return pmd_mkhuge(self.pfn_pte(pfn, prot))
 
     def page_align(self, addr: int) -> int:
@@ -419,30 +544,49 @@ class Pgtable:
     # -- walking ---------------------------------------------------------------------
 
     def read(self, ptep: int) -> int:
-        """Return the entry at *ptep*, and of a contiguous block that entry alone."""
+        """Return the entry at *ptep*, and of a contiguous block that entry alone.
+
+        Source: arch/arm64/include/asm/pgtable.h, __ptep_get(), and
+        include/linux/pgtable.h, pmdp_get() and pudp_get()
+        """
         return self._read(ptep)
 
     def ptep_get(self, ptep: int) -> int:
-        """Return the entry at *ptep*; young or dirty if any of its block is."""
+        """Return the entry at *ptep*; young or dirty if any of its block is.
+
+        Source: arch/arm64/include/asm/pgtable.h, ptep_get()
+        """
         pte = self._read(ptep)
         if pte & PTE_CONT and pte & PTE_VALID:
             return self._kernel.contpte.contpte_ptep_get(ptep, pte)
         return pte
 
     def pgd_offset(self, mm: MmStruct, addr: int) -> int:
-        """Return where the top-level entry for *addr* stands."""
+        """Return where the top-level entry for *addr* stands.
+
+        Source: include/linux/pgtable.h, pgd_offset()
+        """
         return mm.pgd + (addr >> self._top_shift & self._last) * 8
 
     def pud_offset(self, pgdp: int, addr: int) -> int:
-        """Return where the PUD entry for *addr* stands, below the entry at *pgdp*."""
+        """Return where the PUD entry for *addr* stands, below the entry at *pgdp*.
+
+        Source: include/linux/pgtable.h, pud_offset()
+        """
         return pgdp if self.folded_pud else self._below(pgdp, addr, self.pud_shift)
 
     def pmd_offset(self, pudp: int, addr: int) -> int:
-        """Return where the PMD entry for *addr* stands, below the entry at *pudp*."""
+        """Return where the PMD entry for *addr* stands, below the entry at *pudp*.
+
+        Source: include/linux/pgtable.h, pmd_offset()
+        """
         return self._below(pudp, addr, self.pmd_shift)
 
     def pte_offset(self, pmdp: int, addr: int) -> int:
-        """Return where the PTE for *addr* stands, below the entry at *pmdp*."""
+        """Return where the PTE for *addr* stands, below the entry at *pmdp*.
+
+        Source: include/linux/pgtable.h, pte_offset_kernel()
+        """
         return self._below(pmdp, addr, self.page_shift)
 
     def _below(self, entryp: int, addr: int, shift: int) -> int:
@@ -453,21 +597,34 @@ class Pgtable:
         return table + (addr >> shift & self._last) * 8
 
     def pud_offset_lockless(self, pgd: int, addr: int) -> int:
-        """Return the same as `pud_offset` below an entry that was read before."""
+        """Return the same as `pud_offset` below an entry that was read before.
+
+        Source: arch/arm64/include/asm/pgtable.h, pud_offset_lockless()
+        """
         return self._within(pgd, addr, self.pud_shift)
 
     def pmd_offset_lockless(self, pud: int, addr: int) -> int:
-        """Return the same as `pmd_offset` below an entry that was read before."""
+        """Return the same as `pmd_offset` below an entry that was read before.
+
+        Source: include/linux/pgtable.h, pmd_offset_lockless()
+        """
         return self._within(pud, addr, self.pmd_shift)
 
     def pte_offset_lockless(self, pmd: int, addr: int) -> int:
-        """Return the same as `pte_offset` below an entry that was read before."""
+        """Return the same as `pte_offset` below an entry that was read before.
+
+        Source: include/linux/pgtable.h, __pte_map()
+        """
         index = addr >> self.page_shift & self._last
         return (pmd & self._addr_mask) + index * 8
 
     @staticmethod
     def addr_end(addr: int, end: int, shift: int) -> int:
-        """Return the next multiple of ``1 << shift`` after *addr*, at most *end*."""
+        """Return the next multiple of ``1 << shift`` after *addr*, at most *end*.
+
+        Source: include/linux/pgtable.h, pmd_addr_end(), pud_addr_end() and
+        pgd_addr_end()
+        """
         boundary = ((addr >> shift) + 1) << shift
         return min(boundary, end)
 
@@ -487,7 +644,10 @@ class Pgtable:
         return (entry & address) + (addr >> self.pmd_shift & last) * 8
 
     def find_pte(self, mm: MmStruct, addr: int) -> int | None:
-        """Return where the PTE for *addr* stands, if there is a table of them."""
+        """Return where the PTE for *addr* stands, if there is a table of them.
+
+        Source: none; tests and pictures look at an entry past all locks.
+        """
         pmdp = self.find_pmd(mm, addr)
         if pmdp is None or not pmd_table(self.read(pmdp)):
             return None
@@ -637,7 +797,10 @@ class Pgtable:
         self._machine.running.store(ptep, pte, "set_pte")
 
     def set_ptes_(self, ptep: int, pte: int, nr: int) -> None:
-        """Store *nr* entries for consecutive frames as they are: __set_ptes()."""
+        """Store *nr* entries for consecutive frames as they are: __set_ptes().
+
+        Source: arch/arm64/include/asm/pgtable.h, __set_ptes()
+        """
         if self._has_tags:
             self._kernel.mte.sync_cache_and_tags(pte, nr)
         step = self.page_size
@@ -654,6 +817,8 @@ class Pgtable:
         """Store *nr* entries for consecutive frames; contiguous where they can be.
 
         A single one may complete a block, or break one up; several find nothing there.
+
+        Source: arch/arm64/include/asm/pgtable.h, set_ptes()
         """
         pte &= ~PTE_CONT
         contpte = self._kernel.contpte
@@ -673,11 +838,16 @@ class Pgtable:
         """Exchange one entry with zero in one step: __ptep_get_and_clear().
 
         It is part of no contiguous block. Nothing is flushed.
+
+        Source: arch/arm64/include/asm/pgtable.h, __ptep_get_and_clear()
         """
         return self._machine.running.swap(ptep, 0, "ptep_get_and_clear")
 
     def ptep_get_and_clear(self, mm: MmStruct, addr: int, ptep: int) -> int:
-        """Take one entry out of its block, if any, and exchange it with zero."""
+        """Take one entry out of its block, if any, and exchange it with zero.
+
+        Source: arch/arm64/include/asm/pgtable.h, ptep_get_and_clear()
+        """
         pte = self._read(ptep)
         if pte & PTE_CONT:
             self._kernel.contpte.contpte_try_unfold(mm, addr, ptep, pte)
@@ -690,6 +860,8 @@ class Pgtable:
 
         Returns:
             The first, young or dirty if any of them was.
+
+        Source: arch/arm64/include/asm/pgtable.h, get_and_clear_full_ptes()
         """
         if nr == 1:
             return self.ptep_get_and_clear(mm, addr, ptep)
@@ -697,7 +869,10 @@ class Pgtable:
         return self.get_and_clear_full_ptes_(ptep, nr)
 
     def get_and_clear_full_ptes_(self, ptep: int, nr: int) -> int:
-        """Clear *nr* entries as they are: __get_and_clear_full_ptes()."""
+        """Clear *nr* entries as they are: __get_and_clear_full_ptes().
+
+        Source: arch/arm64/include/asm/pgtable.h, __get_and_clear_full_ptes()
+        """
         pte = self.ptep_get_and_clear_(ptep)
         for n in range(1, nr):
             other = self.ptep_get_and_clear_(ptep + n * 8)
@@ -716,6 +891,8 @@ class Pgtable:
 
         Returns:
             The new entry. Nothing is flushed.
+
+        Source: arch/arm64/include/asm/pgtable.h, ___ptep_set_wrprotect()
         """
         cpu = self._machine.running
         while True:
@@ -729,6 +906,8 @@ class Pgtable:
         """Take write permission from *nr* entries of one folio; nothing is flushed.
 
         A contiguous block stays one if all of it loses the permission.
+
+        Source: arch/arm64/include/asm/pgtable.h, wrprotect_ptes()
         """
         contpte = self._kernel.contpte
         if nr == 1:
@@ -743,7 +922,10 @@ class Pgtable:
             self.ptep_set_wrprotect_(ptep + n * 8, self.read(ptep + n * 8))
 
     def ptep_test_and_clear_young_(self, ptep: int) -> bool:
-        """Clear one entry's access flag and tell whether it was set; no flush."""
+        """Clear one entry's access flag and tell whether it was set; no flush.
+
+        Source: arch/arm64/include/asm/pgtable.h, __ptep_test_and_clear_young()
+        """
         cpu = self._machine.running
         old = self._machine.memory.read(ptep)
         while True:
@@ -755,7 +937,10 @@ class Pgtable:
             old = was
 
     def ptep_test_and_clear_young(self, ptep: int) -> bool:
-        """Clear the access flag, of a contiguous block for all of it; no flush."""
+        """Clear the access flag, of a contiguous block for all of it; no flush.
+
+        Source: arch/arm64/include/asm/pgtable.h, ptep_test_and_clear_young()
+        """
         if pte_valid_cont(self.read(ptep)):
             return self._kernel.contpte.contpte_ptep_test_and_clear_young(ptep)
         return self.ptep_test_and_clear_young_(ptep)
@@ -764,6 +949,8 @@ class Pgtable:
         """Clear the access flag, and maybe the dirty state, of *nr* entries; no flush.
 
         A contiguous block at either end is treated whole: both belong to the folio.
+
+        Source: arch/arm64/include/asm/pgtable.h, clear_young_dirty_ptes()
         """
         end = ptep + nr * 8
         size = self.cont_ptes * 8
@@ -775,7 +962,10 @@ class Pgtable:
             self.clear_young_dirty_pte_(place, dirty=dirty)
 
     def clear_young_dirty_pte_(self, ptep: int, *, dirty: bool) -> None:
-        """Do so with one entry as it is: __clear_young_dirty_pte()."""
+        """Do so with one entry as it is: __clear_young_dirty_pte().
+
+        Source: arch/arm64/include/asm/pgtable.h, __clear_young_dirty_pte()
+        """
         cpu = self._machine.running
         old = self._machine.memory.read(ptep)
         while True:

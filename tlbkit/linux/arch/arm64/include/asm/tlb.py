@@ -23,7 +23,10 @@ class Tlb:
 
     @staticmethod
     def tlb_get_level(tlb: MmuGather) -> int | None:
-        """Return the level of every recorded leaf, if it is one and tables stayed."""
+        """Return the level of every recorded leaf, if it is one and tables stayed.
+
+        Source: arch/arm64/include/asm/tlb.h, tlb_get_level()
+        """
         if tlb.freed_tables:
             return TLBI_TTL_UNKNOWN
         levels = (
@@ -45,6 +48,8 @@ class Tlb:
         An address space that goes away needs no flush page by page: its ASID is not
         given out again before a rollover has flushed everything. The tables that it
         leaves are used for something else now, though.
+
+        Source: arch/arm64/include/asm/tlb.h, tlb_flush()
         """
         last_level = not (tlb.freed_tables or tlb.unshared_tables)
         if tlb.fullmm:
@@ -61,13 +66,22 @@ class Tlb:
         )
 
     def pte_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
-        """Keep a PTE table until no walker can be in it: __pte_free_tlb()."""
+        """Keep a PTE table until no walker can be in it: __pte_free_tlb().
+
+        Source: arch/arm64/include/asm/tlb.h, __pte_free_tlb()
+        """
         self._kernel.gather.tlb_remove_table(tlb, table)
 
     def pmd_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
-        """Keep a PMD table: __pmd_free_tlb()."""
+        """Keep a PMD table: __pmd_free_tlb().
+
+        Source: arch/arm64/include/asm/tlb.h, __pmd_free_tlb()
+        """
         self._kernel.gather.tlb_remove_table(tlb, table)
 
     def pud_free_tlb_(self, tlb: MmuGather, table: Folio) -> None:
-        """Keep a PUD table: __pud_free_tlb()."""
+        """Keep a PUD table: __pud_free_tlb().
+
+        Source: arch/arm64/include/asm/tlb.h, __pud_free_tlb()
+        """
         self._kernel.gather.tlb_remove_table(tlb, table)

@@ -65,6 +65,8 @@ def range_steps(
     [(512, 1, 7), (1, None, 0)]
     >>> len(list(range_steps(0, 5, 4096, has_range=False)))
     5
+
+    Source: arch/arm64/include/asm/tlbflush.h, __flush_tlb_range_op()
     """
     scale = 3
     while pages > 0:
@@ -109,6 +111,8 @@ class TlbFlush:
 
         What the hardware could not see is in no TLB, and what only software reads no
         TLB remembers. Relaxing a valid entry counts as a change like any other.
+
+        Source: arch/arm64/include/asm/tlbflush.h, pte_needs_flush()
         """
         if not old & PTE_VALID:
             return False
@@ -116,7 +120,10 @@ class TlbFlush:
 
     @classmethod
     def huge_pmd_needs_flush(cls, old: int, new: int) -> bool:
-        """Tell the same of a block entry, whose bits mean the same."""
+        """Tell the same of a block entry, whose bits mean the same.
+
+        Source: arch/arm64/include/asm/tlbflush.h, huge_pmd_needs_flush()
+        """
         return cls.pte_needs_flush(old, new)
 
     # -- the shape of every flush ----------------------------------------------------
@@ -158,7 +165,10 @@ class TlbFlush:
     # -- this CPU only ---------------------------------------------------------------
 
     def local_flush_tlb_all(self) -> None:
-        """Drop everything from this CPU's TLB."""
+        """Drop everything from this CPU's TLB.
+
+        Source: arch/arm64/include/asm/tlbflush.h, local_flush_tlb_all()
+        """
         cpu = self._machine.running
         cpu.dsb("nshst")
         self._tlbi("VMALLE1", 0)
@@ -166,12 +176,18 @@ class TlbFlush:
         cpu.isb()
 
     def local_flush_tlb_page_nonotify(self, vma: VmArea, addr: int) -> None:
-        """Drop the leaf entry of one page from this CPU's TLB, and tell no device."""
+        """Drop the leaf entry of one page from this CPU's TLB, and tell no device.
+
+        Source: arch/arm64/include/asm/tlbflush.h, local_flush_tlb_page_nonotify()
+        """
         self._local_flush_tlb_page_nosync(vma.mm, addr)
         self._machine.running.dsb("nsh")
 
     def local_flush_tlb_page(self, vma: VmArea, addr: int) -> None:
-        """Drop the leaf entry of one page from this CPU's TLB and from devices."""
+        """Drop the leaf entry of one page from this CPU's TLB and from devices.
+
+        Source: arch/arm64/include/asm/tlbflush.h, local_flush_tlb_page()
+        """
         mm = vma.mm
         self._local_flush_tlb_page_nosync(mm, addr)
         size = self._page_size
@@ -182,7 +198,10 @@ class TlbFlush:
         self._machine.running.dsb("nsh")
 
     def local_flush_tlb_contpte(self, vma: VmArea, addr: int) -> None:
-        """Drop the leaf entries of a block from this CPU's TLB and from devices."""
+        """Drop the leaf entries of a block from this CPU's TLB and from devices.
+
+        Source: arch/arm64/include/asm/tlbflush.h, local_flush_tlb_contpte()
+        """
         size = self._kernel.contpte.cont_pte_size
         addr &= -size
         cpu = self._machine.running
@@ -204,7 +223,10 @@ class TlbFlush:
     # -- every CPU -------------------------------------------------------------------
 
     def flush_tlb_all(self) -> None:
-        """Drop everything from every CPU's TLB."""
+        """Drop everything from every CPU's TLB.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_all()
+        """
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi("VMALLE1IS", 0)
@@ -212,7 +234,10 @@ class TlbFlush:
         cpu.isb()
 
     def flush_tlb_mm(self, mm: MmStruct) -> None:
-        """Drop every translation of *mm*, tables included, from every CPU's TLB."""
+        """Drop every translation of *mm*, tables included, from every CPU's TLB.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_mm()
+        """
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi_user("ASIDE1IS", encode_asid(self._kernel.context.asid(mm)))
@@ -222,12 +247,18 @@ class TlbFlush:
         )
 
     def flush_tlb_page(self, vma: VmArea, addr: int) -> None:
-        """Drop the leaf entry of one page, of whatever level, from every CPU's TLB."""
+        """Drop the leaf entry of one page, of whatever level, from every CPU's TLB.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_page()
+        """
         self.flush_tlb_page_nosync(vma.mm, addr)
         self.tlbi_sync_s1ish_()
 
     def flush_tlb_page_nosync(self, mm: MmStruct, addr: int) -> None:
-        """Start that and do not wait; a later DSB of this CPU completes it."""
+        """Start that and do not wait; a later DSB of this CPU completes it.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_page_nosync()
+        """
         self._machine.running.dsb("ishst")
         self._tlbi_user("VALE1IS", encode_va(addr, self._kernel.context.asid(mm)))
         addr &= ~(self._page_size - 1)
@@ -236,16 +267,25 @@ class TlbFlush:
         )
 
     def flush_tlb_range(self, vma: VmArea, start: int, end: int) -> None:
-        """Drop all levels of a range: callers may have changed tables as well."""
+        """Drop all levels of a range: callers may have changed tables as well.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_range()
+        """
         self.flush_tlb_range_(vma, start, end, self._page_size, last_level=False)
 
     def flush_pmd_tlb_range(self, vma: VmArea, start: int, end: int) -> None:
-        """Drop a range of PMD blocks, and the tables above them."""
+        """Drop a range of PMD blocks, and the tables above them.
+
+        Source: arch/arm64/include/asm/pgtable.h, flush_pmd_tlb_range()
+        """
         stride = self._kernel.pgtable.pmd_size
         self.flush_tlb_range_(vma, start, end, stride, last_level=False, level=2)
 
     def flush_pud_tlb_range(self, vma: VmArea, start: int, end: int) -> None:
-        """Drop a range of PUD blocks, and the tables above them."""
+        """Drop a range of PUD blocks, and the tables above them.
+
+        Source: arch/arm64/include/asm/pgtable.h, flush_pud_tlb_range()
+        """
         stride = self._kernel.pgtable.pud_size
         self.flush_tlb_range_(vma, start, end, stride, last_level=False, level=1)
 
@@ -259,7 +299,10 @@ class TlbFlush:
         last_level: bool,
         level: int | None = TLBI_TTL_UNKNOWN,
     ) -> None:
-        """Drop a range and wait: __flush_tlb_range()."""
+        """Drop a range and wait: __flush_tlb_range().
+
+        Source: arch/arm64/include/asm/tlbflush.h, __flush_tlb_range()
+        """
         self.flush_tlb_range_nosync_(
             vma.mm, start, end, stride, last_level=last_level, level=level
         )
@@ -286,6 +329,8 @@ class TlbFlush:
             level: Level of every leaf in the range, where it is known.
 
         A range too long to be worth it becomes one `flush_tlb_mm`, which waits.
+
+        Source: arch/arm64/include/asm/tlbflush.h, __flush_tlb_range_nosync()
         """
         start &= -stride
         end = -(-end & -stride)
@@ -344,7 +389,10 @@ class TlbFlush:
     # -- kernel mappings -------------------------------------------------------------
 
     def flush_tlb_kernel_range(self, start: int, end: int) -> None:
-        """Drop the leaf entries of a range of kernel addresses."""
+        """Drop the leaf entries of a range of kernel addresses.
+
+        Source: arch/arm64/include/asm/tlbflush.h, flush_tlb_kernel_range()
+        """
         stride = self._page_size
         start &= -stride
         end = -(-end & -stride)
@@ -359,7 +407,10 @@ class TlbFlush:
         cpu.isb()
 
     def flush_tlb_kernel_pgtable(self, addr: int) -> None:
-        """Drop a table of kernel addresses: __flush_tlb_kernel_pgtable()."""
+        """Drop a table of kernel addresses: __flush_tlb_kernel_pgtable().
+
+        Source: arch/arm64/include/asm/tlbflush.h, __flush_tlb_kernel_pgtable()
+        """
         cpu = self._machine.running
         cpu.dsb("ishst")
         self._tlbi("VAAE1IS", encode_va(addr))
@@ -377,11 +428,17 @@ class TlbFlush:
         return True
 
     def arch_tlbbatch_add_pending(self, mm: MmStruct, start: int, end: int) -> None:
-        """Start the flush of pages that reclaim has just unmapped."""
+        """Start the flush of pages that reclaim has just unmapped.
+
+        Source: arch/arm64/include/asm/tlbflush.h, arch_tlbbatch_add_pending()
+        """
         self.flush_tlb_range_nosync_(
             mm, start, end, self._page_size, last_level=True, level=3
         )
 
     def arch_tlbbatch_flush(self) -> None:
-        """Wait for every flush that this CPU started."""
+        """Wait for every flush that this CPU started.
+
+        Source: arch/arm64/include/asm/tlbflush.h, arch_tlbbatch_flush()
+        """
         self.tlbi_sync_s1ish_()

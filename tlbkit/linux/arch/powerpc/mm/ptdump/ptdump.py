@@ -50,7 +50,10 @@ class PtdumpPgLevel:
 
     @property
     def mask(self) -> int:
-        """The bits that are looked at."""
+        """The bits that are looked at.
+
+        Source: none; the kernel adds it up when it boots.
+        """
         mask = 0
         for info in self.flag:
             mask |= info.mask
@@ -94,6 +97,8 @@ def translation_unit(*headers: Mapping[str, type]) -> dict[str, type]:
 
     Raises:
         RedefinitionError: A name stands for two things.
+
+    Source: none; it is what a compiler does before it compiles.
     """
     seen: dict[str, type] = {}
     for header in headers:
@@ -113,5 +118,8 @@ class PowerpcPtdump:
 
     @staticmethod
     def tags() -> dict[str, type]:
-        """Return the names that the header gives to its structures."""
+        """Return the names that the header gives to its structures.
+
+        Source: none; it is what a compiler finds in the header.
+        """
         return {"flag_info": FlagInfo, "ptdump_pg_level": PtdumpPgLevel}
