@@ -36,7 +36,6 @@ UNREVISED: frozenset[str] = frozenset(
         "the-rules",
         "userfaultfd-move",
         "what-the-patch-text-does-not-say",
-        "write-fault",
         "you-are-the-scheduler",
     }
 )

@@ -1,5 +1,7 @@
 """Published figures stand beside ours, and ours are made of the bill."""
 
+from functools import cache
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +61,30 @@ def test_what_was_published_stands_beside_what_is_predicted(name):
 def test_a_quote_keeps_its_qualifier():
     """Over 40 % is not 40 %."""
     assert quote(PATCH.figure("flush share before")) == "over 40"
+
+
+@given(st.floats(0, 1e6), st.floats(1, 1e6))
+def test_work_of_the_program_dilutes_what_the_kernel_changes(some, more):
+    """The more the program does itself, the less is a share and the less is gained."""
+    both = storm()
+    shares = [flush_share(both.before.bill, work) for work in (some, some + more)]
+    gains = [gain(both, work) for work in (some, some + more)]
+    assert shares[0] > shares[1] > 0
+    assert gains[0] > gains[1] > 0
+
+
+@cache
+def storm():
+    """Return one comparison for all examples."""
+    return lab.compare(lab.find("fork-storm"), {"pages": 8})
+
+
+def test_work_can_be_fitted_to_the_share():
+    """At 3,700 ns a page the older kernel spends the published share in flushes."""
+    scenario = lab.find("fork-storm")
+    assert isinstance(scenario, Flow)
+    both = lab.compare(scenario, {"pages": 256, "work": 3700})
+    shares = scenario.published_rows(both)[:2]
+    assert shares[0][0] == "predicted, time in flushes (%)"
+    published = float(shares[1][1].removeprefix("about "))
+    assert float(shares[0][1]) == pytest.approx(published, abs=0.1)
