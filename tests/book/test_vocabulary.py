@@ -18,7 +18,6 @@ UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
         "comments",
-        "fault-path",
         "files",
         "fork",
         "gup-fast",
@@ -27,10 +26,8 @@ UNREVISED: frozenset[str] = frozenset(
         "hugetlb-pmd-shared",
         "hugetlb-unshare",
         "insert-pmd-pud",
-        "mmu-gather",
         "moving-and-reclaim",
         "normal-page",
-        "process-memory",
         "rmap",
         "the-gallery",
         "the-rules",
