@@ -24,7 +24,6 @@ UNREVISED: frozenset[str] = frozenset(
         "huge-memory",
         "huge-zero-folio",
         "hugetlb-pmd-shared",
-        "hugetlb-unshare",
         "insert-pmd-pud",
         "moving-and-reclaim",
         "normal-page",

@@ -43,7 +43,7 @@ PATCH = Patch(
     author="Zeng Heng",
     release="v7.1",
     touches={"arch/arm64/include/asm/tlb.h": ("tlb_flush",)},
-    chapter="book/commits/hugetlb-unshare.md",
+    chapter="book/commits/hugetlb-walk-cache.md",
     sources=(
         "mainline c2ff4764e03e; in v6.18.35 and v7.0.12",
         "Message-ID 20260616145137.729334018@linuxfoundation.org (6.6 review)",
