@@ -30,7 +30,6 @@ UNREVISED: frozenset[str] = frozenset(
         "rmap",
         "the-gallery",
         "the-rules",
-        "userfaultfd-move",
         "what-the-patch-text-does-not-say",
         "you-are-the-scheduler",
     }
