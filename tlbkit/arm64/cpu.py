@@ -203,7 +203,8 @@ class Cpu:
         self._table_probes = self.tlb.walk.sizes.of(regime.asid)
         self.asid_bits = 16 if regime.controls.tcr.AS else 8
         lower = regime.halves[0]
-        self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
+        if self._fixed:
+            self._fixed = fixed_bits(resizes=self.model.bbml2_noabort)
         self._plain = -1 if lower.forbidden else lower.offset_mask
         if "switch" in self._events.heard:
             self._events.emit(self.number, "switch", "ttbr", old, regime)
@@ -495,6 +496,13 @@ class Cpu:
             if "store" in self._events.heard:
                 self._events.emit(self.number, "store", pa, old, new, why)
         return was
+
+    def tolerate(self) -> None:
+        """Take from now on what breaks break-before-make, as hardware takes it.
+
+        For who wants to see what comes of it.
+        """
+        self._fixed = 0
 
     def _replaced(self, pa: int, old: int, new: int) -> None:
         """Take note that a live descriptor was replaced, unless that must not be."""

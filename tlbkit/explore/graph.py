@@ -28,11 +28,13 @@ Node 0 is the start. Whoever is neither in ``next`` nor in ``waits`` is done.
 from __future__ import annotations
 
 from collections import deque
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tlbkit.errors import TlbkitError
 from tlbkit.explore.footprint import Notes, watching
+from tlbkit.explore.loads import watching_loads
 from tlbkit.explore.scheduler import DeadlockError, Run, StopRunError
 from tlbkit.explore.search import History
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
-    from tlbkit.explore.scheduler import Flow, Scenario, World
+    from tlbkit.explore.loads import Loads
+    from tlbkit.explore.scheduler import Flow, Scenario
 
 FORMAT = "tlbkit schedule graph 1"
 MAX_NODES = 5_000
@@ -58,12 +61,17 @@ class Edge(NamedTuple):
     Attributes:
         flow: Index of the flow that takes it.
         node: Where it leads.
-        text: What happens.
+        told: What happens, as it was told, in order.
     """
 
     flow: int
     node: int
-    text: str
+    told: tuple[Any, ...]
+
+    @property
+    def text(self) -> str:
+        """What happens, as one line."""
+        return "; ".join(map(str, self.told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +79,20 @@ class Node:
     """One state.
 
     Attributes:
-        shows: What there is to see, by label.
+        shows: What there is to see; for the JSON form texts by label.
         next: The steps that can be taken.
         waits: Who cannot go on, and what it waits for, by the index of the flow.
         end: ``"done"``, ``"broken"`` or ``"stuck"`` if the run ends here, else "".
         why: The end in words.
+        error: What ended the run, if it was broken.
     """
 
-    shows: Mapping[str, str]
+    shows: Any
     next: tuple[Edge, ...]
     waits: Mapping[int, str]
     end: str = ""
     why: str = ""
+    error: TlbkitError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,24 +134,30 @@ def graph(
     scenario: Scenario,
     title: str,
     *,
-    look: Callable[[World], Mapping[str, str]],
-    tell: Callable[[Machine, Event], str],
+    look: Callable[[Run], Any],
+    tell: Callable[[Machine, Event], Any],
     kinds: Collection[str] | None = None,
+    loads: bool = False,
+    most: int = MAX_NODES,
 ) -> Graph:
     """Take every step in every state of a scenario.
 
     Args:
         scenario: Makes the world.
         title: In words.
-        look: Returns what there is to see, always by the same labels.
-        tell: Returns what an event says, as one line; "" is not told.
+        look: Returns what there is to see where a run stands, always by the same
+            labels.
+        tell: Returns what an event says, as one line or as it is to be kept; what is
+            empty is not told.
         kinds: Events that end a step; all if not given.
+        loads: Whether a step ends at each load of a page-table word by software too.
+        most: How many states it may have.
 
     Errors:
-        GraphTooLargeError: There are more than `MAX_NODES` states.
+        GraphTooLargeError: There are more.
     """
-    with watching() as notes:
-        return _Builder(scenario, look, tell, kinds, notes).build(title)
+    with watching() as notes, watching_loads() if loads else nullcontext() as told:
+        return _Builder(scenario, look, tell, kinds, notes, told, most).build(title)
 
 
 class _Seen(NamedTuple):
@@ -150,20 +166,22 @@ class _Seen(NamedTuple):
     Attributes:
         key: The state, for comparison.
         shows: The state, for people.
-        text: The step that led to it.
+        told: The step that led to it.
         able: Who can go on.
         waits: Who cannot, and why.
         end: As in `Node`.
         why: As in `Node`.
+        error: As in `Node`.
     """
 
     key: object
-    shows: Mapping[str, str]
-    text: str
+    shows: Any
+    told: tuple[Any, ...]
     able: tuple[int, ...]
     waits: Mapping[int, str]
     end: str
     why: str
+    error: TlbkitError | None
 
 
 class _Builder:
@@ -172,16 +190,20 @@ class _Builder:
     def __init__(
         self,
         scenario: Scenario,
-        look: Callable[[World], Mapping[str, str]],
-        tell: Callable[[Machine, Event], str],
+        look: Callable[[Run], Any],
+        tell: Callable[[Machine, Event], Any],
         kinds: Collection[str] | None,
         notes: Notes,
+        loads: Loads | None,
+        most: int,
     ) -> None:
         self._scenario = scenario
         self._look = look
         self._tell = tell
         self._kinds = kinds
         self._notes = notes
+        self._loads = loads
+        self._most = most
         self._flows: tuple[Flow, ...] = ()
 
     def build(self, title: str) -> Graph:
@@ -198,16 +220,16 @@ class _Builder:
                 target = numbers.get(there.key)
                 if target is None:
                     target = numbers[there.key] = len(seen)
-                    if target == MAX_NODES:
+                    if target == self._most:
                         raise GraphTooLargeError(
-                            f"{title}: more than {MAX_NODES} states"
+                            f"{title}: more than {self._most} states; take steps out"
                         )
                     seen.append(there)
                     edges.append([])
                     waiting.append((target, (*path, flow)))
-                edges[number].append(Edge(flow, target, there.text))
+                edges[number].append(Edge(flow, target, there.told))
         nodes = tuple(
-            Node(one.shows, tuple(after), one.waits, one.end, one.why)
+            Node(one.shows, tuple(after), one.waits, one.end, one.why, one.error)
             for one, after in zip(seen, edges, strict=True)
         )
         return Graph(title, self._flows, nodes)
@@ -219,21 +241,21 @@ class _Builder:
         world = self._scenario()
         self._flows = world.flows
         history = History(len(world.flows))
-        told: list[str] = []
-        shows: Mapping[str, str] = {}
+        told: list[Any] = []
+        shows: Any = None
         able: tuple[int, ...] = ()
 
         def hear(event: Event) -> None:
-            text = "" if able else self._tell(world.machine, event)
-            if text:
-                told.append(text)
+            said = "" if able else self._tell(world.machine, event)
+            if said:
+                told.append(said)
 
         def decide(run: Run) -> int:
             nonlocal shows, able
             if run.current >= 0:
                 history.add(run.current, notes.take())
             if len(run.steps) == len(path):
-                shows = self._look(world)
+                shows = self._look(run)
                 able = tuple(sorted(run.enabled()))
                 raise StopRunError
             told.clear()
@@ -246,19 +268,19 @@ class _Builder:
 
         world.machine.events.listen(notes.hear)
         world.machine.events.listen(hear)
-        run = Run(world, decide, self._kinds)
+        run = Run(world, decide, self._kinds, self._loads)
         run.prepare()
         world.machine.events.listen(go_on)
         run.play()
         notes.on = False
-        if not shows:  # the run has ended by itself
+        if shows is None:  # the run has ended by itself
             history.add(run.current, notes.take())
-            shows = self._look(world)
-        text = "; ".join(told) or self._silence(run)
+            shows = self._look(run)
+        said = tuple(told) or tuple(filter(None, [self._silence(run)]))
         waits = {} if run.error else run.waiting()
         end, why = self._end(run)
         key = history.state(), end, why
-        return _Seen(key, shows, text, able, waits, end, why)
+        return _Seen(key, shows, said, able, waits, end, why, run.error)
 
     @staticmethod
     def _silence(run: Run) -> str:

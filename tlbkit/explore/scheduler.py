@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from greenlet import greenlet
 
+from tlbkit.callers import caller
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore.locks import HeldLocks, LockOrders
 from tlbkit.explore.rewind import Snapshot
@@ -23,7 +24,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
-    from types import MemberDescriptorType
+    from types import FrameType, MemberDescriptorType
 
     from tlbkit.arm64.cpu import Cpu
     from tlbkit.arm64.events import Event
@@ -221,7 +222,9 @@ class Run:
         machine.events.listen(self._held.hear, {"lock"})
         self._rules.__enter__()
         machine.waiter = self._wait
-        machine.events.schedule(self._step, self._kinds)
+        # Beside loads every event is heard, so that it is known when all have looked.
+        kinds = self._kinds if self._loads is None else None
+        machine.events.schedule(self._step, kinds)
 
     def play(self) -> None:
         """Run what is prepared."""
@@ -305,6 +308,17 @@ class Run:
             if not done()
         }
 
+    def frame(self, flow: int) -> FrameType | None:
+        """Return the frame in which a flow has stopped; ``None`` if it does not run."""
+        if flow == self.current and not self._threads[flow].dead:
+            return caller()
+        frame: FrameType | None = self._threads[flow].gr_frame
+        return frame
+
+    def holds(self, flow: int) -> tuple[str, ...]:
+        """Return the names of the locks that a flow has."""
+        return self._held.of(self.world.flows[flow].cpu)
+
     # -- on the flows' side ----------------------------------------------------------
 
     def _body(self, run: Callable[[], None]) -> Callable[[], None]:
@@ -329,10 +343,11 @@ class Run:
         if not self._looking:
             self._over_with_step()
 
-    def _step(self, _event: Event) -> None:
+    def _step(self, event: Event) -> None:
         """An event has been told to everybody."""
         self._looking = False
-        self._over_with_step()
+        if self._kinds is None or event.kind in self._kinds:
+            self._over_with_step()
 
     def _over_with_step(self) -> None:
         """One step is over: let the schedule say who goes on."""

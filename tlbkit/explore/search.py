@@ -95,6 +95,8 @@ def explore(
     reduce: bool = True,
     loads: bool | None = None,
     max_runs: int | None = None,
+    counts: Callable[[TlbkitError], bool] = lambda _: True,
+    after: Breach | None = None,
 ) -> Search:
     """Try schedules of a scenario, fewest preemptions first.
 
@@ -106,15 +108,22 @@ def explore(
             too: for code without the lock that would keep others out. If not given, so
             where the scenario takes a lock out.
         max_runs: Give up after so many runs.
+        counts: Tells whether an error is a breach; another one only ends its run.
+        after: Go on from there: each schedule begins as this one does, up to its last
+            step, and what it stops until then is not counted. Nothing is left out then,
+            as if not to *reduce*, and the steps end at loads as they did there.
     """
+    if after is not None:
+        reduce, loads = False, after.loads
     if loads is None:
         taken_out = scenario().machine.taken_out
         loads = any(point.startswith("lock ") for point in taken_out)
     if not reduce:
         with watching_loads() if loads else nullcontext() as told:
-            return _Plain(scenario, preemptions, max_runs, told).search()
+            plain = _Plain(scenario, preemptions, max_runs, told, counts, after)
+            return plain.search()
     with watching() as notes, watching_loads() if loads else nullcontext() as told:
-        return _Reduced(scenario, preemptions, max_runs, told, notes).search()
+        return _Reduced(scenario, preemptions, max_runs, told, notes, counts).search()
 
 
 class Shortest(NamedTuple):
@@ -124,13 +133,17 @@ class Shortest(NamedTuple):
         name: The scenario of the breach, or "".
         breach: The shortest over all: fewest preemptions, then fewest steps; of equals,
             the one whose scenario was named first. ``None`` if there is none.
+        preemptions: Up to how many all scenarios were tried.
         runs: How many schedules were tried.
         steps: How many steps were made in them.
-        complete: As `Search` says, of all of them.
+        complete: Whether everything within the bound that was asked for was looked at.
+            Not so if the steps were used up, or if loads were left out; always so if
+            there is a breach.
     """
 
     name: str
     breach: Breach | None
+    preemptions: int
     runs: int
     steps: int
     complete: bool
@@ -141,35 +154,44 @@ def shortest(
     *,
     preemptions: int = PREEMPTIONS,
     loads: bool = False,
+    max_steps: int | None = None,
 ) -> Shortest:
     """Search several scenarios together, and stop at the shortest breach of any.
 
-    All are searched up to some number of preemptions before any goes further; and what
-    is as long as a breach that is known is not run to its end.
+    All are searched up to some number of preemptions before any goes further, in the
+    order in which they are named; and what is as long as a breach that is known is not
+    run to its end. So name those first that are quickly searched.
 
     Args:
         scenarios: Each makes a world, the same each time.
         preemptions: As `explore` says.
         loads: As `explore` says.
+        max_steps: Begin no further schedule after so many steps, over all of them.
     """
+    left = _ANY if max_steps is None else max_steps
+    best: tuple[str, Breach | None] = "", None
+    finished = -1
     with watching() as notes, watching_loads() if loads else nullcontext() as told:
         searches = {
             name: _Reduced(scenario, preemptions, None, told, notes)
             for name, scenario in scenarios.items()
         }
-        best: tuple[str, Breach] | None = None
         for cost in range(preemptions + 1):
             limit = _ANY
             for name, search in searches.items():
-                shorter = search.deepen(cost, limit)
+                before = search.steps
+                shorter = search.deepen(cost, limit, left)
+                left -= search.steps - before
                 if shorter is not None:
                     best, limit = (name, shorter), len(shorter.steps)
-            if best is not None:
+            if best[0] or left <= 0:
                 break
+            finished = cost
     runs = sum(search.runs for search in searches.values())
     steps = sum(search.steps for search in searches.values())
-    name, breach = best or ("", None)
-    return Shortest(name, breach, runs, steps, complete=loads or breach is not None)
+    name, breach = best
+    complete = breach is not None or (loads and finished == preemptions)
+    return Shortest(name, breach, finished, runs, steps, complete)
 
 
 def wander(
@@ -294,7 +316,12 @@ class _Plain:
         preemptions: int,
         max_runs: int | None,
         loads: Loads | None,
+        counts: Callable[[TlbkitError], bool] = lambda _: True,
+        after: Breach | None = None,
     ) -> None:
+        self._counts = counts
+        self._begun = () if after is None else after.schedule
+        self._from = 0 if after is None else len(after.steps)
         self._scenario = scenario
         self._preemptions = preemptions
         self._max_runs = max_runs
@@ -325,7 +352,9 @@ class _Plain:
         crossings = tuple(self._orders.crossings)
         return Search(breach, cost, complete, self.runs, self.steps, crossings)
 
-    def deepen(self, cost: int, limit: int = _ANY) -> Breach | None:
+    def deepen(
+        self, cost: int, limit: int = _ANY, max_steps: int = _ANY
+    ) -> Breach | None:
         """Try all schedules of *cost* preemptions; return the shortest that breaks.
 
         Those with fewer have been tried before. The world is made anew.
@@ -333,17 +362,19 @@ class _Plain:
         Args:
             cost: How many.
             limit: Only a breach of fewer steps is of interest.
+            max_steps: Begin no further schedule after so many more steps.
         """
         self._stage = self._start = None
         self._cost = cost
         self._limit = limit
+        last = self.steps + max_steps
         waiting = self._open[cost]
-        while waiting and self.runs != self._max_runs:
+        while waiting and self.runs != self._max_runs and self.steps < last:
             self._try(waiting.pop())
         return self._best
 
     def _root(self) -> Any:
-        return ()
+        return self._begun
 
     def _try(self, schedule: Any) -> None:
         self._run(schedule)
@@ -367,14 +398,15 @@ class _Plain:
     def _run(self, schedule: Schedule) -> Run:
         self._schedule = schedule
         self._choices = dict(schedule)
-        self._last = schedule[-1].step if schedule else -1
+        self._last = max(schedule[-1].step if schedule else -1, self._from - 1)
         run = self._ready()
         run.play()
         self.runs += 1
         self.steps += len(run.steps)
-        if run.error is not None and len(run.steps) < self._limit:
+        error = run.error
+        if error is not None and len(run.steps) < self._limit and self._counts(error):
             steps, loads = tuple(run.steps), self._loads is not None
-            self._best = Breach(schedule, self._cost, steps, run.error, loads)
+            self._best = Breach(schedule, self._cost, steps, error, loads)
             self._limit = len(steps)
         return run
 
@@ -438,8 +470,9 @@ class _Reduced(_Plain):
         max_runs: int | None,
         loads: Loads | None,
         notes: Notes,
+        counts: Callable[[TlbkitError], bool] = lambda _: True,
     ) -> None:
-        super().__init__(scenario, preemptions, max_runs, loads)
+        super().__init__(scenario, preemptions, max_runs, loads, counts)
         notes.rules = True
         self._notes = notes
         self._slots = notes.slots

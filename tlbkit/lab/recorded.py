@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tlbkit.observe.recording import Recording
 
 MOST: Final = 2048
-"""How many pages of one mapping are watched, from its beginning."""
+"""How many pages of one mapping are watched, if not said otherwise."""
 
 
 def recorded(
@@ -48,11 +48,14 @@ def recorded(
     return recorder.finish()
 
 
-def mapped_pages(kernel: Kernel) -> tuple[int, ...]:
+def mapped_pages(kernel: Kernel, most: int = MOST) -> tuple[int, ...]:
     """Return the addresses of all pages that some running process has mapped.
 
-    Of a mapping of huge pages these are the huge pages, and of a long one the first
-    `MOST`.
+    Of a mapping of huge pages these are the huge pages.
+
+    Args:
+        kernel: The kernel.
+        most: How many pages of one mapping, from its beginning.
     """
     running = {mm for mm in kernel.sched.current if mm is not None}
     found: set[int] = set()
@@ -61,5 +64,5 @@ def mapped_pages(kernel: Kernel) -> tuple[int, ...]:
             size = kernel.pgtable.page_size
             if is_vm_hugetlb_page(vma):
                 size = kernel.pgtable.pmd_size
-            found.update(range(vma.start, vma.end, size)[:MOST])
+            found.update(range(vma.start, vma.end, size)[:most])
     return tuple(sorted(found))

@@ -9,6 +9,7 @@ imports. Scripts that would come from another host are dropped.
 import importlib.util
 import json
 import os
+import re
 import shutil
 from functools import cache
 from importlib.metadata import version
@@ -19,6 +20,7 @@ import bokeh
 from sphinx.errors import ExtensionError
 
 from tlbkit.show.explorer import STATIC_PAGE
+from tlbkit.show.gallery import Gallery
 from tlbkit.show.stage.page import asset
 from tlbkit_site import address, answers, pyodide, snapshot
 from tlbkit_site.bundle import bundle, fingerprint
@@ -137,7 +139,9 @@ def _scripts(
         )
     if "tlbkit-player" in context.get("body", ""):
         app.add_js_file("player.js", loading_method="defer", priority=601)
-    if "tlbkit-stage" in context.get("body", ""):
+    if "tlbkit-gallery" in context.get("body", ""):
+        app.add_js_file("gallery.js", loading_method="defer", priority=602)
+    if re.search("tlbkit-(stage|gallery|game)", context.get("body", "")):
         app.add_css_file(STAGE["stage.css"], priority=901)
         app.add_js_file(STAGE["stage.js"], loading_method="defer", priority=601)
     context["script_files"] = [
@@ -157,6 +161,8 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
     shutil.copyfile(scripts / "bokeh.min.js", static / BOKEH_SCRIPT)
     for name, called in STAGE.items():
         (static / called).write_text(asset(name), "utf-8")
+
+    _galleries(app, static)
 
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     if spec is None or spec.origin is None:
@@ -201,6 +207,20 @@ def _python(app: "Sphinx", static: Path) -> None:
     for scenario, told in answers.answers(pages, known).items():
         text = json.dumps(told, separators=(",", ":"))
         (folder / f"{scenario}.json").write_text(text, "utf-8")
+
+
+def _galleries(app: "Sphinx", static: Path) -> None:
+    """Write what the entries of the gallery open; made once for each package."""
+    made = ROOT / ".cache" / f"gallery-{app.config['tlbkit_package']}"
+    if not made.is_dir():
+        for stale in made.parent.glob("gallery-*"):
+            shutil.rmtree(stale)
+        part = made.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        for name, html in Gallery().fragments():
+            (part / f"{name}.html").write_text(html, "utf-8")
+        part.rename(made)
+    shutil.copytree(made, static / "gallery", dirs_exist_ok=True)
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

@@ -191,6 +191,18 @@ def test_a_search_without_loads_is_not_complete():
         assert shown.complete is loads
 
 
+def test_a_search_that_runs_out_of_steps_says_how_far_it_came():
+    """What was not tried for want of steps is told: nothing is complete beyond."""
+    world = {"one": process_world("mprotect"), "other": process_world("munmap")}
+    whole = shortest(world, preemptions=2, loads=True)
+    assert whole.complete
+    assert whole.preemptions == 2
+    part = shortest(world, preemptions=2, loads=True, max_steps=whole.steps // 2)
+    assert not part.complete
+    assert part.preemptions < 2
+    assert part.steps < whole.steps
+
+
 def test_loads_are_steps_where_a_lock_is_taken_out():
     """Unless the caller says otherwise: the lock kept others out between two loads."""
     for without in (("lock PTE table in nowhere",), ()):

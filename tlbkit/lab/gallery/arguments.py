@@ -24,10 +24,6 @@ _FORK_LOCK: Final = (
     "out. The table's lock keeps out who comes without either: migration, by rmap. "
     "Reclaim does not touch pages of a pool, and migration does not meet fork here."
 )
-_LOOKED_AGAIN: Final = (
-    "What is read here is only a guess. It is read again under the locks of both "
-    "tables, and nothing has been changed before that: is_pte_pages_stable()."
-)
 _CHANGING: Final = (
     "The lock makes who changes the layout (fork, mremap and munmap with userfaultfd "
     "events) wait for requests that have seen no change announced. It is about the "
@@ -147,7 +143,6 @@ ARGUMENTS: Final[dict[str, str]] = {
     "lock PMD table in unmap_hugepage_range_": _FILE_FIRST,
     "lock PTE table in finish_fault": _PAGE_LOCKED,
     "lock PTE table in finish_mkwrite_fault": _PAGE_LOCKED,
-    "lock PTE table in move_pages_ptes": _LOOKED_AGAIN,
     "lock hugetlb_lock in alloc_hugetlb_folio": _NUMBERS,
     "lock hugetlb_lock in free_huge_folio": _NUMBERS,
     "lock hugetlb_lock in hugetlb_acct_memory": _NUMBERS,

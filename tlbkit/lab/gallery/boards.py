@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.leaf import Leaf
     from tlbkit.arm64.machine import Machine
-    from tlbkit.explore.scheduler import World
+    from tlbkit.explore.scheduler import Run
 
 TOP_PAGE: Final = 0xFFFF_F7FF_F000
 """Where the first page of a meeting is mapped; the next one is below it."""
@@ -58,9 +58,9 @@ class Board:
         scenario = MEETINGS[self.meeting].scenario(self.taken_out)
         return graph(scenario, self.title, look=self.look, tell=_tell, kinds=STEPS)
 
-    def look(self, world: World) -> dict[str, str]:
+    def look(self, run: Run) -> dict[str, str]:
         """Return what there is to see."""
-        machine = world.machine
+        machine = run.world.machine
         pages = [TOP_PAGE - n * PAGE for n in range(self.pages)]
         frames = set[int]()
         shown = {"page table": "; ".join(_mapped(machine, page) for page in pages)}

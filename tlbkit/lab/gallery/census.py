@@ -27,7 +27,7 @@ import dis
 from collections import defaultdict
 from itertools import islice
 from types import CodeType, FunctionType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.arm64.cpu import AFTER_UNLOCK, BEFORE_STORE
 from tlbkit.arm64.machine import Machine
@@ -73,22 +73,36 @@ _ASKING: Final = frozenset({Machine.holds.__name__, Machine.sees.__name__})
 _PREEMPTIONS: Final = 1
 
 
+class Passed(NamedTuple):
+    """What one meeting comes by.
+
+    Attributes:
+        points: The points.
+        steps: How many steps the search took that found them.
+    """
+
+    points: frozenset[str]
+    steps: int
+
+
 def census(
-    meetings: Mapping[str, Meeting], points: Iterable[frozenset[str]] | None = None
+    meetings: Mapping[str, Meeting], passed: Iterable[Passed] | None = None
 ) -> dict[str, tuple[str, ...]]:
     """Return every point that the meetings come by, each with the names of those.
 
-    Each is looked through up to one preemption.
+    Each is looked through up to one preemption; those that were quickly looked through
+    are named first.
 
     Args:
         meetings: By their names.
-        points: Of each, if they were looked through already; see `points_of`.
+        passed: Of each, if they were looked through already; see `points_of`.
     """
-    if points is None:
-        points = map(points_of, meetings.values())
+    if passed is None:
+        passed = map(points_of, meetings.values())
     found: dict[str, list[str]] = {}
-    for name, some in zip(meetings, points, strict=True):
-        for point in some:
+    looked = sorted(zip(meetings, passed, strict=True), key=lambda one: one[1].steps)
+    for name, (points, _) in looked:
+        for point in points:
             found.setdefault(point, []).append(name)
     return {point: tuple(found[point]) for point in sorted(found)}
 
@@ -131,7 +145,7 @@ def _asked(code: CodeType) -> Iterator[str]:
             asking = False
 
 
-def points_of(meeting: Meeting) -> frozenset[str]:
+def points_of(meeting: Meeting) -> Passed:
     """Return the points that one meeting comes by."""
     points: set[str] = set()
 
@@ -171,8 +185,8 @@ def points_of(meeting: Meeting) -> frozenset[str]:
         # The points are to outlive each run: the world must not be set back.
         return dataclasses.replace(world, finish=finish, again=False)
 
-    explore(make, preemptions=_PREEMPTIONS, loads=True)
-    return frozenset(points)
+    search = explore(make, preemptions=_PREEMPTIONS, loads=True)
+    return Passed(frozenset(points), search.steps)
 
 
 class _Sections:

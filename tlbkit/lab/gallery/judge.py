@@ -5,41 +5,45 @@ from __future__ import annotations
 import os
 import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.explore.search import PREEMPTIONS, replay, shortest
+from tlbkit.explore.search import PREEMPTIONS, shortest
+from tlbkit.lab.gallery import harm
 from tlbkit.lab.gallery.arguments import ARGUMENTS
-from tlbkit.lab.gallery.census import census, points_of
+from tlbkit.lab.gallery.census import Passed, census, points_of
 from tlbkit.lab.gallery.names import check
 from tlbkit.lab.gallery.programme import PROGRAMME
-from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Verdict, gallery
-from tlbkit.observe.recorder import recording
+from tlbkit.lab.gallery.verdicts import ARGUED, BREAKS, OPEN, Harm, Verdict, gallery
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from tlbkit.arm64.machine import Machine
-    from tlbkit.explore.scheduler import Schedule
-    from tlbkit.observe.recorder import Recorder
-    from tlbkit.observe.recording import Recording
+    from tlbkit.explore.search import Breach
 
 
-MANY: Final = 40
-"""From how many meetings on a search goes less deep."""
+STEPS: Final = 120_000
+"""After so many steps, over all its meetings, the search of a point begins no further
+schedule: it is then not complete, and says so."""
+
+OTHERS: Final = 12
+"""In how many meetings beside the one that breaks harm is looked for."""
 
 
 def judge(point: str, meetings: Sequence[str]) -> Verdict:
     """Take one point out of every meeting that comes by it, and search.
 
-    Fewest preemptions come first, over all meetings, then fewest steps. What more than
-    `MANY` meetings come by is tried with one preemption only.
+    Fewest preemptions come first, over all meetings, then fewest steps. What is not
+    through after `STEPS` steps is not complete.
+
+    Args:
+        point: Its name.
+        meetings: Those that come by it, those first that are quickly searched.
     """
-    preemptions = PREEMPTIONS if len(meetings) <= MANY else 1
     found = shortest(
         {name: PROGRAMME[name].scenario({point}) for name in meetings},
-        preemptions=preemptions,
+        preemptions=PREEMPTIONS,
         loads=True,
+        max_steps=STEPS,
     )
     breach = found.breach
     if breach is None:
@@ -48,7 +52,7 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
             point,
             ARGUED if why else OPEN,
             tuple(meetings),
-            preemptions=preemptions,
+            preemptions=found.preemptions,
             why=why,
             runs=found.runs,
             complete=found.complete,
@@ -63,9 +67,18 @@ def judge(point: str, meetings: Sequence[str]) -> Verdict:
         len(breach.steps),
         tuple((step, flow) for step, flow in breach.schedule),
         str(breach.error).split("\n", 1)[0],
+        _harm(point, found.name, breach, meetings),
         runs=found.runs,
         chapter=PROGRAMME[found.name].chapter,
     )
+
+
+def _harm(
+    point: str, meeting: str, breach: Breach, meetings: Sequence[str]
+) -> Harm | None:
+    """Go on from a broken rule to harm; if none comes of it, look in other meetings."""
+    others = [name for name in meetings if name != meeting][:OTHERS]
+    return harm.told(harm.find(point, meeting, breach, others))
 
 
 def mutate(
@@ -107,29 +120,5 @@ def mutate(
     return [found[point] for point in wanted]
 
 
-def _points(meeting: str) -> frozenset[str]:
+def _points(meeting: str) -> Passed:
     return points_of(PROGRAMME[meeting])
-
-
-def record(
-    meeting: str, schedule: Schedule, taken_out: Collection[str] = (), *, loads: bool
-) -> Recording:
-    """Run one schedule of a meeting again, and return it as a recording.
-
-    Args:
-        meeting: Its name.
-        schedule: Of a breach, or any other.
-        taken_out: What is taken out; the same schedule with and without it shows what
-            the thing taken out is for.
-        loads: As the breach says.
-    """
-    recorders: list[Recorder] = []
-
-    @contextmanager
-    def around(machine: Machine) -> Iterator[None]:
-        with recording(machine) as recorder:
-            recorders.append(recorder)
-            yield
-
-    replay(PROGRAMME[meeting].scenario(taken_out), schedule, around, loads=loads)
-    return recorders[0].finish()

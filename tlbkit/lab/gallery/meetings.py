@@ -27,6 +27,7 @@ from tlbkit.observe.sanitizer import Sanitizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
+    from contextlib import AbstractContextManager
 
     from tlbkit.explore.scheduler import Scenario
     from tlbkit.linux.process import Process, Thread
@@ -41,13 +42,20 @@ SMALL: Final = replace(
 
 
 class LostWriteError(TlbkitError):
-    """A thread does not read what it wrote, though nobody else writes there."""
+    """A thread does not read what it wrote, though nobody else writes there.
+
+    Attributes:
+        address: Where it wrote.
+        wrote: What.
+    """
 
     def __init__(self, cpu: int, address: int, wrote: int, read: int) -> None:
         super().__init__(
             f"lost write: CPU {cpu} wrote {wrote:#x} to {address:#x}, "
-            f"and {read:#x} is there"
+            f"and {f'{read:#x}' if read >= 0 else 'nothing'} is there"
         )
+        self.address = address
+        self.wrote = wrote
 
 
 class ChildChangedError(TlbkitError):
@@ -113,12 +121,14 @@ class Stage:
         flows: The flows that meet.
         watched: Addresses at which all CPUs must agree in the end, with the process.
         ends: Further checks at the end.
+        more: How much more often each thread uses memory than a meeting asks for.
     """
 
     kernel: Kernel
     flows: list[Flow] = field(default_factory=list)
     watched: list[tuple[Process, int]] = field(default_factory=list)
     ends: list[Callable[[], None]] = field(default_factory=list)
+    more: int = 0
 
     def flow(self, name: str, cpu: int, run: Callable[[], None]) -> None:
         """Add a flow; an error of a call, a signal and the OOM killer only end it."""
@@ -140,7 +150,7 @@ class Stage:
         word = address + 8 * thread.cpu
 
         def run() -> None:
-            for n in range(times):
+            for n in range(times + self.more):
                 value = 0x100 * (thread.cpu + 1) + n
                 thread.write(word, value)
                 found = thread.read(word)
@@ -153,22 +163,30 @@ class Stage:
         """Add a flow that only reads."""
 
         def run() -> None:
-            for _ in range(times):
+            for _ in range(times + self.more):
                 thread.read(address)
 
         self.flow(f"thread on CPU {thread.cpu} reads", thread.cpu, run)
 
     def finish(self) -> None:
         """Hold everybody to what must be true in the end."""
-        kernel = self.kernel
-        cpus = range(len(kernel.machine.cpus))
+        self.look()
+        self.leave()
+
+    def look(self) -> None:
+        """See whether everybody finds what is to be there."""
+        cpus = range(len(self.kernel.machine.cpus))
         for process, address in self.watched:
             words = [_peek(process, address, cpu) for cpu in cpus]
             if len(set(words)) > 1:
                 raise DisagreementError(address, words)
-        kernel.page_alloc.fail = None
+        self.kernel.page_alloc.fail = None
         for check in self.ends:
             check()
+
+    def leave(self) -> None:
+        """Let all processes end; nothing may be left over."""
+        kernel = self.kernel
         for one in tuple(kernel.processes):
             one.exit()
         kernel.swap.lru_add_drain_all()
@@ -243,27 +261,38 @@ class Meeting:
         }
 
     def scenario(
-        self, taken_out: Collection[str] = (), machine: type[Machine] = Machine
+        self,
+        taken_out: Collection[str] = (),
+        machine: type[Machine] = Machine,
+        rules: Callable[[Kernel], AbstractContextManager[object]] = Sanitizer,
+        *,
+        more: int = 0,
+        leave: bool = True,
+        boot: Callable[[Machine], Kernel] = Kernel,
     ) -> Scenario:
         """Return what makes the world of this meeting.
 
         Args:
             taken_out: What is taken out, once everything is prepared.
             machine: The class of machine.
+            rules: Holds the kernel to its rules.
+            more: As `Stage` says.
+            leave: Whether all processes end when the flows are done.
+            boot: Starts a kernel on a machine: another one than today's, if given.
         """
         points = frozenset(taken_out)
 
         def make() -> World:
-            kernel = Kernel(machine(self.cpus, self.model))
-            stage = Stage(kernel)
+            kernel = boot(machine(self.cpus, self.model))
+            stage = Stage(kernel, more=more)
             self.prepare(stage)
             if points:
                 kernel.machine.taken_out = points
             return World(
                 kernel.machine,
                 tuple(stage.flows),
-                lambda _: Sanitizer(kernel),
-                stage.finish,
+                lambda _: rules(kernel),
+                stage.finish if leave else stage.look,
                 again=True,
             )
 
@@ -457,7 +486,7 @@ def _move(stage: Stage, *, thread_at: str, pages: int = 1) -> None:
     wrote: list[int] = []
 
     def write() -> None:
-        for value in (0x200, 0x201):
+        for value in range(0x200, 0x202 + stage.more):
             thread.write(word, value)
             wrote.append(value)
 
@@ -497,7 +526,7 @@ def keeps(
     wrote: list[int] = []
 
     def write() -> None:
-        for value in range(0x200, 0x200 + times):
+        for value in range(0x200, 0x200 + times + stage.more):
             thread.write(word, value)
             wrote.append(value)
 

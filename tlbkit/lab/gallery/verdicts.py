@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tlbkit.lab.gallery.names import check
 
@@ -20,6 +20,36 @@ BREAKS = "breaks"
 ARGUED = "argued"
 OPEN = "open"
 """A verdict that the gallery must not hold: nothing breaks, and nobody says why."""
+
+
+class Harm(NamedTuple):
+    """How it ends where something breaks.
+
+    Attributes:
+        kind: What sort of harm, in words.
+        meeting: Where it was found.
+        more: How much more often threads use memory there than the meeting asks for.
+        steps: How many steps lead there.
+        schedule: Its decisions, as those of a verdict.
+        error: What happens, in one line.
+    """
+
+    kind: str
+    meeting: str
+    more: int
+    steps: int
+    schedule: tuple[tuple[int, int], ...]
+    error: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as plain dictionaries and lists."""
+        return {**self._asdict(), "schedule": [list(one) for one in self.schedule]}
+
+    @classmethod
+    def of_json(cls, said: dict[str, Any]) -> Self:
+        """Return what `to_json` was made of."""
+        schedule = tuple((step, flow) for step, flow in said["schedule"])
+        return cls(**{**said, "schedule": schedule})
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +65,7 @@ class Verdict:
         steps: How many steps that schedule has, 0 if there is none.
         schedule: Its decisions: after how many steps which flow goes on.
         error: What is broken, in one line.
+        harm: What comes of it, where something breaks; ``None`` if no harm was found.
         why: The argument, where nothing breaks.
         runs: How many schedules were tried.
         complete: Whether those are all that there are, up to so many preemptions, with
@@ -51,6 +82,7 @@ class Verdict:
     steps: int = 0
     schedule: tuple[tuple[int, int], ...] = ()
     error: str = ""
+    harm: Harm | None = None
     why: str = ""
     runs: int = field(default=0, compare=False)
     complete: bool = False
@@ -71,6 +103,7 @@ class Verdict:
             "preemptions": self.preemptions,
             "schedule": [list(choice) for choice in self.schedule],
             "error": self.error,
+            "harm": self.harm.to_json() if self.harm else None,
             "why": self.why,
             "meetings": list(self.meetings),
             "runs": self.runs,
@@ -90,6 +123,7 @@ class Verdict:
             said["steps"],
             tuple((step, flow) for step, flow in said["schedule"]),
             said["error"],
+            Harm.of_json(said["harm"]) if said["harm"] else None,
             said["why"],
             said["runs"],
             said["complete"],

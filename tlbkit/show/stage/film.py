@@ -14,7 +14,8 @@ adds nothing of its own::
       "start": [slot, value, ...],
       "moments": [[cpu, text, path, time, [slot, value, ...]], ...],
       "texts": [text, ...],
-      "says": [text, ...]                       how things stand, at the start and after
+      "says": [text, ...],                      how things stand, at the start and after
+      "ends": [text, harm]                      what is said then; only if it was given
     }
 
 where a slot, a value and a text is its number in the list of that name. A time is pairs
@@ -25,7 +26,7 @@ from __future__ import annotations
 
 import json
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tlbkit.observe.recording import Group
 from tlbkit.show.stage import telling
@@ -73,8 +74,26 @@ class _Numbers:
         return self.known.setdefault(what, len(self.known))
 
 
-def film(recording: Recording) -> Film:
-    """Return *recording* as a film; see the module."""
+class Ending(NamedTuple):
+    """What there is to say when a film is over.
+
+    Attributes:
+        text: A sentence.
+        harm: Whether somebody was harmed.
+    """
+
+    text: str
+    harm: bool
+
+
+def film(recording: Recording, ending: Ending | None = None) -> Film:
+    """Return *recording* as a film; see the module.
+
+    Args:
+        recording: With watched pages.
+        ending: What is said at the end; addresses and frames in it become those of the
+            board.
+    """
     board = Board(recording)
     slots, values, texts = _Numbers(), _Numbers(None), _Numbers("")
     paths = _paths(recording)
@@ -111,7 +130,7 @@ def film(recording: Recording) -> Film:
         )
         says.append(texts(telling.standing(board)) if delta else says[-1])
     rows = board.rows
-    return {
+    told: Film = {
         "columns": [[label, f"{va:#x}"] for label, va in _columns(rows)],
         "gaps": _gaps(rows),
         "spaces": _spaces(rows),
@@ -126,6 +145,9 @@ def film(recording: Recording) -> Film:
         "says": says,
         "spent": list(SPENT),
     }
+    if ending is not None:
+        told["ends"] = [telling.named(ending.text, rows), ending.harm]
+    return told
 
 
 def _columns(rows: Rows) -> Iterator[tuple[str, int]]:

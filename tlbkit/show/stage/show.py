@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from tlbkit.show.stage.film import Film
 
 
+FIRST_DIFFERENCE: Final = -1
+"""In place of a moment to begin at: where the second kernel does something else."""
+
 LIVE_PAGES: Final = 8
 """More pages than that a live stage does not show, so that it answers at once."""
 
@@ -41,7 +44,7 @@ class Stage:
             kernel first.
         title: What is seen, in words; the scenario's own title if not given.
         lead: What to look for, in a sentence.
-        at: The moment to begin at.
+        at: The moment to begin at, or `FIRST_DIFFERENCE`.
         name: As an address spells it; the subject if not given.
         live: Whether it follows the controls of the explorer of the same scenario that
             stands in the same page.
@@ -157,6 +160,8 @@ def told(film: Film) -> Iterator[str]:
         if says != stands:
             stands = says
             yield f"     {texts[says] or 'All agree with the tables.'}"
+    if "ends" in film:
+        yield f"     {film['ends'][0]}"
 
 
 def differences(one: Film, other: Film) -> tuple[tuple[int, ...], tuple[int, ...]]:

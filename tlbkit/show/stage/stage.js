@@ -490,9 +490,11 @@ globalThis.tlbkitStage ??= (() => {
         one.go(at[k]);
         const done = at[k] === one.film.moments.length && time >= one.end;
         boards[k]();
-        take.querySelector(".tlbkit-happened").textContent = done
-          ? `Done after ${ns(one.end)}.`
-          : one.happened();
+        const [ending, harm] = one.film.ends ?? [`Done after ${ns(one.end)}.`];
+        const over = done || (one.film.ends && at[k] === one.film.moments.length);
+        take.querySelector(".tlbkit-happened").textContent = over ? ending : one.happened();
+        take.classList.toggle("harm", Boolean(over && harm));
+        take.classList.toggle("safe", Boolean(over && harm === false));
         take.querySelector(".tlbkit-stands").textContent = one.stands();
         const path = one.path().split(" > ");
         take.querySelector(".tlbkit-path").textContent = done ? "" : path.slice(-3).join(" › ");
@@ -629,11 +631,17 @@ globalThis.tlbkitStage ??= (() => {
     function follow() {
       const [name, query] = location.hash.slice(1).split("?");
       if (name !== form.dataset.name) return;
-      go(Number(new URLSearchParams(query).get("at")) || 0, true);
+      const at = new URLSearchParams(query).get("at");
+      if (at !== null) go(Number(at) || 0, true);
       form.scrollIntoView();
     }
-    tick = content.at ?? 0;
+    // Where the two part: just before the moment at which one does something else.
+    function begin() {
+      const at = content.at ?? 0;
+      go(at < 0 ? Math.max((marks()[0] ?? 1) - 1, 0) : at, true);
+    }
     load(content.films);
+    begin();
     follow();
     addEventListener("hashchange", follow);
     new ResizeObserver(() => resize()).observe(part("line"));
@@ -644,8 +652,14 @@ globalThis.tlbkitStage ??= (() => {
         Object.assign(content, next);
         part("title").textContent = next.title;
         part("lead")?.remove();
+        for (const [k, take] of takes.entries()) {
+          if (next.names[k] === undefined) continue;
+          take.querySelector(".tlbkit-take").textContent = next.names[k];
+          take.setAttribute("aria-label", next.names[k]);
+        }
         tick = 0;
         load(next.films);
+        begin();
       },
       go,
       ticks: () => ticks,

@@ -178,14 +178,29 @@ def _place(rows: Rows, va: Any) -> str:
     return f"{va:#x}" if column is None else f"page {column}"
 
 
+def named(text: str, rows: Rows) -> str:
+    """Return a sentence with addresses as pages, and frames by their letters."""
+
+    def frame(match: re.Match[str]) -> str:
+        pfn = int(match[1], 16)
+        letters = {
+            letter
+            for (shift, number), letter in rows.frames.items()
+            if pfn >> shift - rows.page_shift == number
+        }
+        return f"frame {min(letters)}" if letters else match[0]
+
+    def page(match: re.Match[str]) -> str:
+        column = rows.column(int(match[1], 16))
+        return match[0] if column is None else f"page {column}"
+
+    text = re.sub(r"frame 0x([0-9a-f]+)", frame, text)
+    return re.sub(r"(?<!frame )0x([0-9a-f]{7,})", page, text)
+
+
 def _plainly(step: Step, rows: Rows) -> str:
     """Return a step's own line, with watched addresses as pages."""
-
-    def name(match: re.Match[str]) -> str:
-        return _place(rows, int(match[0], 16))
-
-    text = re.sub(r"0x[0-9a-f]+", name, step.text)
-    return f"({step.kind}) {text}"
+    return f"({step.kind}) {named(step.text, rows)}"
 
 
 def _call(step: Step, _: Board, __: Rows) -> str:
