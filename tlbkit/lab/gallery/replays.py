@@ -5,10 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from tlbkit.errors import InputError
+from tlbkit.errors import InputError, TlbkitError
+from tlbkit.explore import search
 from tlbkit.explore.alike import follow, taped
 from tlbkit.explore.scheduler import Choice
-from tlbkit.explore.search import explore
 from tlbkit.lab.gallery import harm, verdicts
 from tlbkit.lab.gallery.names import check
 from tlbkit.lab.gallery.programme import PROGRAMME
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlbkit.arm64.machine import Machine
-    from tlbkit.explore.scheduler import Run
+    from tlbkit.explore.scheduler import Run, Schedule
     from tlbkit.lab.gallery.verdicts import Harm
     from tlbkit.observe.recorder import Recorder
     from tlbkit.observe.recording import Recording
@@ -78,14 +78,32 @@ def ends(point: str, meeting: str = "") -> Harm:
     Errors:
         InputError: There is no such point or meeting, or no harm comes of it.
     """
-    found = verdicts.find(point).harm
+    known = verdicts.find(point).harm
+    if known is not None and not meeting:
+        if _still(point, known):
+            return known
+        meeting = known.meeting  # the flows have changed since
+    found = None
     if meeting:
         check("meeting", meeting, PROGRAMME, "python -m tlbkit meetings")
-        breach = explore(PROGRAMME[meeting].scenario({point}), loads=True).breach
+        breach = search.explore(PROGRAMME[meeting].scenario({point}), loads=True).breach
         found = harm.told(harm.find(point, meeting, breach)) if breach else None
     if found is None:
         raise InputError(f"{point!r}: no harm was found without it")
     return found
+
+
+def _still(point: str, told: Harm) -> bool:
+    """Tell whether a schedule that is kept ends in the harm that it is kept for."""
+    scenario = PROGRAMME[told.meeting].scenario(
+        {point}, rules=harm.Witness, more=told.more
+    )
+    run = search.replay(scenario, _schedule(told), loads=True)
+    return run.error is not None and harm.kind(run.error) == told.kind
+
+
+def _schedule(told: Harm) -> Schedule:
+    return tuple(Choice(step, flow) for step, flow in told.schedule)
 
 
 def replay(point: str, told: Harm) -> tuple[Take, Take]:
@@ -95,16 +113,20 @@ def replay(point: str, told: Harm) -> tuple[Take, Take]:
     given back then, that shows in no step, and is told.
     """
     meeting = PROGRAMME[told.meeting]
-    schedule = tuple(Choice(step, flow) for step, flow in told.schedule)
     broken = meeting.scenario({point}, rules=harm.Witness, more=told.more, leave=False)
     camera = _Camera()
-    run, tape = taped(broken, schedule, camera.around, loads=True)
-    ending = told.error if run.error else f"When the processes end: {told.error}"
+    run, tape = taped(broken, _schedule(told), camera.around, loads=True)
+    ending = _line(run.error) if run.error else f"When the processes end: {told.error}"
     without = Take(f"without {point}", camera.finish(), run, ending, harmed=True)
     camera = _Camera()
     complete = meeting.scenario(more=told.more, leave=False)
     run = follow(complete, tape, camera.around)
-    ending = str(run.error) if run.error else SAFE
+    ending = _line(run.error) if run.error else SAFE
     return without, Take(
         "the complete kernel", camera.finish(), run, ending, harmed=bool(run.error)
     )
+
+
+def _line(error: TlbkitError) -> str:
+    """Return what an error says, without the report behind it."""
+    return str(error).partition("\n")[0]
