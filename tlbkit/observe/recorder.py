@@ -64,6 +64,9 @@ class Recorder:
     Args:
         machine: What to record.
         pages: Addresses of pages, of which the tables are watched.
+
+    Attributes:
+        place: The machine, and what is watched.
     """
 
     def __init__(self, machine: Machine, pages: Iterable[int] = ()) -> None:
@@ -71,7 +74,7 @@ class Recorder:
         self._page_shift = machine.model.page_shift
         self._start = snapshot(machine)
         watched = tuple(pages)
-        self._place = Place(
+        self.place = Place(
             len(machine.cpus), self._page_shift, self._lpa2, tuple(watched)
         )
         self._watched = Watched(machine, watched)
@@ -89,8 +92,13 @@ class Recorder:
     def finish(self) -> Recording:
         """Return what was recorded so far."""
         return Recording(
-            self._start.copy(), tuple(self._steps), self._tree.parts(), self._place
+            self._start.copy(), tuple(self._steps), self._tree.parts(), self.place
         )
+
+    @property
+    def last(self) -> Step:
+        """The step that was recorded last."""
+        return self._steps[-1]
 
     def stop(self) -> None:
         """Let go of everything that belongs to the running program."""

@@ -107,7 +107,6 @@ class Level:
         steps: Events at which the reader decides.
         loads: Whether each load of a page-table word is such a place too.
         more: How much more often threads use memory than the meeting asks for.
-        kernel: Name of a kernel, with `patches_without`, if not today's.
         reverted: Hash of a commit that the kernel is without.
     """
 
@@ -189,12 +188,12 @@ class _Camera:
 
     def tell(self, _machine: Machine, _event: Event) -> Step:
         """Return the step that an event is."""
-        return self._recorder.finish().steps[-1]
+        return self._recorder.last
 
     def look(self, run: Run) -> Seen:
         """Return what there is to see where a run stands."""
         machine = run.world.machine
-        self.place = self._recorder.finish().place
+        self.place = self._recorder.place
         state = snapshot(machine)
         watched = Watched(machine, self.place.pages)
         for cpu in machine.cpus:
