@@ -122,11 +122,19 @@ def detail(entry: Entry, render: Callable[[Stage], str] = standalone) -> str:
         render: How a stage becomes HTML.
     """
     one = entry.verdict
+    head = (
+        f"<p><b>Without <code>{escape(one.point)}</code>:</b> {escape(entry.outcome)}"
+        "</p>"
+    )
     facts = [("Flow", escape(entry.flow)), ("Kind", escape(entry.kind))]
     if one.error:
         facts.append(("First broken rule", escape(one.error)))
     if one.harm is not None:
         facts.append(("Harm", escape(one.harm.error)))
+        try:
+            head = render(replayed(one.point))
+        except InputError as gone:  # the verdict is older than the flows, and says so
+            facts.append(("Replay", escape(str(gone))))
     elif one.verdict == verdicts.BREAKS:
         facts.append(("Harm", "No continuation that was tried ends in harm."))
     if one.why:
@@ -143,12 +151,6 @@ def detail(entry: Entry, render: Callable[[Stage], str] = standalone) -> str:
             ("In the real kernel", f"{escape(past.text)} {source}: {past.subject}.")
         )
     rows = "".join(f"<dt>{name}</dt><dd>{said}</dd>" for name, said in facts)
-    head = (
-        f"<p><b>Without <code>{escape(one.point)}</code>:</b> {escape(entry.outcome)}"
-        "</p>"
-    )
-    if one.harm is not None:
-        head = render(replayed(one.point))
     return f'<div class="tlbkit-detail">{head}<dl>{rows}</dl></div>'
 
 
