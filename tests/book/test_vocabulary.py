@@ -30,7 +30,6 @@ UNREVISED: frozenset[str] = frozenset(
         "rmap",
         "the-gallery",
         "the-rules",
-        "what-the-patch-text-does-not-say",
         "you-are-the-scheduler",
     }
 )
