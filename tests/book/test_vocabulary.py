@@ -20,7 +20,6 @@ UNREVISED: frozenset[str] = frozenset(
         "comments",
         "files",
         "fork",
-        "gup-fast",
         "huge-memory",
         "huge-zero-folio",
         "hugetlb-pmd-shared",
