@@ -17,12 +17,10 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "comments",
         "files",
         "fork",
         "huge-memory",
         "huge-zero-folio",
-        "hugetlb-pmd-shared",
         "insert-pmd-pud",
         "moving-and-reclaim",
         "normal-page",
