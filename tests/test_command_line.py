@@ -14,6 +14,7 @@ from tlbkit.arm64.models import MODELS, PROPERTIES
 from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.meetings import MEETINGS
 from tlbkit.lab.gallery.programme import PROGRAMME
+from tlbkit.lab.sequence import EXAMPLES
 from tlbkit.observe.lines import parse
 from tlbkit.patches import registry
 
@@ -300,6 +301,22 @@ def test_a_range_is_told_with_its_pages(capsys):
     assert ("of all DSBs completing", "2") in told
 
 
+def test_a_flush_sequence_is_judged(capsys, tmp_path):
+    """Harm ends with status 1 and its order; an example may be named as a file."""
+    path = tmp_path / "mine.s"
+    path.write_text(EXAMPLES["shift"].text.replace("#14", "#12"))
+    (good,) = answer(capsys, "sequence", str(path))
+    assert good["harm"] is None
+    assert main(["sequence", "--json", "shift"]) == 1
+    shown = capsys.readouterr()
+    (bad,) = json.loads(shown.out)
+    assert "writes frame a" in bad["harm"]
+    assert shown.err == "tlbkit: shift: harm was found\n"
+    text = "\n".join(lines(capsys, "sequence", "one-by-one"))
+    assert "no harm found" in text
+    assert "takes them as a range" in text
+
+
 # -- refusals --------------------------------------------------------------------------
 
 
@@ -331,6 +348,7 @@ def test_a_range_is_told_with_its_pages(capsys):
         ("cpus pentium", "known: neoverse-v2"),
         ("run mprotect --fast", "--fast"),
         ("run mprotect --trace /nowhere/at/all", "/nowhere/at/all: No such file"),
+        ("sequence nowhere.s", "examples are local, no-barrier, shift"),
         ("at nowhere.json", "nowhere.json"),
         ("at", "name one file, or memory with --memory"),
         ("at a b", "name one file"),

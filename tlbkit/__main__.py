@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 from tlbkit import __version__, lab, sources
 from tlbkit.arm64.models import MODELS
 from tlbkit.commands import at, machine
+from tlbkit.commands import sequence as sequences
 from tlbkit.commands import sweep as sweeps
 from tlbkit.commands import trace as traces
 from tlbkit.errors import InputError, TlbkitError
@@ -154,6 +155,14 @@ def parser() -> Parser:
     at.add_at(one)
     _add_json(one)
 
+    one = command(
+        "sequence",
+        "Judge a flush sequence of any kernel, in Arm's assembly.",
+        sequences.sequence,
+    )
+    sequences.add_sequence(one)
+    _add_json(one)
+
     one = command("litmus", "Judge every litmus test of a file.", _litmus)
     one.add_argument("file", metavar="FILE", help="see tlbkit.explore.litmus")
     one.add_argument("--ets2", action="store_true", help="the CPUs have FEAT_ETS2")
@@ -228,8 +237,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
-        "list, cpus, patches, where, run, compare, sweep, trace, survey, at, litmus, "
-        "gallery, mutate, meetings or random"
+        "list, cpus, patches, where, run, compare, sweep, trace, survey, at, sequence, "
+        "litmus, gallery, mutate, meetings or random"
     )
 
 

@@ -25,6 +25,7 @@ from tlbkit.lab.pmd_shared import PmdShared
 from tlbkit.lab.result import Comparison, Difference, Result
 from tlbkit.lab.run import run
 from tlbkit.lab.scenario import CPUS, Claim, Operation, Scenario
+from tlbkit.lab.sequence.own import OwnSequence
 from tlbkit.lab.stale import Stale
 from tlbkit.lab.sweep import Sweep, sweep
 from tlbkit.lab.tlb import Lru, Reach
@@ -82,6 +83,7 @@ _OF_THE_MACHINE: tuple[Exploration, ...] = (
     Tlbi(),
     Litmus(),
     OwnLitmus(),
+    OwnSequence(),
     Flush(),
     Mapcount(),
     NormalPage(),

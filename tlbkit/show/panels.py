@@ -303,6 +303,7 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "bad-page-map": (Fields("The entry"),),
     "litmus": (Fields("The program, and the question"),),
     "own-litmus": (Fields("The program, and the question"),),
+    "own-sequence": (Fields("The instructions, and the verdict"),),
     "flush": (
         Lines(
             "The same on other machines",
