@@ -18,7 +18,6 @@ UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
         "files",
-        "fork",
         "huge-memory",
         "huge-zero-folio",
         "insert-pmd-pud",
