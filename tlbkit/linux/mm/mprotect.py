@@ -255,13 +255,15 @@ class Mprotect:
         sub_batch_idx = 0
         while nr_ptes:
             exclusive = folio.page_exclusive(first_page + sub_batch_idx)
-            length = self.page_anon_exclusive_sub_batch(
-                sub_batch_idx,
-                nr_ptes,
-                folio,
-                first_page,
-                expected_anon_exclusive=exclusive,
-            )
+            length = 1
+            if nr_ptes > 1:
+                length = self.page_anon_exclusive_sub_batch(
+                    sub_batch_idx,
+                    nr_ptes,
+                    folio,
+                    first_page,
+                    expected_anon_exclusive=exclusive,
+                )
             self.prot_commit_flush_ptes(
                 vma,
                 addr,

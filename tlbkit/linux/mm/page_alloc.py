@@ -227,16 +227,21 @@ class PageAlloc:
             raise BadPageError(folio, "freed while page tables map it")
         if folio.refcount > 0 and not folio.flags & PG_table:
             raise BadPageError(folio, "freed while somebody holds a reference")
-        if folio.order and folio.anon:
-            self._kernel.vmstat.mod_mthp_stat(folio.order, -1)
+        order, pfn = folio.order, folio.pfn
+        if order and folio.anon:
+            self._kernel.vmstat.mod_mthp_stat(order, -1)
         if self.init_on_free:
             self.kernel_init_pages(folio)
+        nr = 1 << order
         if self._kernel.mte.supported:
-            self._kernel.mte.pages_freed(folio.pfn, folio.nr_pages)
-        first = folio.pfn - self._base
-        self._folios[first : first + folio.nr_pages] = [None] * folio.nr_pages
-        self._put(folio.pfn, folio.order)
-        self.in_use -= folio.nr_pages
+            self._kernel.mte.pages_freed(pfn, nr)
+        first = pfn - self._base
+        if order:
+            self._folios[first : first + nr] = [None] * nr
+        else:
+            self._folios[first] = None
+        self._put(pfn, order)
+        self.in_use -= nr
         if "free" in self._machine.events.heard:
             self._machine.events.emit(
                 self._machine.running.number, "free", folio.pfn, old=folio.order

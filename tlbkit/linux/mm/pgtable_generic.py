@@ -27,11 +27,18 @@ class PgtableGeneric:
             on arm64; powerpc keeps the hash slots of a block's pages in it.
     """
 
-    __slots__ = ("_deposited", "_kernel", "_pgtable", "arch_needs_pgtable_deposit")
+    __slots__ = (
+        "_deposited",
+        "_kernel",
+        "_pgtable",
+        "_read",
+        "arch_needs_pgtable_deposit",
+    )
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
         self._pgtable = kernel.pgtable
+        self._read = kernel.machine.memory.read
         self._deposited: dict[int, list[Folio]] = {}
         self.arch_needs_pgtable_deposit = False
 
@@ -184,7 +191,7 @@ class PgtableGeneric:
         there. An entry that is neither empty, huge nor a table does not exist here,
         so there is no pmd_clear_bad().
         """
-        pmdval = self._pgtable.read(pmd)
+        pmdval = self._read(pmd)
         if not pmd_table(pmdval):
             return None
         return self._pgtable.pte_offset_lockless(pmdval, addr)
@@ -212,7 +219,7 @@ class PgtableGeneric:
         Source: mm/pgtable-generic.c, pte_offset_map_rw_nolock()
         """
         del mm
-        pmdval = self._pgtable.read(pmd)
+        pmdval = self._read(pmd)
         if not pmd_table(pmdval):
             return None
         ptep = self._pgtable.pte_offset_lockless(pmdval, addr)
@@ -229,7 +236,7 @@ class PgtableGeneric:
         Source: mm/pgtable-generic.c, __pte_offset_map_lock()
         """
         del mm
-        read = self._pgtable.read
+        read = self._read
         while True:
             pmdval = read(pmd)
             if not pmd_table(pmdval):

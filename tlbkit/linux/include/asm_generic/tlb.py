@@ -151,8 +151,11 @@ class GenericTlb:
     @staticmethod
     def _adjust_range(tlb: MmuGather, address: int, size: int) -> None:
         """Widen the hull by [address, address + size): __tlb_adjust_range()."""
-        tlb.start = min(tlb.start, address)
-        tlb.end = max(tlb.end, address + size)
+        # Two calls for each page would cost more than all the rest.
+        if address < tlb.start:  # noqa: PLR1730
+            tlb.start = address
+        if address + size > tlb.end:  # noqa: PLR1730
+            tlb.end = address + size
 
     def tlb_flush_pte_range(self, tlb: MmuGather, address: int, size: int) -> None:
         """Record page entries that were changed.

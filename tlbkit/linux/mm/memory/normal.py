@@ -77,7 +77,10 @@ class MemoryNormal(BadPageMap):
             self.is_zero_pfn(pfn) or self.is_huge_zero_pfn(pfn)
         ):
             return None
-        return self._page_unless_bad(vma, addr, pfn, entry, level)
+        kernel = self._kernel
+        if pfn > kernel.page_alloc.highest_memmap_pfn or kernel.config.debug_vm:
+            return self._page_unless_bad(vma, addr, pfn, entry, level)
+        return pfn
 
     def pgtable_level_has_pxx_special(self, level: PgtableLevel) -> bool:
         """Tell whether leaves of *level* have a special bit on this architecture.

@@ -829,7 +829,9 @@ class Pgtable:
         old = self._read(ptep)
         if old & PTE_CONT:
             contpte.contpte_try_unfold(mm, addr, ptep, old)
-        self.set_pte(ptep, pte)
+        if self._has_tags:
+            self._kernel.mte.sync_cache_and_tags(pte)
+        self._machine.running.store(ptep, pte, "set_pte")
         last = self.cont_ptes - 1
         if addr >> self.page_shift & last == last:
             contpte.contpte_try_fold(mm, addr, ptep, pte)
@@ -851,7 +853,7 @@ class Pgtable:
         pte = self._read(ptep)
         if pte & PTE_CONT:
             self._kernel.contpte.contpte_try_unfold(mm, addr, ptep, pte)
-        return self.ptep_get_and_clear_(ptep)
+        return self._machine.running.swap(ptep, 0, "ptep_get_and_clear")
 
     def get_and_clear_full_ptes(
         self, mm: MmStruct, addr: int, ptep: int, nr: int
@@ -915,7 +917,11 @@ class Pgtable:
             if pte & PTE_CONT:
                 contpte.contpte_try_unfold(mm, addr, ptep, pte)
                 pte = pte_mknoncont(pte)
-            self.ptep_set_wrprotect_(ptep, pte)
+            new = pte_wrprotect(pte)
+            why = "ptep_set_wrprotect"
+            was = self._machine.running.compare_exchange(ptep, pte, new, why)
+            if was != pte:  # the hardware changed it meanwhile
+                self.ptep_set_wrprotect_(ptep, was)
             return
         contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
         for n in range(nr):
