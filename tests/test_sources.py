@@ -1,5 +1,6 @@
 """Which kernel function is which: read from the docstrings, told whole."""
 
+import keyword
 import re
 
 import pytest
@@ -13,6 +14,23 @@ from tlbkit.patches import registry
 def test_no_function_is_without_a_source():
     """A public function of the kernel says what it stands for, or that it is ours."""
     assert not [stand.python for stand in sources.silent()]
+
+
+def test_an_underscore_behind_stands_for_two_in_front():
+    """The kernel's ``__name`` is spelled ``name_`` here, and nothing else is."""
+    for stand in sources.stands():
+        if stand.before or keyword.iskeyword(stand.name[:-1]):
+            continue
+        if stand.name.endswith("_"):
+            wanted = {f"__{stand.name[:-1]}", f"___{stand.name[:-1]}"}
+            assert not wanted.isdisjoint(stand.symbols), stand.python
+
+
+def test_what_was_compared_is_told():
+    """A kernel file most of whose functions are here says with which version."""
+    told = {one.file: one.compared for one in sources.files()}
+    for file in ("mm/memory.c", "mm/rmap.c", "mm/mremap.c", "include/linux/rmap.h"):
+        assert "v6.19" in told[file], file
 
 
 def test_every_difference_stands_on_the_page():

@@ -188,8 +188,21 @@ def files() -> tuple[KernelFile, ...]:
             rows.setdefault(stand.file, []).append(stand)
     said = _compared()
     return tuple(
-        KernelFile(file, said.get(file, ""), tuple(rows[file])) for file in sorted(rows)
+        KernelFile(file, _compared_as(file, rows[file], said), tuple(rows[file]))
+        for file in sorted(rows)
     )
+
+
+def _compared_as(file: str, rows: Sequence[Stand], said: dict[str, str]) -> str:
+    """Return what a kernel file was compared with, as the modules of its parts say.
+
+    What stands in a header, or is a part of another file, was compared with the module
+    that it is in.
+    """
+    if file in said:
+        return said[file]
+    rooms = {kernel_file(PACKAGE.parent / stand.path) for stand in rows}
+    return "; ".join(sorted({said[room] for room in rooms if room in said}))
 
 
 def silent() -> tuple[Stand, ...]:

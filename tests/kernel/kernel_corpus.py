@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kernel_model import Model, Window
 from kernel_rows import excused
-from kernel_text import GIB, HUGE, PAGE, Seen, parse
+from kernel_text import Seen, parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -198,32 +198,8 @@ def verb(difference: Difference) -> str:
 
 OPEN = (
     Open(
-        "MADV_COLLAPSE where no huge page fits: the kernel answers EINVAL",
-        lambda one: verb(one) == "collapse" and one.measured.answer == "EINVAL",
-        75,
-    ),
-    Open(
-        "MADV_PAGEOUT of shared memory without swap unmaps its pages",
-        lambda one: verb(one) == "pageout" and not one.model.tlbi,
-        15,
-    ),
-    Open(
-        "a fault that ends in SIGBUS leaves no PTE table",
-        lambda one: (
-            "tlbi" in one.facets
-            and one.measured.tlbi.get("RVAE1IS") == (1, GIB // PAGE)
-            and one.model.tlbi.get("RVAE1IS", (0, 0))[1] % (HUGE // PAGE) == 0
-        ),
-        8,
-    ),
-    Open(
         "a stale entry of private hugetlb is never dropped",
         lambda one: one.model.answer == "LIVELOCK",
-        1,
-    ),
-    Open(
-        "write protection taken back from shared memory leaves it read-only",
-        lambda one: verb(one) == "wp" and one.measured.tlbi == {"VALE1IS": (1, 1)},
         1,
     ),
     Open(

@@ -42,7 +42,7 @@ class RmapBefore(Rmap):
                 if first and level is PgtableLevel.PMD:
                     nr_pmdmapped = folio.nr_pages
             case _:
-                self.unsupported_level_(level)
+                self._unsupported_level(level)
         return nr, nr_pmdmapped
 
     def folio_add_anon_rmap_(
@@ -60,7 +60,7 @@ class RmapBefore(Rmap):
         self.page_check_anon_rmap_(folio, vma)
         self.folio_mod_stat_(folio, nr, nr_pmdmapped)
         if exclusive:
-            self.mark_exclusive_(folio, pfn, nr_pages, level)
+            self._mark_exclusive(folio, pfn, nr_pages, level)
 
     def folio_add_file_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea, level: LeafLevel

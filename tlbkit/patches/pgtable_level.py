@@ -25,7 +25,7 @@ class RmapBefore(Rmap):
 
     __slots__ = ()
 
-    def unsupported_level_(self, level: object) -> None:
+    def _unsupported_level(self, level: object) -> None:
         """Warn, in a kernel that is built to; go on with what the caller wanted."""
         if self._kernel.config.debug_vm:
             self._kernel.panic.warn_on_once(

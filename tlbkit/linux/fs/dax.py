@@ -8,6 +8,8 @@ there.
 
 Left out: files that share their blocks (reflink), MAP_SYNC, and errors of the memory.
 Writing back is nothing but a flush of caches, and is left out too.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -3,6 +3,8 @@
 Left out: readahead beyond the folio that is asked for, reads that take time (a page is
 read in while the fault waits, and the mmap lock is kept), and the eviction of pages
 that nobody has used for long.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

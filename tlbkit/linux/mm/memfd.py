@@ -1,4 +1,7 @@
-"""Shared memory that is known by a descriptor only: mm/memfd.c."""
+"""Shared memory that is known by a descriptor only: mm/memfd.c.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 

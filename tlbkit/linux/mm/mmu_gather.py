@@ -4,6 +4,8 @@ A gather widens one range over all entries that were changed or cleared, keeps t
 and tables that nobody may reuse yet, flushes, and only then frees them.
 
 Source: mm/mmu_gather.c, v6.19.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Changing the rights of mappings: mm/mprotect.c."""
+"""Changing the rights of mappings: mm/mprotect.c.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ class Mprotect:
         Source: mm/vma.h, vma_wants_manual_pte_write_upgrade()
         """
         if vma.flags & VM_SHARED:
-            return self._kernel.vma.vma_wants_writenotify(vma)
+            return self._kernel.vma.vma_wants_writenotify(vma, vma.page_prot)
         return bool(vma.flags & VM_WRITE)
 
     def can_change_private_pte_writable(self, vma: VmArea, addr: int, pte: int) -> bool:

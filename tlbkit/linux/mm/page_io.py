@@ -1,4 +1,7 @@
-"""Reading and writing swap devices: mm/page_io.c. Every transfer is over at once."""
+"""Reading and writing swap devices: mm/page_io.c. Every transfer is over at once.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 

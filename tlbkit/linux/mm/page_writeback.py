@@ -1,4 +1,7 @@
-"""Dirty pages of files, and how they are written back: mm/page-writeback.c."""
+"""Dirty pages of files, and how they are written back: mm/page-writeback.c.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 

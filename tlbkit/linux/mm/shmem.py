@@ -3,6 +3,8 @@
 Shared anonymous memory is a file of this kind that has no name, and so is what
 `memfd_create` returns. Its pages have no place but swap to go to. Left out: swap of
 such pages, mounts and their limits, blocks (huge=), and seals.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ visible: whoever counts references finds one that no entry accounts for.
 The lists themselves are left out. Of the generations of CONFIG_LRU_GEN, which is taken
 to be enabled, there are two, the oldest and all others: ``PG_active`` says that a folio
 is in a younger one, also while it is on a list.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

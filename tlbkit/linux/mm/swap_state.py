@@ -2,6 +2,8 @@
 
 A folio is here from when it gets slots until it is gone from memory, and from when it
 is read in until nobody needs the slots. Who faults on a slot finds it here.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

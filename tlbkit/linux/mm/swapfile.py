@@ -3,6 +3,8 @@
 A slot holds one page. It is counted how many page-table entries stand for it, and noted
 whether a folio in memory has the same contents (the swap cache). The slot is free when
 neither is left.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

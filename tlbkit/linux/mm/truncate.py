@@ -1,4 +1,7 @@
-"""Taking pages out of files: mm/truncate.c."""
+"""Taking pages out of files: mm/truncate.c.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,8 @@
 """Areas of an address space: finding, splitting and merging them (mm/vma.c).
 
 The kernel keeps areas in a maple tree; here they are a list in address order.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 if TYPE_CHECKING:
     from tlbkit.linux.fs.userfaultfd import UserfaultfdCtx
     from tlbkit.linux.include.linux.fs import File
+    from tlbkit.linux.include.linux.mm import VmOperations
     from tlbkit.linux.include.linux.mm_types import AnonVma, MmStruct
     from tlbkit.linux.kernel.kernel import Kernel
 
@@ -429,35 +432,64 @@ class Vma:
         Source: mm/mmap.c, vma_set_page_prot()
         """
         flags = vma.flags
-        vma.page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
-        if self.vma_wants_writenotify(vma):
+        vm_page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
+        if self.vma_wants_writenotify(vma, vm_page_prot):
             flags &= ~VM_SHARED
-            vma.page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
+            vm_page_prot = vm_get_page_prot(flags, epan=self._pgtable.epan)
+        vma.page_prot = vm_page_prot
 
     @staticmethod
-    def vma_needs_dirty_tracking(vma: VmArea) -> bool:
+    def vma_is_shared_writable(vma: VmArea) -> bool:
+        """Tell whether what is written through *vma* is others' too.
+
+        Source: mm/vma.c, vma_is_shared_writable()
+        """
+        return vma.flags & (VM_WRITE | VM_SHARED) == VM_WRITE | VM_SHARED
+
+    @staticmethod
+    def vm_ops_needs_writenotify(ops: VmOperations | None) -> bool:
+        """Tell whether the owner of a VMA wants to hear of writes.
+
+        Source: mm/vma.c, vm_ops_needs_writenotify()
+        """
+        return ops is not None and (ops.has("page_mkwrite") or ops.has("pfn_mkwrite"))
+
+    @staticmethod
+    def vma_fs_can_writeback(vma: VmArea) -> bool:
+        """Tell whether dirty pages of a VMA are written back.
+
+        Source: mm/vma.c, vma_fs_can_writeback()
+        """
+        if vma.flags & VM_PFNMAP:
+            return False
+        return vma.file is not None and vma.file.mapping.ops.can_writeback
+
+    def vma_needs_dirty_tracking(self, vma: VmArea) -> bool:
         """Tell whether somebody must know of each page that is written through *vma*.
 
         The file system that asks for it, or the one that writes dirty pages back.
 
         Source: mm/vma.c, vma_needs_dirty_tracking()
         """
-        if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
+        if not self.vma_is_shared_writable(vma):
             return False
-        ops = vma.ops
-        if ops is not None and (ops.has("page_mkwrite") or ops.has("pfn_mkwrite")):
+        if self.vm_ops_needs_writenotify(vma.ops):
             return True
-        if vma.flags & VM_PFNMAP:
-            return False
-        return vma.file is not None and vma.file.mapping.ops.can_writeback
+        return self.vma_fs_can_writeback(vma)
 
-    def vma_wants_writenotify(self, vma: VmArea) -> bool:
+    def vma_wants_writenotify(self, vma: VmArea, vm_page_prot: int) -> bool:
         """Tell whether clean pages of a shared area must be mapped read-only.
 
-        A userfaultfd that protects pages needs it too.
+        If they are so already, since *vm_page_prot* is not what the flags alone would
+        give, only the owner's own wish counts.
 
         Source: mm/vma.c, vma_wants_writenotify()
+        Deviates: there is no soft-dirty tracking on arm64.
         """
-        if vma.flags & (VM_WRITE | VM_SHARED) != VM_WRITE | VM_SHARED:
+        if not self.vma_is_shared_writable(vma):
             return False
-        return bool(vma.flags & VM_UFFD_WP) or self.vma_needs_dirty_tracking(vma)
+        if self.vm_ops_needs_writenotify(vma.ops):
+            return True
+        if vm_page_prot != vm_get_page_prot(vma.flags, epan=self._pgtable.epan):
+            return False
+        return bool(vma.flags & VM_UFFD_WP) or self.vma_fs_can_writeback(vma)

@@ -3,6 +3,8 @@
 User space asks for it by MADV_PAGEOUT, and `Vmscan.kswapd` is the flow by which the
 kernel does so itself. Left out are the LRU lists, and with them how old a folio is and
 how hard reclaim tries: every folio that is on a list can be looked at.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -93,9 +93,9 @@ def entries_by_level(kernel, folio, area, other):
             *pages, area, level, exclusive=True
         ),
         "add file": lambda level: rmap.folio_add_file_rmap_(*pages, area, level),
-        "mark": lambda level: rmap.mark_exclusive_(*pages, level),
+        "mark": lambda level: rmap._mark_exclusive(*pages, level),
         "remove": lambda level: rmap.folio_remove_rmap_(*pages, area, level),
-        "dup": lambda level: rmap.folio_dup_rmap_(*pages, other, level),
+        "dup": lambda level: rmap.folio_dup_file_rmap_(*pages, other, level),
         "dup anon": lambda level: rmap.folio_try_dup_anon_rmap_(
             *pages, other, area, level
         ),

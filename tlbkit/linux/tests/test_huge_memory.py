@@ -40,6 +40,10 @@ from tlbkit.linux.include.linux.mm_types import (
     FOLIO_PAGES_MAPPED,
     Folio,
     LargeFolio,
+    PG_active,
+    PG_lru,
+    PG_referenced,
+    PG_swapbacked,
     VmFault,
 )
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
@@ -1788,3 +1792,23 @@ def test_an_access_waits_for_the_migration():
     assert process.read(base) == 4
     assert back
     audit(kernel)
+
+
+def test_the_pages_of_a_folio_are_as_young_as_it_was():
+    """A split keeps the generation of a folio, and that it was used, for each page."""
+    kernel = boot()
+    process, base = blocks(kernel, 1)
+    for page in range(3):
+        process.write(base + page * PAGE, 1)
+    kernel.swap.lru_add_drain_all()
+    folio = folio_of(kernel, process, base)
+    kept = PG_active | PG_referenced | PG_lru | PG_swapbacked
+    folio.flags |= kept
+    folio.refcount += 1
+    assert folio_trylock(folio)
+    head = kernel.huge_memory.split_folio(folio)
+    assert isinstance(head, Folio)
+    pages = [kernel.page_alloc.folio_of(folio.pfn + page) for page in range(3)]
+    assert [page.flags & kept for page in pages] == [kept] * 3
+    folio_unlock(kernel.machine, head)
+    kernel.swap.folio_put(head)

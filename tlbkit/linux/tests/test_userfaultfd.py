@@ -1446,3 +1446,18 @@ def test_both_ways_move_large_folios_the_same(kib, moves):
         outcomes.append((answers, values))
         check_end(blocks.kernel)
     assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_protection_taken_back_makes_private_memory_writable_only(shared):
+    """A shared VMA that is watched maps read-only from the start, and stays so."""
+    kernel = boot(cpus=1)
+    process = kernel.spawn()
+    base = process.mmap(PAGE, shared=shared)
+    uffd = process.userfaultfd("SIGBUS", "PAGEFAULT_FLAG_WP")
+    uffd.register(base, PAGE, missing=False, wp=True)
+    process.write(base, 1)
+    counts = issued(kernel, lambda: uffd.writeprotect(base, PAGE, protect=False))
+    pte = kernel.pgtable.read(kernel.pgtable.find_pte(process.mm, base))
+    assert pte_write(pte) == (not shared)
+    assert counts.tlbi == ({"VALE1IS": 1} if shared else {})

@@ -3,6 +3,8 @@
 Source: drivers/dax/device.c. There is no file system: a place of the device is a place
 of its memory. The size of its entries is chosen when it is made, and areas must be
 aligned to it; a fault for another size is refused or, if it is smaller, not asked.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -7,6 +7,8 @@ anew in the middle. And that a table now belongs to somebody else alone stays un
 every CPU was interrupted, which no flush does.
 
 Source: include/asm-generic/tlb.h, v6.19.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

@@ -4,6 +4,8 @@ Whoever lets a device at user memory, or reads it past the MMU, must first find 
 pages and hold them. The fast way walks the tables without a lock, with interrupts off;
 what it cannot be sure of it leaves to the slow way, which takes the mmap lock and
 faults in what is missing.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

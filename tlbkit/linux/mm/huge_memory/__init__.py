@@ -9,6 +9,8 @@ The C file is cut where it has its sections: ``settings`` (sysfs and the huge ze
 folio), ``fault`` (faults on nothing, on an entry, copy on write), ``insert`` (what
 drivers and DAX map), ``change`` (fork, unmap, mremap, mprotect, MOVE, and the lock of
 an entry), ``split`` (entries and folios, and migration of a huge page as a whole).
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

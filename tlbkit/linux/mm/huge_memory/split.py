@@ -31,6 +31,7 @@ from tlbkit.linux.include.linux.mm import VM_MIXEDMAP, VM_PFNMAP
 from tlbkit.linux.include.linux.mm_types import (
     Folio,
     LargeFolio,
+    PG_active,
     PG_dirty,
     PG_locked,
     PG_lru,
@@ -423,7 +424,13 @@ class HugeSplit(HugeSettings):
         pages = self._kernel.page_alloc.split(folio)
         for number, page in enumerate(pages):
             page.flags = folio.flags & (
-                PG_locked | PG_dirty | PG_lru | PG_swapbacked | PG_uptodate
+                PG_locked
+                | PG_dirty
+                | PG_lru
+                | PG_swapbacked
+                | PG_uptodate
+                | PG_active
+                | PG_referenced
             )
             page.mapping = folio.mapping
             page.index = folio.index + number

@@ -1,4 +1,7 @@
-"""Clearing ranges, and giving tables back."""
+"""Clearing ranges, and giving tables back.
+
+Compared with: v6.19, in December 2026.
+"""
 
 from __future__ import annotations
 

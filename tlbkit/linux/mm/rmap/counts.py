@@ -63,7 +63,7 @@ class RmapCounts(RmapAnon):
         elif level is PGTABLE_LEVEL_PUD:
             whole = self._kernel.pgtable.hpage_pud_nr
         else:
-            self.unsupported_level_(level)
+            self._unsupported_level(level)
             return
         if not self._kernel.config.debug_vm:
             return
@@ -80,7 +80,7 @@ class RmapCounts(RmapAnon):
             if broken:
                 self._kernel.panic.warn_on_once("__folio_rmap_sanity_checks", rule)
 
-    def unsupported_level_(self, level: Never) -> None:
+    def _unsupported_level(self, level: Never) -> None:
         """Refuse a level that no caller can pass; the kernel does not even build.
 
         Raises:
@@ -154,7 +154,7 @@ class RmapCounts(RmapAnon):
             if first and level is PGTABLE_LEVEL_PMD:
                 nr_pmdmapped = folio.nr_pages
         else:
-            self.unsupported_level_(level)
+            self._unsupported_level(level)
         self.folio_mod_stat_(folio, nr, nr_pmdmapped)
 
     def _add_ptes(self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea) -> int:
@@ -207,9 +207,9 @@ class RmapCounts(RmapAnon):
         self.folio_add_rmap_(folio, pfn, nr_pages, vma, level)
         self.page_check_anon_rmap_(folio, vma)
         if exclusive:
-            self.mark_exclusive_(folio, pfn, nr_pages, level)
+            self._mark_exclusive(folio, pfn, nr_pages, level)
 
-    def mark_exclusive_(
+    def _mark_exclusive(
         self, folio: Folio, pfn: int, nr_pages: int, level: LeafLevel
     ) -> None:
         """Note that what was just mapped belongs to one process.
@@ -228,7 +228,7 @@ class RmapCounts(RmapAnon):
                 "__folio_add_anon_rmap", "there are no anonymous PUD blocks"
             )
         else:
-            self.unsupported_level_(level)
+            self._unsupported_level(level)
 
     def folio_add_file_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, vma: VmArea, level: LeafLevel
@@ -369,7 +369,7 @@ class RmapCounts(RmapAnon):
             elif self._kernel.config.page_mapcount:
                 partially_mapped = False  # of PUDs it is not kept track
         else:
-            self.unsupported_level_(level)
+            self._unsupported_level(level)
         if partially_mapped and folio.anon and isinstance(folio, LargeFolio):
             self._partially_mapped(folio)
         self.folio_mod_stat_(folio, -nr, -nr_pmdmapped)
@@ -463,13 +463,12 @@ class RmapCounts(RmapAnon):
 
     # -- duplicate -------------------------------------------------------------------
 
-    def folio_dup_rmap_(
+    def folio_dup_file_rmap_(
         self, folio: Folio, pfn: int, nr_pages: int, child: VmArea, level: LeafLevel
     ) -> None:
         """Count what is mapped already once more, for a child; no statistics change.
 
-        Source: include/linux/rmap.h, __folio_dup_file_rmap() and the end of
-        __folio_try_dup_anon_rmap()
+        Source: include/linux/rmap.h, __folio_dup_file_rmap()
         """
         self.folio_rmap_sanity_checks_(folio, pfn, nr_pages, level)
         self._dup(folio, pfn, nr_pages, child, level)
@@ -492,7 +491,7 @@ class RmapCounts(RmapAnon):
             folio.entire_mapcount += 1
             folio.add_mapcount(1, child.mm)
         else:
-            self.unsupported_level_(level)
+            self._unsupported_level(level)
 
     def folio_dup_file_rmap_ptes(
         self, folio: Folio, pfn: int, nr: int, child: VmArea
@@ -501,7 +500,7 @@ class RmapCounts(RmapAnon):
 
         Source: include/linux/rmap.h, folio_dup_file_rmap_ptes()
         """
-        self.folio_dup_rmap_(folio, pfn, nr, child, PGTABLE_LEVEL_PTE)
+        self.folio_dup_file_rmap_(folio, pfn, nr, child, PGTABLE_LEVEL_PTE)
 
     def folio_dup_file_rmap_pmd(self, folio: LargeFolio, child: VmArea) -> None:
         """Do so for a block. As in the kernel, pages are counted and not the block.
@@ -510,7 +509,9 @@ class RmapCounts(RmapAnon):
 
         Source: include/linux/rmap.h, folio_dup_file_rmap_pmd()
         """
-        self.folio_dup_rmap_(folio, folio.pfn, folio.nr_pages, child, PGTABLE_LEVEL_PTE)
+        self.folio_dup_file_rmap_(
+            folio, folio.pfn, folio.nr_pages, child, PGTABLE_LEVEL_PTE
+        )
 
     def folio_try_dup_anon_rmap_(
         self,

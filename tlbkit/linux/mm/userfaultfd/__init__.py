@@ -9,6 +9,8 @@ not by the old one when the call returns.
 
 The modules follow the C file: `mfill` has its first part, `move` what MOVE needs, and
 `register` what VMAs know of their context.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations

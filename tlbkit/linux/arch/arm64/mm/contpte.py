@@ -10,6 +10,8 @@ all its entries together.
 
 Source: arch/arm64/mm/contpte.c, and the wrappers in arch/arm64/include/asm/pgtable.h,
 v6.19.
+
+Compared with: v6.19, in December 2026.
 """
 
 from __future__ import annotations
