@@ -105,6 +105,11 @@ _MMAP_LOCK: Final = (
     "huge page it breaks: move_huge_pmd."
 )
 
+_TREE_WALK: Final = (
+    "It keeps areas from leaving the file's tree while truncation walks it. That "
+    "takes an munmap at the same time, and no meeting has both."
+)
+
 ARGUMENTS: Final[dict[str, str]] = {
     "dsb ishst in emit_pte_barriers": _SEEN_AT_ONCE,
     "isb in emit_pte_barriers": _SEEN_AT_ONCE,
@@ -152,10 +157,8 @@ ARGUMENTS: Final[dict[str, str]] = {
         "one table fewer to share, and makes its own. That the tree itself stays whole "
         "is what the lock is for; in the model an area enters it in one step."
     ),
-    "lock i_mmap_rwsem in unmap_mapping_pages": (
-        "It keeps areas from leaving the file's tree while truncation walks it. That "
-        "takes an munmap at the same time, and no meeting has both."
-    ),
+    "lock i_mmap_rwsem in unmap_mapping_folio": _TREE_WALK,
+    "lock i_mmap_rwsem in unmap_mapping_pages": _TREE_WALK,
     "lock map_changing_lock in mfill_atomic": _CHANGING,
     "lock map_changing_lock in move_pages": _CHANGING,
     "lock map_changing_lock in mwriteprotect_range": _CHANGING,
