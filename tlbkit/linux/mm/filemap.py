@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_none
 from tlbkit.linux.include.linux.mm import (
     VM_FAULT_LOCKED,
     VM_FAULT_NOPAGE,
@@ -271,13 +272,25 @@ class Filemap:
         last = min(last, self.pages_in_file(mapping.host) - 1)
         done = 0
         addr = vmf.address + (first - vmf.pgoff) * pgtable.page_size
-        found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, vmf.pmd, addr)
-        if found is None:
+        ready = (
+            folio
+            for folio in mapping.folios(first, last)
+            if self._hold_uptodate_folio(mapping, folio)
+        )
+        folio = next(ready, None)
+        if folio is None:
             return 0
+        mapped = self.filemap_map_pmd(vmf)
+        found = None
+        if not mapped:
+            generic = self._kernel.pgtable_generic
+            found = generic.pte_offset_map_lock(vma.mm, vmf.pmd, addr)
+        if found is None:
+            folio_unlock(self._machine, folio)
+            self._kernel.swap.folio_put(folio)
+            return VM_FAULT_NOPAGE if mapped else 0
         start_pte, ptl = found
-        for folio in mapping.folios(first, last):
-            if not self._hold_uptodate_folio(mapping, folio):
-                continue
+        while folio is not None:
             begin = max(first, folio.index)
             end = min(last, self.pages_in_file(mapping.host) - 1)
             count = min(end, folio.index + folio.nr_pages - 1) + 1 - begin
@@ -285,8 +298,25 @@ class Filemap:
             done |= self.filemap_map_folio_range(vmf, folio, begin, count)
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
+            folio = next(ready, None)
         ptl.release()
         return done
+
+    def filemap_map_pmd(self, vmf: VmFault) -> bool:
+        """Tell whether a huge page was faster; install the table that was set aside.
+
+        Source: mm/filemap.c, filemap_map_pmd()
+        Deviates: no folio of the page cache is mapped by a PMD entry. The table is
+        installed also for the last folio of a file, which v6.18 leaves to the fault.
+        """
+        pmd = self._pgtable.read(vmf.pmd)
+        if pmd_trans_huge(pmd):
+            return True
+        if pte_none(pmd) and vmf.prealloc_pte is not None:
+            memory = self._kernel.memory
+            if memory.pmd_install(vmf.vma.mm, vmf.pmd, vmf.prealloc_pte):
+                vmf.prealloc_pte = None
+        return False
 
     def _hold_uptodate_folio(self, mapping: AddressSpace, folio: Folio) -> bool:
         """Take a reference to a folio, and its lock, unless it has left its file.

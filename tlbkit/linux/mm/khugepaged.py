@@ -147,7 +147,12 @@ class Khugepaged:
         return -EAGAIN if result in _TRY_AGAIN else -EINVAL
 
     def _allowed(self, vma: VmArea) -> bool:
-        """Tell whether *vma* may have blocks, if it is asked for them."""
+        """Tell whether *vma* may have huge pages, if it is asked for them.
+
+        One that never had a page may not: only a fault makes its anon_vma.
+        """
+        if vma.anonymous and vma.anon_vma is None:
+            return False
         order = 1 << self._pgtable.hpage_pmd_order
         return bool(
             self._kernel.huge_memory.thp_vma_allowable_orders(vma, order, forced=True)

@@ -451,3 +451,21 @@ def test_which_flags_a_memfd_may_have(flags, made):
     else:
         with pytest.raises(SystemCallError, match="EINVAL"):
             process.memfd_create("m", flags)
+
+
+@pytest.mark.parametrize("memfd", [False, True])
+def test_a_fault_beyond_the_end_of_a_file_leaves_no_table(memfd):
+    """A table is set aside for a fault, and installed only with a page to map."""
+    kernel = boot(cpus=1)
+    process, fd = filled(kernel, 1, memfd=memfd)
+    base = process.mmap(PAGE, addr=1 << 38, fixed=True, fd=fd, offset=4 * PAGE)
+    tables = list(process.mm.pgtables)
+    used = kernel.page_alloc.in_use
+    with pytest.raises(Signal, match="BUS"):
+        process.read(base)
+    assert process.mm.pgtables[3] == tables[3]
+    assert kernel.page_alloc.in_use - used == sum(process.mm.pgtables) - sum(tables)
+    process.ftruncate(fd, 5 * PAGE)
+    assert process.read(base) == 0
+    assert process.mm.pgtables[3] == tables[3] + 1
+    check(kernel)

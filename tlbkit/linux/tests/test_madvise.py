@@ -715,3 +715,15 @@ def test_a_part_of_a_huge_page_after_a_hole_is_stepped_over_whole():
     process.write(before, 6)
     process.madvise(before, 2 * PAGE, "dontneed")
     assert (process.read(at), process.read(before)) == (5, 0)
+
+
+def test_memory_that_was_never_touched_cannot_be_collapsed():
+    """MADV_COLLAPSE asks for a VMA that has had a page: EINVAL, whatever the range."""
+    kernel = boot(cpus=1)
+    process = kernel.spawn()
+    size = 2 << 20
+    base = process.mmap(2 * size, addr=1 << 32, fixed=True)
+    with pytest.raises(SystemCallError, match="EINVAL"):
+        process.madvise(base, PAGE, "collapse")
+    process.write(base, 1)
+    assert process.madvise(base, PAGE, "collapse") is None

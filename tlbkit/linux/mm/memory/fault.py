@@ -571,10 +571,9 @@ class MemoryFault(MemoryWrite):
     def do_fault_around(self, vmf: VmFault) -> int:
         """Map what is in memory around a fault, within area, table and 64 KiB.
 
-        Source: mm/memory.c, do_fault_around()
+        A page table is set aside, for who finds something to map.
 
-        Deviates: the table is made even if it was set aside, for nobody sets one aside
-        here.
+        Source: mm/memory.c, do_fault_around()
         """
         pgtable = self._pgtable
         vma = vmf.vma
@@ -585,8 +584,10 @@ class MemoryFault(MemoryWrite):
         pages = (vma.end - vma.start) // pgtable.page_size
         first = max(place // nr * nr, place - min(place, before))
         last = min(first + nr, pgtable.ptrs_per_pte, place + pages - before) - 1
-        if not self.pte_alloc(vma.mm, vmf.pmd):
-            return VM_FAULT_OOM
+        if pte_none(pgtable.read(vmf.pmd)):
+            vmf.prealloc_pte = self._kernel.page_alloc.alloc_table("PTE table")
+            if vmf.prealloc_pte is None:
+                return VM_FAULT_OOM
         return vma.ops.map_pages(
             vmf, vmf.pgoff + first - place, vmf.pgoff + last - place
         )
