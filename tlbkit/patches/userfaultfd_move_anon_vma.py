@@ -11,6 +11,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.swapops import (
@@ -151,8 +152,8 @@ class UserfaultfdBefore(Userfaultfd):
             if src_addr == src_end:
                 break
             dst_addr += pgtable.page_size
-            dst_pte += 8
-            src_pte += 8
+            dst_pte += SLOT
+            src_pte += SLOT
             folio_unlock(self._machine, src_folio)
             src_folio = self.check_ptes_for_batched_move(
                 src_vma, src_addr, src_pte, dst_pte, src_anon_vma

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_trans_huge, pte_none
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm import (
     VM_FAULT_LOCKED,
     VM_FAULT_NOPAGE,
@@ -294,7 +295,7 @@ class Filemap:
             begin = max(first, folio.index)
             end = min(last, self.pages_in_file(mapping.host) - 1)
             count = min(end, folio.index + folio.nr_pages - 1) + 1 - begin
-            vmf.pte = start_pte + (begin - first) * 8
+            vmf.pte = start_pte + (begin - first) * SLOT
             done |= self.filemap_map_folio_range(vmf, folio, begin, count)
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
@@ -350,14 +351,14 @@ class Filemap:
         assert ptep is not None
         done = run = 0
         for page in range(nr + 1):
-            if page < nr and not pgtable.read(ptep + page * 8):
+            if page < nr and not pgtable.read(ptep + page * SLOT):
                 run += 1
                 continue
             if run:
                 at = page - run
                 addr = start + at * page_size
                 pfn = folio.pfn + index + at - folio.index
-                vmf.pte = ptep + at * 8
+                vmf.pte = ptep + at * SLOT
                 self._kernel.memory.set_pte_range(vmf, folio, pfn, run, addr)
                 self._kernel.swap.inc_file_counter(vmf.vma.mm, folio, run)
                 folio.refcount += run

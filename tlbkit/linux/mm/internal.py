@@ -15,6 +15,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_wrprotect,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 
 if TYPE_CHECKING:
     from tlbkit.linux.arch.arm64.include.asm.pgtable import Pgtable
@@ -52,7 +53,7 @@ def folio_pte_batch_flags(
     nr = pte_batch_hint(pgtable, ptep, pte)
     expected = _clear_ignored(pgtable.pte_advance_pfn(pte, nr), flags)
     while nr < max_nr:
-        at = ptep + nr * 8
+        at = ptep + nr * SLOT
         pte = pgtable.ptep_get(at)
         if _clear_ignored(pte, flags) != expected:
             break

@@ -16,6 +16,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_uffd_wp,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm import FAULT_FLAG_ALLOW_RETRY, VM_FAULT_ERROR
 from tlbkit.linux.include.linux.mm_types import (
     LargeFolio,
@@ -205,7 +206,7 @@ class Khugepaged:
         ptep, ptl = found
         unmapped = 0
         result = ScanResult.SUCCEED
-        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * 8, 8):
+        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * SLOT, SLOT):
             pte = pgtable.read(at)
             if not pte_none(pte) and not pte_present(pte):
                 unmapped += 1
@@ -228,7 +229,7 @@ class Khugepaged:
         is unhooked and the VMA locked nobody comes to them.
         """
         pgtable = self._pgtable
-        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * 8, 8):
+        for at in range(ptep, ptep + pgtable.hpage_pmd_nr * SLOT, SLOT):
             pte = pgtable.read(at)
             if not pte_none(pte) and not pte_present(pte):
                 return ScanResult.PTE_NON_PRESENT
@@ -389,7 +390,7 @@ class Khugepaged:
         memory = self._machine.memory
         place = 0
         while place < pgtable.hpage_pmd_nr:
-            at = ptep + place * 8
+            at = ptep + place * SLOT
             pte = pgtable.ptep_get(at)
             if pte_none(pte) or self._is_zero(pte):
                 memory.clear_frame(target.pfn + place)

@@ -16,6 +16,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_present,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.arch.arm64.include.asm.uaccess import untagged_addr
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
@@ -258,7 +259,7 @@ class Madvise:
                     self._kernel.swap.folio_deactivate(folio)
                 elif self._kernel.vmscan.folio_isolate_lru(folio):
                     folio_list.append(folio)
-            pte += nr * 8
+            pte += nr * SLOT
             addr += nr * pgtable.page_size
         else:
             pgtable.arch_leave_lazy_mmu_mode()
@@ -448,7 +449,7 @@ class Madvise:
                         tlb, addr, nr * pgtable.page_size
                     )
                 self._kernel.swap.folio_mark_lazyfree(folio)
-            pte += nr * 8
+            pte += nr * SLOT
             addr += nr * pgtable.page_size
         pgtable.arch_leave_lazy_mmu_mode()
         ptl.release()

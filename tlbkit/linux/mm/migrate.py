@@ -17,6 +17,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm import VM_LOCKED
 from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked
 from tlbkit.linux.include.linux.pagemap import (
@@ -102,7 +103,7 @@ class Migrate:
                         range(first, first + nr),
                         zeropage=unused_to_zeropage,
                     )
-                    ptep += 8
+                    ptep += SLOT
                 ptl.release()
 
     def _remove_migration_pte(

@@ -19,7 +19,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_protnone,
     pte_write,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP, SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
@@ -205,7 +205,7 @@ class Mprotect:
         pgtable = self._pgtable
         if idx:
             addr += idx * pgtable.page_size
-            ptep += idx * 8
+            ptep += idx * SLOT
             oldpte = pgtable.pte_advance_pfn(oldpte, idx)
             ptent = pgtable.pte_advance_pfn(ptent, idx)
         if set_write:
@@ -421,7 +421,7 @@ class Mprotect:
                 if newpte != oldpte:
                     pgtable.set_pte(pte, newpte)
                     pages += 1
-            pte += nr_ptes * 8
+            pte += nr_ptes * SLOT
             addr += nr_ptes * pgtable.page_size
         pgtable.arch_leave_lazy_mmu_mode()
         ptl.release()
@@ -505,7 +505,7 @@ class Mprotect:
                 if ret < 0:
                     continue
                 pages += ret
-            pmd += 8
+            pmd += SLOT
             addr = following
         return pages
 
@@ -567,7 +567,7 @@ class Mprotect:
                         continue
                     if ret == pgtable.hpage_pud_nr:
                         pages += ret
-            pudp += 8
+            pudp += SLOT
             addr = following
         if range_ is not None:
             notifier.mmu_notifier_invalidate_range_end(range_)
@@ -617,7 +617,7 @@ class Mprotect:
             pages += self.change_p4d_range(
                 tlb, vma, pgd, addr, following, newprot, cp_flags
             )
-            pgd += 8
+            pgd += SLOT
             addr = following
         self._kernel.gather.tlb_end_vma(tlb, vma)
         return pages

@@ -18,6 +18,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.swapops import (
@@ -265,7 +266,7 @@ class PageVmaMapped:
                 pvmw.pte = None
                 pvmw.flags |= PVMW_PGTABLE_CROSSED
                 return False
-            pvmw.pte += 8
+            pvmw.pte += SLOT
             if not pte_none(pgtable.ptep_get(pvmw.pte)):
                 break
         if pvmw.ptl is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import pmd_table, pte_none
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +53,7 @@ class PtdumpWalk:
         entries = min(pgtable.ptrs_per_pte, pgtable.task_size - addr >> shift)
         for number in range(entries):
             at = addr + (number << shift)
-            entry = pgtable.read(table + number * 8)
+            entry = pgtable.read(table + number * SLOT)
             if depth != PTE and not pte_none(entry) and pmd_table(entry):
                 address = pgtable.pte_pfn(entry) << pgtable.page_shift
                 self._walk(address, at, below, note_page)

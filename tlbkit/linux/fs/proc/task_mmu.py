@@ -17,6 +17,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_dirty, PG_swapbacked
 from tlbkit.linux.include.linux.swapops import is_migration_entry, pte_to_swp_entry
@@ -344,7 +345,7 @@ class TaskMmu:
                 try:
                     for at in range(addr, until, pgtable.page_size):
                         yield pgtable.ptep_get(ptep), at, pgtable.page_size
-                        ptep += 8
+                        ptep += SLOT
                 finally:
                     ptl.release()
             elif pmd_leaf(pmd):

@@ -20,6 +20,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_protnone,
     pte_write,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.fs import AddressSpace
 from tlbkit.linux.include.linux.hugetlb import HugetlbFolio
 from tlbkit.linux.include.linux.mm import (
@@ -130,7 +131,7 @@ class GupFast(GupSlow):
                 return False
             folio.flags |= PG_referenced
             pages.append(page)
-            ptep += 8
+            ptep += SLOT
             addr += pgtable.page_size
         return True
 
@@ -226,7 +227,7 @@ class GupFast(GupSlow):
                     return False
             elif not self.gup_fast_pte_range(pmd, pmdp, addr, following, flags, pages):
                 return False
-            pmdp += 8
+            pmdp += SLOT
             addr = following
         return True
 
@@ -250,7 +251,7 @@ class GupFast(GupSlow):
                 pmdp = pgtable.pmd_offset_lockless(pud, addr)
                 if not self.gup_fast_pmd_range(pmdp, addr, following, flags, pages):
                     return False
-            pudp += 8
+            pudp += SLOT
             addr = following
         return True
 

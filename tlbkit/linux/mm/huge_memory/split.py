@@ -21,7 +21,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
     pte_young,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP, SLOT
 from tlbkit.linux.include.linux.huge_mm import (
     pmd_is_huge,
     pmd_is_migration_entry,
@@ -170,7 +170,7 @@ class HugeSplit(HugeSettings):
         if pte_uffd_wp(old_pmd):
             entry = pte_mkuffd_wp(entry)
         pte = table.pfn << pgtable.page_shift
-        for ptep in range(pte, pte + pgtable.page_size, 8):
+        for ptep in range(pte, pte + pgtable.page_size, SLOT):
             pgtable.set_pte(ptep, entry)
         pgtable.pmd_populate(pmd, table.pfn)
 
@@ -231,13 +231,13 @@ class HugeSplit(HugeSettings):
                 entry = swp_entry_to_pte(
                     moving._replace(offset=moving.offset + page)
                 ) | (old_pmd & PTE_SWP_UFFD_WP)
-                pgtable.set_pte(pte + page * 8, entry)
+                pgtable.set_pte(pte + page * SLOT, entry)
         elif freeze:
             for page in range(nr):
                 entry = make_migration_pte(
                     old_pmd, folio.pfn + page, exclusive=anon_exclusive
                 )
-                pgtable.set_pte(pte + page * 8, entry)
+                pgtable.set_pte(pte + page * SLOT, entry)
         else:
             entry = pgtable.pfn_pte(folio.pfn, vma.page_prot)
             if pte_write(old_pmd):

@@ -22,6 +22,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_UFFD_WP,
     PTE_VALID,
     PTE_WRITE,
+    SLOT,
 )
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
@@ -316,8 +317,8 @@ class MemoryCopy(MemoryNormal):
                     nr = ret
                 elif ptent:
                     self.copy_nonpresent_pte(dst_vma, src_vma, dst_pte, src_pte)
-                dst_pte += nr * 8
-                src_pte += nr * 8
+                dst_pte += nr * SLOT
+                src_pte += nr * SLOT
                 addr += nr * size
             pgtable.arch_leave_lazy_mmu_mode()
             src_ptl.release()
@@ -371,8 +372,8 @@ class MemoryCopy(MemoryNormal):
                 )
             ):
                 return -ENOMEM
-            dst_pmd += 8
-            src_pmd += 8
+            dst_pmd += SLOT
+            src_pmd += SLOT
             addr = following
         return 0
 
@@ -412,8 +413,8 @@ class MemoryCopy(MemoryNormal):
                 )
             ):
                 return -ENOMEM
-            dst_pud += 8
-            src_pud += 8
+            dst_pud += SLOT
+            src_pud += SLOT
             addr = following
         return 0
 
@@ -461,8 +462,8 @@ class MemoryCopy(MemoryNormal):
             ):
                 ret = -ENOMEM
                 break
-            dst_pgd += 8
-            src_pgd += 8
+            dst_pgd += SLOT
+            src_pgd += SLOT
             addr = following
         if is_cow:
             src_mm.write_protect_seq += 1  # raw_write_seqcount_end()

@@ -20,7 +20,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_protnone,
     pte_write,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_VALID
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_VALID, SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_migration_entry
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
@@ -317,7 +317,7 @@ class MemoryFault(MemoryWrite):
 
         Source: mm/memory.c, pte_range_none()
         """
-        return not any(self._memory.read(ptep + n * 8) for n in range(nr))
+        return not any(self._memory.read(ptep + n * SLOT) for n in range(nr))
 
     def alloc_anon_folio(self, vmf: VmFault) -> Folio | int | None:
         """Return a folio of zeros, as large as settings, area and tables allow.
@@ -349,7 +349,7 @@ class MemoryFault(MemoryWrite):
                 continue
             addr = vmf.address & -(pgtable.page_size << order)
             assert ptep is not None
-            at = ptep + (addr - table) // pgtable.page_size * 8
+            at = ptep + (addr - table) // pgtable.page_size * SLOT
             if not self.pte_range_none(at, 1 << order):
                 continue
             folio = self._kernel.page_alloc.alloc_zeroed(order)
@@ -736,12 +736,12 @@ class MemoryFault(MemoryWrite):
             table + pgtable.pmd_size,
             vma.end,
         )
-        ptep = vmf.pte + (start - vmf.address) // pgtable.page_size * 8
+        ptep = vmf.pte + (start - vmf.address) // pgtable.page_size * SLOT
         for addr in range(start, end, pgtable.page_size):
             pte = pgtable.ptep_get(ptep)
             if pte_protnone(pte) and self.vm_normal_folio(vma, addr, pte) is folio:
                 self.numa_rebuild_single_mapping(vma, addr, ptep)
-            ptep += 8
+            ptep += SLOT
 
     def do_numa_page(self, vmf: VmFault) -> int:
         """Make a page accessible again that was hidden to learn who uses it.

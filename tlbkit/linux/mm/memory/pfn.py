@@ -9,6 +9,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_mkyoung,
     pte_none,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm import (
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
@@ -115,7 +116,7 @@ class MemoryPfn(MemoryInsert):
                     raise BugError(f"remap_pfn_range() of {at:#x}, where something is")
                 pgtable.set_pte(pte, pgtable.pte_mkspecial(pgtable.pfn_pte(pfn, prot)))
                 pfn += 1
-                pte += 8
+                pte += SLOT
         finally:
             pgtable.arch_leave_lazy_mmu_mode()
             ptl.release()

@@ -8,6 +8,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pmd_table,
     pte_none,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.uapi.asm_generic.errno import ENOMEM
 from tlbkit.linux.kernel.locking import SpinLock
 from tlbkit.linux.mm.page_alloc import BadPageError
@@ -184,6 +185,6 @@ class MemoryTables:
                 yield pmdp, addr, following
                 crossed = (addr ^ following) >> pgtable.pud_shift
                 addr = following
-                pmdp += 8
+                pmdp += SLOT
                 if addr >= end or crossed:
                     break

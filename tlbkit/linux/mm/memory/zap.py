@@ -17,6 +17,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_uffd_wp,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm import (
@@ -136,7 +137,7 @@ class MemoryZap(MemoryNormal):
         """
         if vma.anonymous or self.zap_drop_markers(details):
             return
-        for ptep in range(pte, pte + nr * 8, 8):
+        for ptep in range(pte, pte + nr * SLOT, SLOT):
             self.pte_install_uffd_wp_if_needed(vma, ptep, pteval)
 
     def pte_install_uffd_wp_if_needed(self, vma: VmArea, pte: int, pteval: int) -> bool:
@@ -294,10 +295,10 @@ class MemoryZap(MemoryNormal):
             nr += 1
             if nr == max_nr:
                 return nr
-            ptent = read(pte + nr * 8)
+            ptent = read(pte + nr * SLOT)
         if nr:
             max_nr -= nr
-            pte += nr * 8
+            pte += nr * SLOT
             addr += nr << self._pgtable.page_shift
         if pte_present(ptent):
             return nr + self.zap_present_ptes(
@@ -337,7 +338,7 @@ class MemoryZap(MemoryNormal):
             pgtable.arch_enter_lazy_mmu_mode()
             while True:
                 nr = self.do_zap_pte_range(tlb, vma, pte, addr, end, details, work)
-                pte += nr * 8
+                pte += nr * SLOT
                 addr += nr << pgtable.page_shift
                 if work.force_break or addr == end:
                     break
@@ -378,7 +379,7 @@ class MemoryZap(MemoryNormal):
                     huge.split_huge_pmd_(vma, pmd, addr, freeze=False)
                 elif huge.zap_huge_pmd(tlb, vma, pmd, addr):
                     addr = following
-                    pmd += 8
+                    pmd += SLOT
                     continue
             elif (
                 whole
@@ -395,7 +396,7 @@ class MemoryZap(MemoryNormal):
             else:
                 addr = self.zap_pte_range(tlb, vma, pmd, addr, following, details)
             if addr == following:
-                pmd += 8
+                pmd += SLOT
 
     def zap_pud_range(
         self,
@@ -701,7 +702,7 @@ class MemoryZap(MemoryNormal):
                 )
             if first < floor or first + size > top:
                 continue
-            entryp = (pfn << pgtable.page_shift) + (span & mask) * 8
+            entryp = (pfn << pgtable.page_shift) + (span & mask) * SLOT
             clear(entryp)
             free_tlb(tlb, self._kernel.page_alloc.folio_of(below), first)
             tlb.mm.pgtables[level] -= 1

@@ -12,7 +12,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
-from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_SWP_UFFD_WP, SLOT
 from tlbkit.linux.include.linux.huge_mm import pmd_is_huge
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio
@@ -251,8 +251,8 @@ class MremapTables:
                         pte &= ~PTE_SWP_UFFD_WP
                 if pte:
                     pgtable.set_ptes(mm, new_addr, new_ptep, pte, nr_ptes)
-            old_ptep += nr_ptes * 8
-            new_ptep += nr_ptes * 8
+            old_ptep += nr_ptes * SLOT
+            new_ptep += nr_ptes * SLOT
             old_addr += nr_ptes * pgtable.page_size
             new_addr += nr_ptes * pgtable.page_size
         pgtable.arch_leave_lazy_mmu_mode()

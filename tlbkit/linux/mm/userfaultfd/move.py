@@ -12,6 +12,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_none,
     pte_present,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm import (
     VM_ACCESS_FLAGS,
     VM_HUGETLB,
@@ -243,8 +244,8 @@ class UffdMove(UffdMfill):
             if src_addr == src_end:
                 break
             dst_addr += pgtable.page_size
-            dst_pte += 8
-            src_pte += 8
+            dst_pte += SLOT
+            src_pte += SLOT
             folio_unlock(self._machine, src_folio)
             src_folio = self.check_ptes_for_batched_move(
                 src_vma, src_addr, src_pte, dst_pte

@@ -33,6 +33,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_write,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.mm_types import VmArea
 
 if TYPE_CHECKING:
@@ -55,12 +56,12 @@ class Contpte:
 
     def _align_down(self, ptep: int) -> int:
         """Return where the block of *ptep* begins: contpte_align_down()."""
-        return ptep & -(self._pgtable.cont_ptes * 8)
+        return ptep & -(self._pgtable.cont_ptes * SLOT)
 
     def _block(self, ptep: int) -> range:
         """Return where the entries of the block of *ptep* stand."""
         first = self._align_down(ptep)
-        return range(first, first + self._pgtable.cont_ptes * 8, 8)
+        return range(first, first + self._pgtable.cont_ptes * SLOT, SLOT)
 
     def contpte_ptep_get(self, ptep: int, pte: int) -> int:
         """Return *pte*, young or dirty if any entry of its block is.
@@ -166,10 +167,10 @@ class Contpte:
         pgtable = self._pgtable
         if ptep != self._align_down(ptep) or nr < pgtable.cont_ptes:
             self.contpte_try_unfold(mm, addr, ptep, pgtable.read(ptep))
-        end = ptep + nr * 8
+        end = ptep + nr * SLOT
         if end != self._align_down(end):
             last = addr + (nr - 1) * pgtable.page_size
-            self.contpte_try_unfold(mm, last, end - 8, pgtable.read(end - 8))
+            self.contpte_try_unfold(mm, last, end - SLOT, pgtable.read(end - SLOT))
 
     # -- what the page-table operations do to blocks ---------------------------------
 
@@ -189,7 +190,7 @@ class Contpte:
             frames = pgtable.pte_pfn(pte) << pgtable.page_shift
             whole = not (addr | following | frames) & (size - 1)
             pgtable.set_ptes_(ptep, pte_mkcont(pte) if whole else pte, count)
-            ptep += count * 8
+            ptep += count * SLOT
             pte = pgtable.pte_advance_pfn(pte, count)
             addr = following
 

@@ -29,6 +29,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
     pte_wrprotect,
     pte_young,
 )
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TLBI_TTL_UNKNOWN
 from tlbkit.linux.include.linux.mm_types import VmArea
 
@@ -202,7 +203,7 @@ class Hugetlbpage:
         if not pte_cont(pte) or not pte_present(pte):
             return pte
         for n in range(1, self.num_contig_ptes(size)[0]):
-            pte = self._collect(pte, self._read(ptep + 8 * n))
+            pte = self._collect(pte, self._read(ptep + SLOT * n))
         return pte
 
     @staticmethod
@@ -229,7 +230,7 @@ class Hugetlbpage:
             self.clear_flush(mm, addr, ptep, each, contiguous)
         store = self._machine.running.store
         for n in range(contiguous):
-            store(ptep + 8 * n, pte + n * step, "set_huge_pte")
+            store(ptep + SLOT * n, pte + n * step, "set_huge_pte")
 
     def huge_pte_clear(self, ptep: int, size: int) -> None:
         """Empty all places of a huge page that is not mapped.
@@ -237,7 +238,7 @@ class Hugetlbpage:
         Source: arch/arm64/mm/hugetlbpage.c, huge_pte_clear()
         """
         for n in range(self.num_contig_ptes(size)[0]):
-            self._machine.running.store(ptep + 8 * n, 0, "huge_pte_clear")
+            self._machine.running.store(ptep + SLOT * n, 0, "huge_pte_clear")
 
     def clear_flush(
         self, mm: MmStruct, addr: int, ptep: int, each: int, contiguous: int
@@ -256,7 +257,7 @@ class Hugetlbpage:
         swap = self._machine.running.swap
         pte = swap(ptep, 0, "huge_ptep_get_and_clear")
         for n in range(1, contiguous):
-            other = swap(ptep + 8 * n, 0, "huge_ptep_get_and_clear")
+            other = swap(ptep + SLOT * n, 0, "huge_ptep_get_and_clear")
             if pte_present(pte):
                 pte = self._collect(pte, other)
         return pte
@@ -327,7 +328,7 @@ class Hugetlbpage:
         """Tell whether *pte* says more than any entry of a contiguous page."""
         if pte_write(pte) != pte_write(self._read(ptep)):
             return True
-        entries = [self._read(ptep + 8 * n) for n in range(contiguous)]
+        entries = [self._read(ptep + SLOT * n) for n in range(contiguous)]
         return any(
             pte_dirty(pte) != pte_dirty(old) or pte_young(pte) != pte_young(old)
             for old in entries
@@ -335,7 +336,7 @@ class Hugetlbpage:
 
     def _store_run(self, ptep: int, pte: int, each: int, contiguous: int) -> None:
         for n in range(contiguous):
-            self._machine.running.store(ptep + 8 * n, pte + n * each, "set_huge_pte")
+            self._machine.running.store(ptep + SLOT * n, pte + n * each, "set_huge_pte")
 
     # -- flushing --------------------------------------------------------------------
 

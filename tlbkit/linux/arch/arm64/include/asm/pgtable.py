@@ -35,6 +35,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     PTE_UXN,
     PTE_VALID,
     PTE_WRITE,
+    SLOT,
 )
 from tlbkit.linux.include.linux.mm import (
     VM_EXEC,
@@ -566,7 +567,7 @@ class Pgtable:
 
         Source: include/linux/pgtable.h, pgd_offset()
         """
-        return mm.pgd + (addr >> self._top_shift & self._last) * 8
+        return mm.pgd + (addr >> self._top_shift & self._last) * SLOT
 
     def pud_offset(self, pgdp: int, addr: int) -> int:
         """Return where the PUD entry for *addr* stands, below the entry at *pgdp*.
@@ -594,7 +595,7 @@ class Pgtable:
 
     def _within(self, entry: int, addr: int, shift: int) -> int:
         table = entry & self._addr_mask
-        return table + (addr >> shift & self._last) * 8
+        return table + (addr >> shift & self._last) * SLOT
 
     def pud_offset_lockless(self, pgd: int, addr: int) -> int:
         """Return the same as `pud_offset` below an entry that was read before.
@@ -616,7 +617,7 @@ class Pgtable:
         Source: include/linux/pgtable.h, __pte_map()
         """
         index = addr >> self.page_shift & self._last
-        return (pmd & self._addr_mask) + index * 8
+        return (pmd & self._addr_mask) + index * SLOT
 
     @staticmethod
     def addr_end(addr: int, end: int, shift: int) -> int:
@@ -634,14 +635,14 @@ class Pgtable:
         Source: mm/rmap.c, mm_find_pmd().
         """
         read, address, last = self._read, self._addr_mask, self._last
-        entry = read(mm.pgd + (addr >> self._top_shift & last) * 8)
+        entry = read(mm.pgd + (addr >> self._top_shift & last) * SLOT)
         if not self.folded_pud:
             if entry & PMD_TYPE_TABLE != PMD_TYPE_TABLE:
                 return None
-            entry = read((entry & address) + (addr >> self.pud_shift & last) * 8)
+            entry = read((entry & address) + (addr >> self.pud_shift & last) * SLOT)
         if entry & PMD_TYPE_TABLE != PMD_TYPE_TABLE:
             return None
-        return (entry & address) + (addr >> self.pmd_shift & last) * 8
+        return (entry & address) + (addr >> self.pmd_shift & last) * SLOT
 
     def find_pte(self, mm: MmStruct, addr: int) -> int | None:
         """Return where the PTE for *addr* stands, if there is a table of them.
@@ -808,7 +809,7 @@ class Pgtable:
         frame = self._machine.memory.frame(ptep >> self.page_shift)
         if "store" in self._machine.events.heard or any(frame[first : first + nr]):
             for n in range(nr):
-                self._machine.running.store(ptep + n * 8, pte + n * step, "set_ptes")
+                self._machine.running.store(ptep + n * SLOT, pte + n * step, "set_ptes")
         else:
             # Nobody hears of each store, and none replaces anything.
             frame[first : first + nr] = array("Q", range(pte, pte + nr * step, step))
@@ -877,7 +878,7 @@ class Pgtable:
         """
         pte = self.ptep_get_and_clear_(ptep)
         for n in range(1, nr):
-            other = self.ptep_get_and_clear_(ptep + n * 8)
+            other = self.ptep_get_and_clear_(ptep + n * SLOT)
             if pte_dirty(other):
                 pte = pte_mkdirty(pte)
             if other & PTE_AF:
@@ -925,7 +926,7 @@ class Pgtable:
             return
         contpte.contpte_try_unfold_partial(mm, addr, ptep, nr)
         for n in range(nr):
-            self.ptep_set_wrprotect_(ptep + n * 8, self.read(ptep + n * 8))
+            self.ptep_set_wrprotect_(ptep + n * SLOT, self.read(ptep + n * SLOT))
 
     def ptep_test_and_clear_young_(self, ptep: int) -> bool:
         """Clear one entry's access flag and tell whether it was set; no flush.
@@ -958,13 +959,13 @@ class Pgtable:
 
         Source: arch/arm64/include/asm/pgtable.h, clear_young_dirty_ptes()
         """
-        end = ptep + nr * 8
-        size = self.cont_ptes * 8
-        if pte_cont(self.read(end - 8)):
+        end = ptep + nr * SLOT
+        size = self.cont_ptes * SLOT
+        if pte_cont(self.read(end - SLOT)):
             end = -(-end // size) * size
         if pte_cont(self.read(ptep)):
             ptep &= -size
-        for place in range(ptep, end, 8):
+        for place in range(ptep, end, SLOT):
             self.clear_young_dirty_pte_(place, dirty=dirty)
 
     def clear_young_dirty_pte_(self, ptep: int, *, dirty: bool) -> None:

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Final
 
+SLOT: Final = 8
+"""Bytes of an entry of a table, of any level: what is ``pte++`` in C is ``pte += SLOT``
+here, since an entry's place is its physical address."""
+
 PTE_VALID: Final = 1 << 0
 PTE_TABLE_BIT: Final = 1 << 1
 PTE_TYPE_PAGE: Final = 3
