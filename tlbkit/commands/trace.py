@@ -128,10 +128,9 @@ def _issued(answer: TraceAnswer) -> str:
     last = found[answer.newer]
     calls = [[call, f"{n:,}"] for call, n in last.by_call.most_common(8)]
     lines = [[str(at), f"{n:,}"] for at, n in last.by_line.most_common(5)]
-    lines_of = sum(one.lines for one in answer.trace.readings)
     return "\n\n".join(
         (
-            f"{answer.trace.used:.2%} of {lines_of:,} lines were read.",
+            f"{answer.used:.2%} of {answer.lines:,} lines were read.",
             table(["issued", *found], rows),
             table([f"broadcasts on {last.variant}, by call", ""], calls),
             table(["and by line", ""], lines),

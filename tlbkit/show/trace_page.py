@@ -49,7 +49,7 @@ footer { color: var(--faint); font-size: 0.85rem; margin-top: 2.5rem; }
 def trace_page(answer: TraceAnswer) -> str:
     """Return the whole page: no script, no address of another host, nothing hidden."""
     older, newer = answer.older, answer.newer
-    files = [_short(one.file) for one in answer.trace.readings]
+    files = [_short(one.file) for one in answer.readings]
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -101,9 +101,8 @@ def _lead(answer: TraceAnswer) -> str:
 
 
 def _rests(answer: TraceAnswer) -> str:
-    lines = sum(one.lines for one in answer.trace.readings)
     return (
-        f"{answer.trace.used:.2%} of {lines:,} lines were read. The machine has "
+        f"{answer.used:.2%} of {answer.lines:,} lines were read. The machine has "
         f"{answer.cpus} CPUs of the model {escape(answer.cpu)}. Where the trace does "
         f"not tell what a first touch of a page was, the policy is “{answer.touch}”."
     )

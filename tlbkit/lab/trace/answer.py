@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tlbkit.lab.trace.records import used
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from tlbkit.lab.trace.records import Reading
     from tlbkit.lab.trace.replay import Policy
     from tlbkit.lab.trace.result import Replayed, Share
-    from tlbkit.lab.trace.trace import Trace
     from tlbkit.lab.work import Row
 
 
@@ -19,7 +21,8 @@ class TraceAnswer:
     """A trace on some kernels, with each commit's share.
 
     Attributes:
-        trace: What was read.
+        readings: What was read of each file.
+        read: What a reader must know of that, a sentence each.
         kernels: Name -> what it would issue; the oldest kernel first.
         shares: Of each commit that was asked for, those that matter most first.
         cpu: Name of the CPU model.
@@ -28,13 +31,24 @@ class TraceAnswer:
         complete: Whether every commit that was asked for has its share.
     """
 
-    trace: Trace
+    readings: tuple[Reading, ...]
+    read: tuple[str, ...]
     kernels: Mapping[str, Replayed]
     shares: tuple[Share, ...]
     cpu: str
     cpus: int
     touch: Policy
     complete: bool = True
+
+    @property
+    def lines(self) -> int:
+        """How many lines there were."""
+        return sum(one.lines for one in self.readings)
+
+    @property
+    def used(self) -> float:
+        """Which part of them was read."""
+        return used(self.readings)
 
     @property
     def older(self) -> str:
@@ -50,16 +64,16 @@ class TraceAnswer:
     def notes(self) -> tuple[str, ...]:
         """What the answer does not rest on the trace for, a sentence each."""
         told = self.kernels[self.newer].told
-        return (*self.trace.notes, *told.sentences())
+        return (*self.read, *told.sentences())
 
     def to_json(self) -> dict[str, Any]:
         """Return it as ``--json`` prints it."""
         left = self.kernels[self.newer].told.left
-        unread = [str(at) for one in self.trace.readings for at in one.unread]
+        unread = [str(at) for one in self.readings for at in one.unread]
         return {
             "kernels": {name: one.to_json() for name, one in self.kernels.items()},
             "commits": [one.to_json() for one in self.shares],
-            "lines_used": round(self.trace.used, 6),
+            "lines_used": round(self.used, 6),
             "unread": unread,
             "not_modelled": dict(left.most_common()),
             "notes": list(self.notes),

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Where(NamedTuple):
@@ -162,3 +165,9 @@ class Reading:
     used: int = 0
     unread: list[Where] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+
+def used(readings: Sequence[Reading]) -> float:
+    """Return which part of all lines was read; 0 if there are none."""
+    lines = sum(reading.lines for reading in readings)
+    return sum(reading.used for reading in readings) / lines if lines else 0.0

@@ -12,7 +12,7 @@ from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
 from tlbkit.lab.trace.answer import TraceAnswer
 from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
-from tlbkit.lab.trace.records import Call, PageFault
+from tlbkit.lab.trace.records import Call, PageFault, used
 from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
 from tlbkit.lab.trace.result import Replayed, Share
 from tlbkit.lab.trace.words import number
@@ -100,8 +100,7 @@ class Trace:
     @property
     def used(self) -> float:
         """Which part of all lines was read."""
-        lines = sum(reading.lines for reading in self.readings)
-        return sum(reading.used for reading in self.readings) / lines if lines else 0.0
+        return used(self.readings)
 
     def replay(
         self,
@@ -235,7 +234,16 @@ class Trace:
             except KeyboardInterrupt:
                 complete = False
         shares.sort(key=lambda one: -max(abs(one.without), abs(one.alone)))
-        return TraceAnswer(self, found, tuple(shares), cpu, cpus, touch, complete)
+        return TraceAnswer(
+            self.readings,
+            self.notes,
+            found,
+            tuple(shares),
+            cpu,
+            cpus,
+            touch,
+            complete,
+        )
 
     def _ahead(
         self,

@@ -11,7 +11,7 @@ import pytest
 from tlbkit import Trace
 from tlbkit.__main__ import main
 from tlbkit.errors import InputError
-from tlbkit.lab.trace import TraceAnswer, survey
+from tlbkit.lab.trace import survey
 from tlbkit.show.trace_page import trace_page
 
 DATA = Path(__file__).parent / "data"
@@ -30,8 +30,7 @@ def jit():
 @pytest.fixture(scope="module")
 def answer(jit):
     """Answer it on both kernels, with a share of each commit."""
-    kernels = {name: jit.replay(name) for name in ("v6.17", "v6.19")}
-    return TraceAnswer(jit, kernels, tuple(jit.shares()), "neoverse-v2", 4, "written")
+    return jit.answer(commits=True)
 
 
 def test_the_columns_add_up_to_the_counts(answer):
@@ -146,8 +145,7 @@ def test_names_in_a_trace_cannot_break_the_page(tmp_path):
         "utf-8",
     )
     trace = Trace.read(str(name))
-    kernels = {"v6.19": trace.replay("v6.19")}
-    html = trace_page(TraceAnswer(trace, kernels, (), "neoverse-v2", 4, "written"))
+    html = trace_page(trace.answer(["v6.19"]))
     page = Page()
     page.feed(html)
     assert "<img" not in html
