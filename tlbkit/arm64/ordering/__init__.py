@@ -88,10 +88,15 @@ from tlbkit.arm64.ordering.entries import (
 from tlbkit.arm64.ordering.events import Event, Kind
 from tlbkit.arm64.ordering.model import OrderingModel
 from tlbkit.arm64.ordering.program import (
+    Access,
     Accesses,
+    Atomic,
     Branch,
+    Choice,
     CompareAndSwap,
+    Computed,
     Data,
+    Depends,
     Dmb,
     Domain,
     Dsb,
@@ -103,6 +108,7 @@ from tlbkit.arm64.ordering.program import (
     Swap,
     Table,
     Tlbi,
+    Value,
     named_page,
 )
 from tlbkit.arm64.ordering.reduction import Reduction
@@ -118,11 +124,16 @@ from tlbkit.arm64.ordering.state import (
 
 __all__ = [
     "INVALID",
+    "Access",
     "Accesses",
+    "Atomic",
     "Branch",
     "Cell",
+    "Choice",
     "CompareAndSwap",
+    "Computed",
     "Data",
+    "Depends",
     "Dmb",
     "Do",
     "Domain",
@@ -145,6 +156,7 @@ __all__ = [
     "Table",
     "Tlbi",
     "Transition",
+    "Value",
     "Walk",
     "entry_from_words",
     "named_page",

@@ -6,22 +6,30 @@ thread; how far it is stands in a `Thread`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlbkit.arm64.ordering.events import (
     AFTER_WALK_UPDATE,
     Event,
     Kind,
+    depends_of,
     events_of,
-    waits_for,
+    order_of,
 )
-from tlbkit.arm64.ordering.program import CompareAndSwap, Store, Swap
-from tlbkit.arm64.ordering.state import Cell, Thread
+from tlbkit.arm64.ordering.program import (
+    Atomic,
+    Choice,
+    CompareAndSwap,
+    Computed,
+    Store,
+    Swap,
+)
+from tlbkit.arm64.ordering.state import Cell, Thread, replaced
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from tlbkit.arm64.ordering.program import Instruction
+    from tlbkit.arm64.ordering.program import Instruction, Value
 
 
 class Code:
@@ -54,31 +62,63 @@ class Code:
         self.start = Thread(0, (None,) * len(self.events), len(instructions))
         self._frame_words = frame_words
         self._first_writer = first_writer
-        self._written = {
-            i: Cell(e.instruction.value, first_writer + i)
+        self._values: dict[int, Value | Computed] = {
+            i: e.instruction.value
             for i, e in enumerate(self.events)
-            if isinstance(e.instruction, Store | Swap | CompareAndSwap)
+            if isinstance(e.instruction, Store | Atomic | Swap | CompareAndSwap)
         }
         self._index = {(e.step, e.kind): i for i, e in enumerate(self.events)}
         self._table_words = {
             e.step: table_words[e.table] for e in self.events if e.table
         }
-        before = [
-            [
-                (i, earlier, waits_for(event, earlier, ets2=ets2))
-                for i, earlier in enumerate(self.events[:index])
-            ]
-            for index, event in enumerate(self.events)
-        ]
-        self._waits_for = [_bits(i for i, _, waits in row if waits) for row in before]
+        self.reads = {
+            name: i
+            for i, e in enumerate(self.events)
+            if e.kind is Kind.READ and (name := getattr(e.instruction, "register", ""))
+        }
+        rows = order_of(self.events, ets2=ets2)
+        self._waits_for = [_bits(row) for row in rows]
+        self._value_needs = [self._needs(event) for event in self.events]
+        self._choices = self._choices_by_read(instructions)
         self._accesses_before = [
-            _bits(i for i, e, _ in row if e.kind in (Kind.READ, Kind.WRITE))
-            for row in before
+            _bits(
+                i
+                for i, e in enumerate(self.events[:index])
+                if e.kind in (Kind.READ, Kind.WRITE)
+            )
+            for index in range(len(self.events))
         ]
         self._up_to = [
             _bits(i for i, e in enumerate(self.events) if e.step <= step)
             for step in range(len(instructions) + 1)
         ]
+        self._accesses = {
+            i: _bits(
+                j
+                for kind in (Kind.READ, Kind.WRITE)
+                if (j := self._index.get((e.step, kind))) is not None
+            )
+            for i, e in enumerate(self.events)
+            if e.kind is Kind.WALK
+        }
+
+    def _needs(self, event: Event) -> int:
+        """Return the bits of the reads without which a write has no value or word."""
+        if event.kind is not Kind.WRITE:
+            return 0
+        on = depends_of(event.instruction)
+        return _bits(self.reads[name] for name in on.address | on.data)
+
+    def _choices_by_read(
+        self, instructions: tuple[Instruction, ...]
+    ) -> dict[int, list[Computed]]:
+        """Return for each read the conditions that it takes part in."""
+        found: dict[int, list[Computed]] = {}
+        for instruction in instructions:
+            if isinstance(instruction, Choice):
+                for name in instruction.condition.registers:
+                    found.setdefault(self.reads[name], []).append(instruction.condition)
+        return found
 
     def ready(self, thread: Thread) -> Iterator[int]:
         """Yield the events for which all that must come before has happened."""
@@ -107,21 +147,76 @@ class Code:
         """Return the number that names a write by an event."""
         return self._first_writer + index
 
-    def written(self, index: int) -> Cell:
-        """Return the cell that a write puts into its word."""
-        return self._written[index]
+    def written(self, thread: Thread, index: int) -> Cell | None:
+        """Return the cell that a write puts into its word, or None if not yet known."""
+        if self._value_needs[index] & ~thread.done:
+            return None
+        value = self._values[index]
+        if isinstance(value, Computed):
+            found = self.compute(thread, value)
+            if found is None:
+                return None
+            value = cast("Value", found)
+        return Cell(value, self._first_writer + index)
+
+    def compute(self, thread: Thread, computed: Computed) -> Value | bool | None:
+        """Return a value made of registers, or None while one is not read."""
+        cells = [thread.found[self.reads[name]] for name in computed.registers]
+        if None in cells:
+            return None
+        return computed.function(*(cell.value for cell in cells if cell))
+
+    def as_chosen(self, thread: Thread, index: int, cell: Cell) -> bool:
+        """Tell whether the program goes on as it does if a read finds `cell`."""
+        conditions = self._choices.get(index)
+        if conditions is None:
+            return True
+        after = Thread(thread.done, replaced(thread.found, index, cell), thread.end)
+        return all(
+            self.compute(after, condition) is not False for condition in conditions
+        )
+
+    def fault(self, walk: int) -> int:
+        """Return the fault that a walk may end in."""
+        return self._index[self.events[walk].step, Kind.FAULT]
+
+    def accesses_of(self, walk: int) -> int:
+        """Return the bits of the reads and writes that a walk is for."""
+        return self._accesses[walk]
 
     # Rule 4: one word, one order --------------------------------------------
 
-    def own_write(self, thread: Thread, index: int) -> Cell | None:
-        """Return what a read gets from an own earlier write still on its way."""
+    def own_write(self, thread: Thread, index: int) -> int | None:
+        """Return the own earlier write, still on its way, that a read gets, if any."""
         step = self.events[index].step
         word = self.word(thread, step)
         for earlier in range(step - 1, -1, -1):
             write = self._writing(thread, earlier)
             if write is not None and self.word(thread, earlier) == word:
-                return None if thread.done >> write & 1 else self.written(write)
+                return None if thread.done >> write & 1 else write
         return None
+
+    def forwards(self, thread: Thread, write: int, index: int) -> Cell | None:
+        """Return what a read gets from an own write on its way, if it may have it yet.
+
+        A load-acquire does not get ahead of the read of an atomic by way of its write.
+        """
+        partner = self.partner(write)
+        if (
+            partner is not None
+            and getattr(self.events[index].instruction, "acquire", False)
+            and not thread.done >> partner & 1
+        ):
+            return None
+        return self.written(thread, write)
+
+    def partner(self, write: int) -> int | None:
+        """Return the read that is one atomic with a write, or None."""
+        event = self.events[write]
+        exclusive = getattr(event.instruction, "exclusive", "")
+        if exclusive:
+            return self.reads[exclusive]
+        return self._index.get((event.step, Kind.READ))
 
     def read_agrees(self, thread: Thread, index: int, cell: Cell) -> bool:
         """Tell whether a read of `cell` agrees with the reads that went ahead of it.
@@ -132,11 +227,13 @@ class Code:
         """
         event = self.events[index]
         word = self.word(thread, event.step)
+        ahead = [c for c in self._reads_after(thread, event, word) if c is not None]
+        if not ahead:
+            return True
         if will_write(event, cell):
-            right = {None, self.written(index + 1)}
-        else:
-            right = {None, *self._back_through_updates(thread, cell)}
-        return all(ahead in right for ahead in self._reads_after(thread, event, word))
+            return all(other.writer == self.writer(index + 1) for other in ahead)
+        right = set(self._back_through_updates(thread, cell))
+        return all(other in right for other in ahead)
 
     def _back_through_updates(self, thread: Thread, cell: Cell) -> Iterator[Cell]:
         """Yield a cell, and those that own hardware updates made it of."""
@@ -154,7 +251,7 @@ class Code:
         that store's value; such an execution is one in which the read is done again.
         """
         event = self.events[index]
-        if not isinstance(event.instruction, Store):
+        if not isinstance(event.instruction, Store | Atomic):
             return True
         word = self._frame_words[cell.entry.frame]
         return all(ahead is None for ahead in self._reads_after(thread, event, word))
@@ -208,7 +305,7 @@ def will_write(event: Event, found: Cell) -> bool:
         case CompareAndSwap(expected=expected):
             return found.value == expected
         case instruction:
-            return isinstance(instruction, Store | Swap)
+            return isinstance(instruction, Store | Atomic | Swap)
 
 
 def _bits(indexes: Iterable[int]) -> int:

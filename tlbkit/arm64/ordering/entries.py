@@ -117,8 +117,17 @@ class Answer(NamedTuple):
     update: Entry | None
 
 
-def answer(entry: Entry, *, write: bool, hardware: Hardware) -> Answer:
+def answer(
+    entry: Entry, *, write: bool, hardware: Hardware, dirties: bool = True
+) -> Answer:
     """Tell what an access gets from an entry.
+
+    Args:
+        entry: What the walk found.
+        write: Whether the access needs write permission.
+        hardware: What the CPU's hardware manages.
+        dirties: False if a write leaves a clean entry clean that hardware could make
+            writable: it is permitted, and nothing is written.
 
     The order of the checks is the architecture's: translation, access flag,
     permission. A write that hardware may make dirty sets the access flag and the
@@ -132,5 +141,5 @@ def answer(entry: Entry, *, write: bool, hardware: Hardware) -> Answer:
     can_dirty = hardware is Hardware.DIRTY and entry.dbm
     if write and not entry.writable and not can_dirty:
         return Answer(FaultKind.PERMISSION, None)
-    after = entry._replace(young=True, writable=entry.writable or write)
+    after = entry._replace(young=True, writable=entry.writable or (write and dirties))
     return Answer(None, after if after != entry else None)

@@ -11,9 +11,13 @@ from enum import Enum, auto
 
 from tlbkit.arm64.ordering.program import (
     Accesses,
+    Atomic,
     Branch,
+    Choice,
+    NOTHING,
     CompareAndSwap,
     Data,
+    Depends,
     Dmb,
     Dsb,
     Instruction,
@@ -39,8 +43,8 @@ class Kind(Enum):
     BRANCH = auto()  # a branch is decided
 
 
-# An access to data is four events in a row; the walk decides which will happen.
-AFTER_WALK_UPDATE, AFTER_WALK_ACCESS, AFTER_WALK_FAULT = 1, 2, 3
+AFTER_WALK_UPDATE = 1
+"""The update of an access to data is the event after its walk, if it happens at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +83,102 @@ def _anatomy(instruction: Instruction) -> tuple[tuple[Kind, ...], str, str]:
             return (Kind.WALK, Kind.UPDATE, Kind.READ, Kind.FAULT), page, ""
         case Store(Data(page)):
             return (Kind.WALK, Kind.UPDATE, Kind.WRITE, Kind.FAULT), page, ""
+        case Atomic(Data(page)):
+            return (Kind.WALK, Kind.UPDATE, Kind.READ, Kind.WRITE, Kind.FAULT), page, ""
         case Load(Table(page)):
             return (Kind.READ,), "", page
         case Store(Table(page)):
             return (Kind.WRITE,), "", page
-        case Swap(Table(page)) | CompareAndSwap(Table(page)):
+        case Atomic(Table(page)) | Swap(Table(page)) | CompareAndSwap(Table(page)):
             return (Kind.READ, Kind.WRITE), "", page
         case Tlbi():
             return (Kind.INVALIDATE,), "", ""
-        case Branch():
+        case Branch() | Choice(branch=True):
             return (Kind.BRANCH,), "", ""
+        case Choice():
+            return (), "", ""
     return (Kind.BARRIER,), "", ""
+
+
+def order_of(events: tuple[Event, ...], *, ets2: bool) -> tuple[frozenset[int], ...]:
+    """Return for each event of a thread the earlier ones that it may not overtake.
+
+    Beside the rules for two events (`waits_for`) these are the ones that lead through a
+    third: what comes after an access whose address depends on a read, and what is
+    written after anything that a read picked.
+    """
+    rows = [
+        {
+            earlier
+            for earlier in range(index)
+            if waits_for(event, events[earlier], ets2=ets2)
+        }
+        for index, event in enumerate(events)
+    ]
+    reads = {
+        register: index
+        for index, event in enumerate(events)
+        if event.kind is Kind.READ
+        and (register := getattr(event.instruction, "register", ""))
+    }
+    # Rule 3: a write, and an ISB, wait for the address of every access before them.
+    through: set[int] = set()
+    for index, event in enumerate(events):
+        if event.kind in (Kind.WRITE, Kind.UPDATE) or isinstance(
+            event.instruction, Isb
+        ):
+            rows[index] |= through
+        if event.kind in (Kind.READ, Kind.WRITE):
+            on = depends_of(event.instruction)
+            names = on.address | on.picked_address
+            if not _surely_faults(event):
+                through |= {reads[name] for name in names}
+            elif index + 2 < len(events):  # its fault, and then the exception entry
+                rows[index + 2] |= {reads[name] for name in names}
+    # Rule 12: a write comes after the reads that picked what it comes after.
+    picks = {
+        index: {reads[name] for name in names}
+        for index, event in enumerate(events)
+        if (names := _picked(event))
+    }
+    if picks:
+        for index, event in enumerate(events):
+            if event.kind is Kind.WRITE:
+                before = _all_before(rows, index)
+                for third in before & picks.keys():
+                    rows[index] |= picks[third]
+    return tuple(frozenset(earlier for earlier in row) for row in rows)
+
+
+def _all_before(rows: list[set[int]], index: int) -> set[int]:
+    """Return all that comes before an event, by one step or by several."""
+    found: set[int] = set()
+    stack = [index]
+    while stack:
+        for earlier in rows[stack.pop()]:
+            if earlier not in found:
+                found.add(earlier)
+                stack.append(earlier)
+    return found
+
+
+def _picked(event: Event) -> frozenset[str]:
+    """Return the registers whose reads picked what an event is about."""
+    on = depends_of(event.instruction)
+    if event.kind is Kind.WRITE:
+        return on.picked_address | on.picked_data
+    return on.picked_address | on.picked_read
+
+
+def _surely_faults(event: Event) -> bool:
+    """Tell whether the program goes on only if this access faults."""
+    return getattr(event.instruction, "faults", None) is True
+
+
+def depends_of(instruction: Instruction) -> Depends:
+    """Return what an instruction depends on."""
+    depends = getattr(instruction, "depends", NOTHING)
+    return depends if isinstance(depends, Depends) else NOTHING
 
 
 def waits_for(later: Event, earlier: Event, *, ets2: bool) -> bool:
@@ -100,10 +189,15 @@ def waits_for(later: Event, earlier: Event, *, ets2: bool) -> bool:
     """
     if later.step == earlier.step:
         # Rules 2 and 4: translate, then access; an atomic reads, then writes.
-        return earlier.kind is Kind.WALK or earlier.kind is Kind.READ
+        return earlier.kind is Kind.WALK or (
+            earlier.kind is Kind.READ and later.kind is Kind.WRITE
+        )
     first, second = earlier.instruction, later.instruction
     # Rule 3: nothing is written on the strength of an access that may yet fault.
     if earlier.kind is Kind.WALK and later.kind in (Kind.WRITE, Kind.UPDATE):
+        return True
+    # Rule 12: dependencies.
+    if earlier.kind is Kind.READ and _depends(later, earlier):
         return True
     # Rule 4: a table word is written after the earlier own accesses to it.
     if later.kind is Kind.WRITE and later.table:
@@ -115,11 +209,11 @@ def waits_for(later: Event, earlier: Event, *, ets2: bool) -> bool:
     if isinstance(first, Isb):
         return True
     if isinstance(second, Isb):
-        return isinstance(first, Dsb | Branch) or earlier.kind is Kind.WALK
+        return earlier.kind in (Kind.WALK, Kind.BRANCH) or isinstance(first, Dsb)
     # Rule 9: a branch waits for its register; writes and TLBI wait for the branch.
     if isinstance(second, Branch) and earlier.kind is Kind.READ:
         return getattr(first, "register", "") == second.register
-    if isinstance(first, Branch):
+    if earlier.kind is Kind.BRANCH:
         return later.kind in (Kind.WRITE, Kind.UPDATE, Kind.INVALIDATE)
     # Rule 7: DSB.
     if isinstance(second, Dsb):
@@ -137,14 +231,45 @@ def waits_for(later: Event, earlier: Event, *, ets2: bool) -> bool:
         return later.kind in (Kind.WRITE, Kind.FAULT)
     if isinstance(first, Dmb):
         return later.kind in (Kind.READ, Kind.WRITE, Kind.FAULT)
-    if isinstance(first, Load) and first.acquire and earlier.kind is Kind.READ:
+    if _acquires(earlier) or _swaps_with_order(earlier):
         return later.kind in (Kind.READ, Kind.WRITE, Kind.FAULT)
-    if isinstance(second, Store) and second.release and later.kind is Kind.WRITE:
+    if _releases(later):
         return earlier.kind in (Kind.READ, Kind.WRITE)
-    if isinstance(second, Load) and second.acquire and later.kind is Kind.READ:
-        released = isinstance(first, Store) and first.release
-        return released and earlier.kind is Kind.WRITE
-    return False
+    return _releases(earlier) and _acquires(later) and not getattr(second, "weak", 0)
+
+
+def _acquires(event: Event) -> bool:
+    """Tell whether an event is the read of a load-acquire."""
+    return event.kind is Kind.READ and getattr(event.instruction, "acquire", False)
+
+
+def _releases(event: Event) -> bool:
+    """Tell whether an event is the write of a store-release."""
+    return event.kind is Kind.WRITE and getattr(event.instruction, "release", False)
+
+
+def _swaps_with_order(event: Event) -> bool:
+    """Tell whether an event is the write of an atomic that acquires and releases."""
+    return _releases(event) and getattr(event.instruction, "acquire", False)
+
+
+def _depends(later: Event, read: Event) -> bool:
+    """Tell whether an event depends on what a read of its thread has found."""
+    register = getattr(read.instruction, "register", "")
+    on = depends_of(later.instruction)
+    match later.kind:
+        case Kind.WALK | Kind.READ:
+            return register in on.address
+        case Kind.UPDATE | Kind.INVALIDATE:
+            return register in on.address | on.picked_address
+        case Kind.WRITE:
+            return register in (
+                on.address | on.data | on.picked_address | on.picked_data
+            )
+        case Kind.BRANCH:
+            return register in on.data | on.picked_data
+        case _:
+            return False
 
 
 def _counts(event: Event, accesses: Accesses) -> bool:
@@ -153,6 +278,8 @@ def _counts(event: Event, accesses: Accesses) -> bool:
         case Accesses.ALL:
             return event.kind in (Kind.READ, Kind.WRITE)
         case Accesses.LOADS:
-            return event.kind is Kind.READ
+            return event.kind is Kind.READ and getattr(
+                event.instruction, "returns", True
+            )
         case Accesses.STORES:
             return event.kind is Kind.WRITE

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlbkit.arm64.ordering.code import Code, will_write
-from tlbkit.arm64.ordering.entries import NEVER_CACHED, Answer, Hardware, answer
+from tlbkit.arm64.ordering.entries import NEVER_CACHED, Answer, answer
 from tlbkit.arm64.ordering.events import (
-    AFTER_WALK_ACCESS,
-    AFTER_WALK_FAULT,
     AFTER_WALK_UPDATE,
     Event,
     Kind,
 )
 from tlbkit.arm64.ordering.program import (
     Accesses,
+    Atomic,
     CompareAndSwap,
     Domain,
     Dsb,
+    Load,
     Store,
     Tlbi,
 )
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.fault import FaultKind
     from tlbkit.arm64.ordering.entries import Entry
-    from tlbkit.arm64.ordering.program import Program
+    from tlbkit.arm64.ordering.program import Program, Value
 
 
 class OrderingModel:
@@ -55,6 +55,7 @@ class OrderingModel:
     def __init__(self, program: Program, *, ets2: bool = False) -> None:
         self.program = program
         self.ets2 = ets2
+        self._managed = program.managed
         self._numbers = {page: i for i, (page, _) in enumerate(program.tables)}
         self._frame_words = {frame: i for i, (frame, _) in enumerate(program.frames)}
         table_words = {page: self.table_word(page) for page in self._numbers}
@@ -108,15 +109,20 @@ class OrderingModel:
                 walked = thread.at(index - AFTER_WALK_UPDATE)
                 return walked == self.table(state, event.page)
             case Kind.READ:
-                return code.read_agrees(
-                    thread, index, self.value_read(state, number, index)
+                cell = self.value_read(state, number, index)
+                return (
+                    cell is not None
+                    and code.read_agrees(thread, index, cell)
+                    and code.as_chosen(thread, index, cell)
                 )
-            case Kind.WRITE if isinstance(event.instruction, Store):
-                return code.write_is_next(thread, index)
             case Kind.WRITE:
-                # Rule 4: nobody wrote between the two halves of an atomic.
-                found = thread.at(index - 1)
-                return found.writer == self.table(state, event.table).writer
+                partner = code.partner(index)
+                if partner is not None:
+                    # Rule 4: nobody wrote between the two halves of an atomic.
+                    word = code.word(thread, event.step) or 0
+                    if thread.at(partner).writer != state.memory[word].writer:
+                        return False
+                return code.write_is_next(thread, index)
             case Kind.BARRIER:
                 return all(
                     cpu == number or self._released(state, cpu, flight)
@@ -137,7 +143,9 @@ class OrderingModel:
         """Tell whether a walk may take one of the table words that it can find."""
         code, thread = self.codes[number], state.threads[number]
         event = code.events[index]
-        fault = self.answer(event, cell).fault
+        fault = self.answer(number, event, cell).fault
+        if getattr(event.instruction, "faults", None) is (fault is None):
+            return False
         if fault in NEVER_CACHED and self.ets2:
             # Rule 10: the accesses before it come before a walk that so faults.
             return code.accesses_done(thread, index)
@@ -147,17 +155,21 @@ class OrderingModel:
         """Return what a walk on a CPU can find for a page: in a TLB, or in memory."""
         return state.tlbs[cpu][self._numbers[page]] | {self.table(state, page)}
 
-    def value_read(self, state: State, number: int, index: int) -> Cell:
-        """Return what a read gets now: an own write on its way, else memory."""
+    def value_read(self, state: State, number: int, index: int) -> Cell | None:
+        """Return what a read gets now: an own write on its way, else memory.
+
+        None if it is an own write, and what that writes is not known yet.
+        """
         code, thread = self.codes[number], state.threads[number]
         own = code.own_write(thread, index)
-        return own or state.memory[code.word(thread, code.events[index].step) or 0]
+        if own is not None:
+            return code.forwards(thread, own, index)
+        return state.memory[code.word(thread, code.events[index].step) or 0]
 
     def may_set_access_flag(self, state: State, page: str) -> bool:
         """Tell whether hardware may set the access flag of a page on its own."""
         entry = self.table(state, page).entry
-        managed = self.program.hardware is not Hardware.NONE
-        return managed and entry.valid and not entry.young
+        return self._managed and entry.valid and not entry.young
 
     # Rule 11: TLBI ----------------------------------------------------------
 
@@ -201,9 +213,9 @@ class OrderingModel:
             fresh = flight.fresh[self._numbers[event.page]]
             if fresh is None or cell in fresh:
                 continue
-            faults = event.step == thread.end
-            last = index + (AFTER_WALK_FAULT if faults else AFTER_WALK_ACCESS)
-            if not thread.done >> last & 1 or not (faults or all_translated):
+            faults = self.answer(cpu, event, cell).fault is not None
+            last = 1 << code.fault(index) if faults else code.accesses_of(index)
+            if last & ~thread.done or not (faults or all_translated):
                 return False
         return True
 
@@ -225,16 +237,17 @@ class OrderingModel:
         """Return the state after a walk: it is decided what the access does."""
         thread = state.threads[number]
         event = self.codes[number].events[index]
-        fault, update = self.answer(event, cell)
-        end = thread.end
+        fault, update = self.answer(number, event, cell)
+        end, code = thread.end, self.codes[number]
         if fault:
-            end = min(end, event.step)
-            never = 1 << AFTER_WALK_UPDATE | 1 << AFTER_WALK_ACCESS
+            if getattr(event.instruction, "faults", None) is None:
+                end = min(end, event.step)
+            never = code.accesses_of(index) | 1 << index + AFTER_WALK_UPDATE
         else:
-            never = 1 << AFTER_WALK_FAULT
+            never = 1 << code.fault(index)
             if update is None:
-                never |= 1 << AFTER_WALK_UPDATE
-        done = thread.done | (1 | never) << index
+                never |= 1 << index + AFTER_WALK_UPDATE
+        done = thread.done | 1 << index | never
         thread = Thread(done, replaced(thread.found, index, cell), end)
         return state._replace(threads=replaced(state.threads, number, thread))
 
@@ -246,10 +259,10 @@ class OrderingModel:
         match event:
             case Event(kind=Kind.UPDATE, page=page):
                 old = thread.at(index - AFTER_WALK_UPDATE)
-                entry = self.answer(event, old).update or old.entry
+                entry = self.answer(number, event, old).update or old.entry
                 state = self._with_table(state, page, Cell(entry, code.writer(index)))
             case Event(kind=Kind.READ):
-                cell = self.value_read(state, number, index)
+                cell = cast("Cell", self.value_read(state, number, index))
                 found = replaced(found, index, cell)
                 if isinstance(event.instruction, CompareAndSwap) and not will_write(
                     event, cell
@@ -257,10 +270,11 @@ class OrderingModel:
                     done |= 1 << index + 1
             case Event(kind=Kind.WRITE, table="", step=step):
                 word = code.word(thread, step) or 0
-                memory = replaced(state.memory, word, code.written(index))
-                state = state._replace(memory=memory)
+                cell = cast("Cell", code.written(thread, index))
+                state = state._replace(memory=replaced(state.memory, word, cell))
             case Event(kind=Kind.WRITE, table=page):
-                state = self._with_table(state, page, code.written(index))
+                cell = cast("Cell", code.written(thread, index))
+                state = self._with_table(state, page, cell)
             case Event(instruction=Tlbi(page=page, broadcast=broadcast)):
                 fresh = tuple(
                     frozenset([self.table(state, name)])
@@ -313,35 +327,55 @@ class OrderingModel:
 
     def outcome(self, state: State) -> Outcome:
         """Return the outcome of a final state."""
-        registers: set[tuple[int, str, int | Entry]] = set()
+        registers: set[tuple[int, str, Value]] = set()
         faults: list[tuple[FaultKind, str] | None] = []
         for number, (code, thread) in enumerate(
             zip(self.codes, state.threads, strict=True)
         ):
-            fault_at: tuple[FaultKind, str] | None = None
-            for index, event in enumerate(code.events):
-                cell = thread.found[index] if event.step <= thread.end else None
-                name = getattr(event.instruction, "register", "")
-                if event.kind is Kind.READ and name:
-                    registers.add((number, name, cell.value if cell else 0))
-                if event.kind is Kind.WALK and event.step == thread.end and cell:
-                    fault = self.answer(event, cell).fault
-                    fault_at = (fault, event.page) if fault else None
-            faults.append(fault_at)
+            read = self.registers(state, number)
+            registers |= {(number, name, read.get(name, 0)) for name in code.reads}
+            last = [(kind, page) for step, kind, page in self.faults(state, number)]
+            faults.append(last[-1] if last else None)
         frames = zip(self._frame_words, state.memory, strict=False)
         return Outcome(
             frozenset(registers),
             tuple(faults),
-            tuple((name, cell.number) for name, cell in frames),
+            tuple((name, cell.value) for name, cell in frames),
             tuple((page, self.table(state, page).entry) for page in self._numbers),
         )
 
+    def registers(self, state: State, number: int) -> dict[str, Value]:
+        """Return what the registers of a thread hold that it has read, by name."""
+        code, thread = self.codes[number], state.threads[number]
+        return {
+            name: cell.value
+            for name, index in code.reads.items()
+            if code.events[index].step <= thread.end
+            and (cell := thread.found[index]) is not None
+        }
+
+    def faults(self, state: State, number: int) -> list[tuple[int, FaultKind, str]]:
+        """Return the faults of a thread: the step, the kind, the page."""
+        code, thread = self.codes[number], state.threads[number]
+        return [
+            (event.step, fault, event.page)
+            for event, cell in zip(code.events, thread.found, strict=True)
+            if event.kind is Kind.WALK and event.step <= thread.end and cell
+            if (fault := self.answer(number, event, cell).fault)
+        ]
+
     # Names ------------------------------------------------------------------
 
-    def answer(self, event: Event, cell: Cell) -> Answer:
-        """Tell what the access of an event gets from a table word."""
-        write = isinstance(event.instruction, Store)
-        return answer(cell.entry, write=write, hardware=self.program.hardware)
+    def answer(self, number: int, event: Event, cell: Cell) -> Answer:
+        """Tell what the access of an event of a thread gets from a table word."""
+        hardware = self.program.hardware_of(number)
+        match event.instruction:
+            case Load(as_store=write, dirties=dirties):
+                return answer(
+                    cell.entry, write=write, hardware=hardware, dirties=dirties
+                )
+        write = isinstance(event.instruction, Store | Atomic)
+        return answer(cell.entry, write=write, hardware=hardware)
 
     def frame_word(self, frame: str) -> int:
         """Return the index in memory of a frame."""

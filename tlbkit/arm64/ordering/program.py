@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from tlbkit.arm64.ordering.entries import Entry, Hardware
 from tlbkit.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-MAX_THREADS = 3
+MAX_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +29,118 @@ class Table:
     page: str
 
 
+Value = int | Entry | Data | Table
+"""What a word or a register holds: a number, an entry, or the address of a word."""
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """A value, or a condition, made of what earlier steps of the thread have read.
+
+    Attributes:
+        registers: The registers that it is made of.
+        function: Takes their values, in this order.
+    """
+
+    registers: tuple[str, ...]
+    function: Callable[..., Value | bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Depends:
+    """The registers on which an instruction depends, by what it needs them for.
+
+    A *picked* value is one of several, and the register only says which one (CSEL).
+
+    Attributes:
+        address: The address is computed from these.
+        data: What is written is computed from these.
+        picked_address: Which address it is was picked by these.
+        picked_data: Which value is written was picked by these.
+        picked_read: The value read was picked by these, through an own store.
+    """
+
+    address: frozenset[str] = frozenset()
+    data: frozenset[str] = frozenset()
+    picked_address: frozenset[str] = frozenset()
+    picked_data: frozenset[str] = frozenset()
+    picked_read: frozenset[str] = frozenset()
+
+
+NOTHING = Depends()
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Read a word; with `register` empty only the fault, if any, is of interest."""
+    """Read a word; with `register` empty only the fault, if any, is of interest.
+
+    Attributes:
+        target: The word.
+        register: Where the value goes.
+        acquire: Whether it is a load-acquire.
+        weak: With `acquire`, that it is LDAPR, which may overtake a store-release.
+        depends: What the address depends on.
+        faults: Whether the program goes on here after a fault of this access (True) or
+            only without one (False); None if a fault ends the thread.
+        as_store: The access needs write permission (a CAS that fails).
+        dirties: With `as_store`, whether hardware makes a clean entry writable for it.
+    """
 
     target: Data | Table
     register: str = ""
     acquire: bool = False
+    weak: bool = False
+    depends: Depends = NOTHING
+    faults: bool | None = None
+    as_store: bool = False
+    dirties: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write a word: an int to data, an `Entry` to a table."""
+    """Write a word: an int to data, an `Entry` to a table.
+
+    Attributes:
+        target: The word.
+        value: What is written.
+        release: Whether it is a store-release.
+        depends: What address and value depend on.
+        faults: As of a `Load`.
+        exclusive: The register of the load that it makes an atomic with (STXR), or "".
+    """
 
     target: Data | Table
-    value: int | Entry
+    value: Value | Computed
     release: bool = False
+    depends: Depends = NOTHING
+    faults: bool | None = None
+    exclusive: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Atomic:
+    """Read a word and write what is made of it, with nobody's write in between.
+
+    Attributes:
+        target: The word.
+        value: What is written; it may be made of `register`.
+        register: Where the value read goes.
+        acquire: Whether the read is a load-acquire.
+        release: Whether the write is a store-release.
+        returns: False for a form without a destination (STCLR), whose read is no load
+            to a barrier for loads.
+        depends: What address and value depend on.
+        faults: As of a `Load`.
+    """
+
+    target: Data | Table
+    value: Value | Computed
+    register: str
+    acquire: bool = False
+    release: bool = False
+    returns: bool = True
+    depends: Depends = NOTHING
+    faults: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +206,7 @@ class Tlbi:
 
     page: str | None
     broadcast: bool = True
+    depends: Depends = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +216,27 @@ class Branch:
     register: str
 
 
-Instruction = Load | Store | Swap | CompareAndSwap | Dmb | Dsb | Isb | Tlbi | Branch
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The program goes on here only if a condition holds.
+
+    A program whose way depends on what it reads is several programs, one for each way;
+    each says with its choices what must have been read on it.
+
+    Attributes:
+        condition: Made of registers; false where the program would go another way.
+        branch: Whether a branch decides, or an instruction that picks a value.
+        depends: `data` and `picked_data` are what a branch depends on.
+    """
+
+    condition: Computed
+    branch: bool = True
+    depends: Depends = NOTHING
+
+
+Access = Load | Store | Atomic | Swap | CompareAndSwap
+
+Instruction = Access | Dmb | Dsb | Isb | Tlbi | Branch | Choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,10 +244,11 @@ class Program:
     """What a run starts from: the steps of each CPU, the tables, the frames.
 
     Attributes:
-        threads: One to three instruction sequences; thread i runs on CPU i.
+        threads: One to four instruction sequences; thread i runs on CPU i.
         tables: The first entry of each page, by page name.
         frames: The first value of each frame, by frame name.
         hardware: Hardware management of access flag and dirty state, on every CPU.
+        by_cpu: The same CPU by CPU, where they differ.
 
     Raises:
         InputError: A page, a frame or a register is used but not there.
@@ -140,11 +258,12 @@ class Program:
     tables: tuple[tuple[str, Entry], ...]
     frames: tuple[tuple[str, int], ...]
     hardware: Hardware = Hardware.NONE
+    by_cpu: tuple[Hardware, ...] = ()
 
     def __post_init__(self) -> None:
         """Check that every name used is there."""
         if not 1 <= len(self.threads) <= MAX_THREADS:
-            raise InputError(f"{len(self.threads)} threads; there may be 1 to 3")
+            raise InputError(f"{len(self.threads)} threads; there may be 1 to 4")
         pages = {page for page, _ in self.tables}
         frames = {frame for frame, _ in self.frames}
         for entry in self.entries():
@@ -162,13 +281,25 @@ class Program:
                             f"P{number}: branch on {instruction.register!r}, which no "
                             "earlier step of this thread reads"
                         )
-                elif isinstance(instruction, Load | Swap | CompareAndSwap):
+                elif isinstance(instruction, Load | Atomic | Swap | CompareAndSwap):
                     if instruction.register in registers:
                         raise InputError(
                             f"P{number}: register {instruction.register!r} is read "
                             "into twice; take a second register"
                         )
                     registers |= {instruction.register} - {""}
+
+    def hardware_of(self, cpu: int) -> Hardware:
+        """Return what the hardware of a CPU manages."""
+        return self.by_cpu[cpu] if self.by_cpu else self.hardware
+
+    @property
+    def managed(self) -> bool:
+        """Tell whether the hardware of any CPU manages anything."""
+        return any(
+            self.hardware_of(cpu) is not Hardware.NONE
+            for cpu in range(len(self.threads))
+        )
 
     def entries(self) -> Iterator[Entry]:
         """Yield every entry that the program starts with, writes, or compares with."""
@@ -179,6 +310,7 @@ class Program:
                 match instruction:
                     case (
                         Store(value=Entry() as value)
+                        | Atomic(value=Entry() as value)
                         | Swap(value=value)
                         | CompareAndSwap(value=value)
                     ):
@@ -187,9 +319,7 @@ class Program:
 
 def named_page(instruction: Instruction) -> str | None:
     """Return the page that an instruction names, or None."""
-    match instruction:
-        case Load(target) | Store(target) | Swap(target) | CompareAndSwap(target):
-            return target.page
-        case Tlbi(page):
-            return page
-    return None
+    if isinstance(instruction, Tlbi):
+        return instruction.page
+    target = getattr(instruction, "target", None)
+    return None if target is None else cast("Data | Table", target).page

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tlbkit.arm64.ordering.entries import Entry, Hardware
+from tlbkit.arm64.ordering.entries import Entry
 from tlbkit.arm64.ordering.events import Event, Kind
+from tlbkit.arm64.ordering.program import Computed
 from tlbkit.arm64.ordering.state import Do, SetAccessFlag, State, Transition, Walk
 
 if TYPE_CHECKING:
@@ -28,13 +29,18 @@ class Reduction:
 
     def __init__(self, model: OrderingModel) -> None:
         self._model = model
-        self._managed = model.program.hardware is not Hardware.NONE
+        self._managed = model.program.managed
         self._frames = {page: {entry.frame} for page, entry in model.program.tables}
         for code in model.codes:
             for event in code.events:
                 value = getattr(event.instruction, "value", None)
                 if event.table and isinstance(value, Entry):
                     self._frames[event.table].add(value.frame)
+                elif event.table and isinstance(value, Computed):
+                    # What it is made of may be any entry of the program.
+                    self._frames[event.table] |= {
+                        frame for frame, _ in model.program.frames
+                    }
         words = range(len(model.initial.memory))
         self._readers = [self._masks(word, {Kind.READ}) for word in words]
         self._writers = [self._masks(word, {Kind.WRITE, Kind.UPDATE}) for word in words]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 if TYPE_CHECKING:
     from tlbkit.arm64.fault import FaultKind
     from tlbkit.arm64.ordering.entries import Entry
+    from tlbkit.arm64.ordering.program import Value
 
 T = TypeVar("T")
 
@@ -18,11 +19,11 @@ class Cell(NamedTuple):
     again is stale in a TLB until it is fetched again.
 
     Attributes:
-        value: An int in a frame, an `Entry` in a table.
+        value: An int or an address in a frame, an `Entry` in a table.
         writer: 0 for the first value, else a number that names the write.
     """
 
-    value: int | Entry
+    value: Value
     writer: int
 
     @property
@@ -138,9 +139,9 @@ class Outcome(NamedTuple):
         tables: (page, entry), in the order of the program.
     """
 
-    registers: frozenset[tuple[int, str, int | Entry]]
+    registers: frozenset[tuple[int, str, Value]]
     faults: tuple[tuple[FaultKind, str] | None, ...]
-    frames: tuple[tuple[str, int], ...]
+    frames: tuple[tuple[str, Value], ...]
     tables: tuple[tuple[str, Entry], ...]
 
 

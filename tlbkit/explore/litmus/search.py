@@ -10,7 +10,7 @@ from tlbkit.arm64.ordering import OrderingModel, Program, Reduction
 from tlbkit.errors import TlbkitError
 from tlbkit.explore.litmus.conditions import holds
 from tlbkit.explore.litmus.form import LitmusTest, load
-from tlbkit.explore.litmus.witness import tell
+from tlbkit.explore.litmus.witness import steps_of, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,7 +94,7 @@ def judge(test: LitmusTest, *, ets2: bool = False) -> Verdict:
     cameby: dict[State, tuple[State, Transition] | None] = {}
     for state in _states(model, cameby):
         if model.is_final(state) and holds(test.condition, model.outcome(state)):
-            witness = tuple(tell(model, test, _path(cameby, state)))
+            witness = tuple(tell(model, steps_of(test), _path(cameby, state)))
             return Verdict(test.name, ets2, witness, len(cameby), expected)
     return Verdict(test.name, ets2, None, len(cameby), expected)
 

@@ -8,25 +8,30 @@ from tlbkit.arm64.ordering import Do, Kind, SetAccessFlag, Walk
 from tlbkit.explore.litmus.steps import step_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tlbkit.arm64.ordering import OrderingModel, State, Transition
     from tlbkit.explore.litmus.form import LitmusTest
 
 
+def steps_of(test: LitmusTest) -> Callable[[int, int], str]:
+    """Return how a step of a thread is told: as the test writes it."""
+    names = {entry: name for name, entry in reversed(test.entries)}
+    return lambda thread, step: step_text(test.program.threads[thread][step], names)
+
+
 def tell(
     model: OrderingModel,
-    test: LitmusTest,
+    steps: Callable[[int, int], str],
     path: Iterable[tuple[State, Transition]],
 ) -> Iterator[str]:
     """Yield one sentence for each transition of an execution.
 
     Args:
         model: The model that ran it.
-        test: The test, for the names of its entries.
+        steps: Tells a step of a thread, by their numbers.
         path: Each state with the transition that left it.
     """
-    names = {entry: name for name, entry in reversed(test.entries)}
     for state, transition in path:
         match transition:
             case SetAccessFlag(page):
@@ -36,7 +41,7 @@ def tell(
                 what = _walk(model, state, transition)
             case Do(number, index):
                 what = _event(model, state, transition)
-        step = step_text(model.codes[number].events[index].instruction, names)
+        step = steps(number, model.codes[number].events[index].step)
         yield f"P{number}: {step}: {what}"
 
 
@@ -47,7 +52,7 @@ def _walk(model: OrderingModel, state: State, walk: Walk) -> str:
     found = f"translates {event.page} by '{walk.cell.value}'"
     if walk.cell != current:
         found += f", held by the TLB; memory has '{current.value}'"
-    fault = model.answer(event, walk.cell).fault
+    fault = model.answer(walk.thread, event, walk.cell).fault
     return found + (f": {fault.value} fault" if fault else "")
 
 
@@ -61,7 +66,7 @@ def _event(model: OrderingModel, state: State, do: Do) -> str:
         case Kind.READ:
             found = model.value_read(state, do.thread, do.event)
             own = "" if found in state.memory else " from its own store"
-            return f"reads '{found.value}'{own}"
+            return f"reads '{found.value if found else ''}'{own}"
         case Kind.WRITE:
             return "reaches memory"
         case Kind.FAULT:
