@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING, NoReturn
 
 from tlbkit import __version__, lab, sources
 from tlbkit.arm64.models import MODELS
-from tlbkit.commands import at, machine
+from tlbkit.commands import at, litmus, machine
 from tlbkit.commands import sequence as sequences
 from tlbkit.commands import sweep as sweeps
 from tlbkit.commands import trace as traces
 from tlbkit.errors import InputError, TlbkitError
-from tlbkit.explore import litmus
 from tlbkit.lab.gallery import verdicts
 from tlbkit.linux.tuning import TUNABLES, read_tuning
 from tlbkit.observe.lines import tracing
@@ -58,7 +57,7 @@ def parser() -> Parser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
 
     def command(
-        name: str, summary: str, do: Callable[[argparse.Namespace], None]
+        name: str, summary: str, do: Callable[[argparse.Namespace], int | None]
     ) -> argparse.ArgumentParser:
         one = commands.add_parser(name, help=summary, description=summary)
         one.set_defaults(do=do)
@@ -163,9 +162,12 @@ def parser() -> Parser:
     sequences.add_sequence(one)
     _add_json(one)
 
-    one = command("litmus", "Judge every litmus test of a file.", _litmus)
-    one.add_argument("file", metavar="FILE", help="see tlbkit.explore.litmus")
-    one.add_argument("--ets2", action="store_true", help="the CPUs have FEAT_ETS2")
+    one = command(
+        "litmus",
+        "Judge litmus tests: herd7's own files, or the package's form.",
+        litmus.litmus,
+    )
+    litmus.add_litmus(one)
     _add_json(one)
 
     one = command(
@@ -222,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what *arguments* say, or those of the process; return the exit status."""
     try:
         asked = parser().parse_args(arguments)
-        asked.do(asked)
+        status: int | None = asked.do(asked)
         sys.stdout.flush()
     except InputError as error:
         return _complain(error, NOT_ALLOWED)
@@ -231,7 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader has seen enough; nothing may be flushed to it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
+        return 0
+    return status or 0
 
 
 def _no_command(_: argparse.Namespace) -> None:
@@ -249,16 +252,6 @@ def _complain(error: TlbkitError, status: int) -> int:
 
 def _print_json(value: object) -> None:
     print(json.dumps(value, indent=2))
-
-
-def _read(path: str) -> str:
-    """Return the text of a file that the caller named."""
-    try:
-        return Path(path).read_text("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: this is not a text file in UTF-8") from None
 
 
 # -- list, patches -------------------------------------------------------------------
@@ -423,25 +416,6 @@ def _report(scenario: Scenario, result: Result) -> str:
         f"modelled time: {result.cost_ns:,.1f} ns",
     ]
     return "\n".join(parts)
-
-
-# -- litmus -------------------------------------------------------------------------
-
-
-def _litmus(asked: argparse.Namespace) -> None:
-    tests = litmus.load(_read(asked.file), asked.file)
-    verdicts = [litmus.judge(test, ets2=asked.ets2) for test in tests]
-    if asked.json:
-        _print_json([verdict.to_json() for verdict in verdicts])
-        return
-    rows = [
-        [one.test, str(one), one.expected or "-", f"{one.states:,}"] for one in verdicts
-    ]
-    print(table(["test", "verdict", "expected", "states"], rows))
-    for one in verdicts:
-        if one.witness is not None:
-            print(f"\n{one.test}: one execution that ends so")
-            print("\n".join(f"  {step}" for step in one.witness))
 
 
 # -- gallery, mutate -----------------------------------------------------------------

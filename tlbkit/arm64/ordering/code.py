@@ -6,7 +6,7 @@ thread; how far it is stands in a `Thread`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from tlbkit.arm64.ordering.events import (
     AFTER_WALK_UPDATE,
@@ -156,7 +156,7 @@ class Code:
             found = self.compute(thread, value)
             if found is None:
                 return None
-            value = cast("Value", found)
+            value = found
         return Cell(value, self._first_writer + index)
 
     def compute(self, thread: Thread, computed: Computed) -> Value | bool | None:

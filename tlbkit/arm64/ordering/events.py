@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from tlbkit.arm64.ordering.program import (
+    NOTHING,
     Accesses,
     Atomic,
     Branch,
     Choice,
-    NOTHING,
     CompareAndSwap,
     Data,
     Depends,
@@ -121,6 +121,12 @@ def order_of(events: tuple[Event, ...], *, ets2: bool) -> tuple[frozenset[int], 
         if event.kind is Kind.READ
         and (register := getattr(event.instruction, "register", ""))
     }
+    # Rule 4: an exclusive store comes after its load.
+    for index, event in enumerate(events):
+        if event.kind is Kind.WRITE and (
+            exclusive := getattr(event.instruction, "exclusive", "")
+        ):
+            rows[index].add(reads[exclusive])
     # Rule 3: a write, and an ISB, wait for the address of every access before them.
     through: set[int] = set()
     for index, event in enumerate(events):

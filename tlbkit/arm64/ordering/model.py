@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tlbkit.arm64.fault import FaultKind
-    from tlbkit.arm64.ordering.entries import Entry
     from tlbkit.arm64.ordering.program import Program, Value
 
 
@@ -118,9 +117,13 @@ class OrderingModel:
             case Kind.WRITE:
                 partner = code.partner(index)
                 if partner is not None:
-                    # Rule 4: nobody wrote between the two halves of an atomic.
+                    # Rule 4: nobody wrote between the two halves of an atomic, which
+                    # are of one word, even where a load and a store translate it anew.
                     word = code.word(thread, event.step) or 0
-                    if thread.at(partner).writer != state.memory[word].writer:
+                    if (
+                        word != code.word(thread, code.events[partner].step)
+                        or thread.at(partner).writer != state.memory[word].writer
+                    ):
                         return False
                 return code.write_is_next(thread, index)
             case Kind.BARRIER:
@@ -329,9 +332,7 @@ class OrderingModel:
         """Return the outcome of a final state."""
         registers: set[tuple[int, str, Value]] = set()
         faults: list[tuple[FaultKind, str] | None] = []
-        for number, (code, thread) in enumerate(
-            zip(self.codes, state.threads, strict=True)
-        ):
+        for number, code in enumerate(self.codes):
             read = self.registers(state, number)
             registers |= {(number, name, read.get(name, 0)) for name in code.reads}
             last = [(kind, page) for step, kind, page in self.faults(state, number)]

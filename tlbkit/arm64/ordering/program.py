@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
@@ -90,7 +90,7 @@ class Load:
     register: str = ""
     acquire: bool = False
     weak: bool = False
-    depends: Depends = NOTHING
+    depends: Depends = field(default=NOTHING, repr=False)
     faults: bool | None = None
     as_store: bool = False
     dirties: bool = False
@@ -112,7 +112,7 @@ class Store:
     target: Data | Table
     value: Value | Computed
     release: bool = False
-    depends: Depends = NOTHING
+    depends: Depends = field(default=NOTHING, repr=False)
     faults: bool | None = None
     exclusive: str = ""
 
@@ -139,7 +139,7 @@ class Atomic:
     acquire: bool = False
     release: bool = False
     returns: bool = True
-    depends: Depends = NOTHING
+    depends: Depends = field(default=NOTHING, repr=False)
     faults: bool | None = None
 
 
@@ -206,7 +206,7 @@ class Tlbi:
 
     page: str | None
     broadcast: bool = True
-    depends: Depends = NOTHING
+    depends: Depends = field(default=NOTHING, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +231,7 @@ class Choice:
 
     condition: Computed
     branch: bool = True
-    depends: Depends = NOTHING
+    depends: Depends = field(default=NOTHING, repr=False)
 
 
 Access = Load | Store | Atomic | Swap | CompareAndSwap

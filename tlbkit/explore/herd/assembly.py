@@ -53,7 +53,8 @@ def listings(parts: Parts) -> list[Listing]:
         PlacedError: A column or a label is not well formed.
     """
     names = [piece.text for piece in parts.threads]
-    own, handlers = {}, {}
+    own: dict[int, int] = {}
+    handlers: dict[int, int] = {}
     for column, piece in enumerate(parts.threads):
         match = re.fullmatch(r"P(\d)(\.F)?(?::\w+)?", piece.text)
         if match is None:
@@ -106,7 +107,9 @@ def _read_column(
 def _line(text: str, line: int) -> Line:
     name, _, rest = text.partition(" ")
     operands = [
-        "".join(part.split()) for part in re.split(r",(?![^\[]*\])", rest) if part.strip()
+        "".join(part.split())
+        for part in re.split(r",(?![^\[]*\])", rest)
+        if part.strip()
     ]
     return Line(name.upper(), tuple(operands), text, line)
 
@@ -131,7 +134,9 @@ def immediate(text: str) -> int | None:
 
 def address(text: str) -> tuple[str, str]:
     """Read `[X1]`, `[X1,#8]` or `[X1,W2,SXTW]`: the base and what is added, or ""."""
-    match = re.fullmatch(r"\[(\w+)(?:,([^,\]]+))?(?:,(?:SXTW|UXTW|LSL)(?:#\d)?)?\]", text)
+    match = re.fullmatch(
+        r"\[(\w+)(?:,([^,\]]+))?(?:,(?:SXTW|UXTW|LSL)(?:#\d)?)?\]", text
+    )
     if match is None:
         raise MissingError(f"the address form {shown(text)}")
     return match[1], match[2] or ""

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from tlbkit.arm64.fault import FaultKind
-from tlbkit.arm64.ordering import Data, Entry, Table
+from tlbkit.arm64.ordering import Data, Table
 from tlbkit.explore.herd.state import register_name
 from tlbkit.explore.herd.text import Piece, PlacedError, shown
 from tlbkit.explore.herd.values import Code, MissingError, Word
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from tlbkit.explore.herd.state import Initial
 
@@ -122,7 +122,7 @@ def holds(proposition: Proposition, end: End) -> bool | None:
             return None if word is None else (word == right) is not unequal
 
 
-def _opposite(value: bool | None) -> bool | None:
+def _opposite(value: object) -> bool | None:
     return None if value is None else not value
 
 
@@ -228,6 +228,8 @@ class _Parser:
                 self._locations()
             if self._peek() == ";":
                 self._take()
+        if not self._peek():
+            return Question("forall", TRUE, only)
         quantifier = self._take("exists", "forall", "~", "not")
         if quantifier in ("~", "not"):
             self._take("exists")
@@ -244,8 +246,8 @@ class _Parser:
         self._take("[")
         depth = 1
         while depth:
-            token = self._take()
-            depth += (token == "[") - (token == "]")
+            word = self._take()
+            depth += (word == "[") - (word == "]")
 
     def _or(self) -> Proposition:
         parts = [self._and()]
@@ -333,9 +335,9 @@ class _Parser:
         if self._peek() == "(":
             text, depth = "", 0
             while True:
-                token = self._take()
-                text += token
-                depth += (token == "(") - (token == ")")
+                word = self._take()
+                text += word
+                depth += (word == "(") - (word == ")")
                 if depth == 0:
                     return self._initial.entry(text, page)
         if self._peek() == "&":

@@ -1,25 +1,23 @@
-"""The verdict on a herd7 test, by every execution of every way that its threads can go."""
+"""The verdict on a herd7 test, by every execution of every way of its threads."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from tlbkit.arm64.ordering import Computed, Data, OrderingModel, Reduction, Table
-from tlbkit.explore.herd.condition import All, Equal, Fault, Not, Proposition, holds
+from tlbkit.arm64.ordering import Computed, Data, OrderingModel, Table
+from tlbkit.explore.herd.condition import All, Fault, Not, Proposition, holds
 from tlbkit.explore.herd.values import Code, MissingError
-from tlbkit.explore.litmus.search import SearchTooLargeError
+from tlbkit.explore.litmus.search import MAX_STATES, Search
 from tlbkit.explore.litmus.witness import tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from tlbkit.arm64.ordering import State, Transition
+    from tlbkit.arm64.ordering import State
     from tlbkit.explore.herd.paths import Path
     from tlbkit.explore.herd.test import HerdTest
     from tlbkit.explore.herd.values import Held, Word
-
-MAX_STATES = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +85,7 @@ def judge_herd(
         if not missing and holds(asked, _Before(test, ways)) is False:
             continue
         model = OrderingModel(test.program(ways), ets2=ets2)
-        search = _Search(model, limit - seen)
+        search = Search(model, test.name, limit - seen)
         for state in search.states():
             if not model.is_final(state):
                 continue
@@ -125,45 +123,6 @@ def _texts(test: HerdTest, ways: tuple[Path, ...]) -> Any:
     return text
 
 
-class _Search:
-    """Every state of one program that must be looked at, each once, depth first."""
-
-    def __init__(self, model: OrderingModel, limit: int) -> None:
-        self._model = model
-        self._limit = limit
-        self._cameby: dict[State, tuple[State, Transition] | None] = {}
-
-    @property
-    def seen(self) -> int:
-        """How many states were seen."""
-        return len(self._cameby)
-
-    def states(self) -> Any:
-        """Yield the states; what is first in program order is tried first."""
-        model, cameby = self._model, self._cameby
-        reduction = Reduction(model)
-        cameby[model.initial] = None
-        stack = [model.initial]
-        while stack:
-            state = stack.pop()
-            yield state
-            for transition in reversed(reduction.sufficient(state)):
-                after = model.step(state, transition)
-                if after not in cameby:
-                    if len(cameby) >= self._limit:
-                        raise SearchTooLargeError("more states than the limit")
-                    cameby[after] = state, transition
-                    stack.append(after)
-
-    def path(self, state: State) -> list[tuple[State, Transition]]:
-        """Return the states and transitions that led to a state, first one first."""
-        found = []
-        while (last := self._cameby[state]) is not None:
-            found.append(last)
-            state = last[0]
-        return found[::-1]
-
-
 class _Before:
     """What is known of the end before anything has run."""
 
@@ -173,7 +132,10 @@ class _Before:
 
     def register(self, thread: int, name: str) -> Word | None:
         way = self._ways[thread]
-        held = [way.registers.get(name), *(r.get(name) for r in way.registers_at.values())]
+        held = [
+            way.registers.get(name),
+            *(r.get(name) for r in way.registers_at.values()),
+        ]
         words = {0 if one is None else one.value for one in held}
         if len(words) > 1 or isinstance(next(iter(words)), Computed):
             return None
@@ -245,6 +207,3 @@ class _After:
             )
             for step, kind, page in self._model.faults(self._state, fault.thread)
         )
-
-
-__all__ = ["Equal", "HerdVerdict", "judge_herd"]

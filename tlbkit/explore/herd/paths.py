@@ -63,6 +63,7 @@ MAX_PATHS = 400
 """The most ways of one thread."""
 
 _NOTHING = Held(0)
+_NO_FLAGS = Held((0, 1))  # Z is clear
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +154,7 @@ class _State:
 
     registers: dict[str, Held]
     at: int = 0
-    flags: Held = Held((0, 0))
+    flags: Held = _NO_FLAGS
     handling: bool = False
     faulted: bool = False
     reserved: tuple[Data | Table, str] | None = None
@@ -175,6 +176,30 @@ class _State:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """An access that is being executed.
+
+    Attributes:
+        name: The mnemonic.
+        operands: All its operands; the last is the address.
+        where: The address, with what it depends on.
+        target: The place that it is on this way.
+        faults: Whether it faults on this way, or None if a fault ends the thread.
+    """
+
+    name: str
+    operands: tuple[str, ...]
+    where: Held
+    target: Data | Table
+    faults: bool | None = None
+
+    @property
+    def depends(self) -> Depends:
+        """What the address depends on."""
+        return Depends(address=self.where.basic, picked_address=self.where.picked)
+
+
 class _Walker:
     """Runs one thread in every way."""
 
@@ -187,9 +212,7 @@ class _Walker:
         self.found: list[Path] = []
         self.todo: list[_State] = []
         self._targets: list[Data | Table] = [
-            place
-            for name in initial.locations
-            for place in (Data(name), Table(name))
+            place for name in initial.locations for place in (Data(name), Table(name))
         ]
 
     def walk(self, state: _State) -> None:
@@ -197,7 +220,9 @@ class _Walker:
         lines, body = self.listing.lines, self.listing.body
         while state.at < len(lines) and (state.handling or state.at != body):
             if len(state.steps) > MAX_STEPS:
-                raise MissingError(f"P{self.number} can take more than {MAX_STEPS} steps")
+                raise MissingError(
+                    f"P{self.number} can take more than {MAX_STEPS} steps"
+                )
             line = lines[state.at]
             state.at += 1
             if not self._execute(state, line):
@@ -263,9 +288,9 @@ class _Walker:
                 self._set(state, to, state.registers.get("ELR", _NOTHING))
             case "CMP" | "TST", (left, right):
                 self._compare(state, name, left, right)
-            case ("ADD" | "SUB" | "SUBS" | "ADDS" | "LSL" | "LSR"), _ if (
-                len(operands) in (3, 4)
-            ):
+            case (("ADD" | "SUB" | "SUBS" | "ADDS" | "LSL" | "LSR"), _) if len(
+                operands
+            ) in (3, 4):
                 self._arithmetic(state, name, operands)
             case "AND" | "ORR" | "EOR" | "BIC" | "ANDS" | "BICS", (to, left, right):
                 self._logic(state, name, to, left, right)
@@ -298,9 +323,7 @@ class _Walker:
             raise MissingError(f"label {shown(label)}, which is nowhere")
         return self.listing.labels[label]
 
-    def _arithmetic(
-        self, state: _State, name: str, operands: tuple[str, ...]
-    ) -> None:
+    def _arithmetic(self, state: _State, name: str, operands: tuple[str, ...]) -> None:
         to, left, right, *extended = operands
         if extended and not re.fullmatch(r"(?i)(sxtw|uxtw|lsl)(#0)?", extended[0]):
             raise MissingError(f"the operand {shown(extended[0])}")
@@ -323,9 +346,7 @@ class _Walker:
             state.flags = apply(_pair, first, second)
         self._set(state, to, result)
 
-    def _logic(
-        self, state: _State, name: str, to: str, left: str, right: str
-    ) -> None:
+    def _logic(self, state: _State, name: str, to: str, left: str, right: str) -> None:
         plain = name.removesuffix("S")
         first, second = self._operand(state, left), self._operand(state, right)
         if plain in ("EOR", "BIC") and first is second:
@@ -357,13 +378,15 @@ class _Walker:
         if match[1] == "VMALLE1":
             self._step(state, Tlbi(None, broadcast))
             return
-        page = self._operand(state, operands[1])
-        if not isinstance(page.value, PageNumber) or page.value.page not in (
-            self.pages.first
-        ):
-            raise MissingError("a TLBI of what is no page of the test (LSR #12)")
-        on = Depends(address=page.basic, picked_address=page.picked)
-        self._step(state, Tlbi(page.value.page, broadcast, on))
+        held = self._operand(state, operands[1])
+        on = Depends(address=held.basic, picked_address=held.picked)
+        match held.value:
+            case PageNumber(page):
+                self._step(state, Tlbi(page, broadcast, on))
+            case Table(page):
+                self._step(state, Tlbi(values.page_of_table(page), broadcast, on))
+            case _:
+                raise MissingError("a TLBI of what is no page's number (LSR #12)")
 
     # The way ----------------------------------------------------------------
 
@@ -389,16 +412,16 @@ class _Walker:
         else:
             held = self._operand(state, operands[0])
             bit, label = immediate(operands[1]) or 0, operands[2]
-            held = apply(
-                lambda word: values.bitwise("AND", word, 1 << bit), held
-            )
+            held = apply(lambda word: values.bitwise("AND", word, 1 << bit), held)
             test = _zero if name == "TBZ" else _not_zero
         target = self._place(label)
         on = Depends(data=held.basic, picked_data=held.picked)
         if held.known:
             taken = test(held.value)
             self._step(state, Choice(_ALWAYS, depends=on))
-            return not taken or self._jump(state, here, target, check=False)
+            # A loop that counts ends by itself.
+            check = bool(held.basic or held.picked)
+            return not taken or self._jump(state, here, target, check=check)
         computed = cast("Computed", held.value)
         other = self._fork(state)
         self._step(other, Choice(_then(computed, test, wanted=True), depends=on))
@@ -467,76 +490,53 @@ class _Walker:
     # Accesses ---------------------------------------------------------------
 
     def _access(self, state: _State, name: str, operands: tuple[str, ...]) -> bool:
-        """Access memory: to each place that the address may be, with and without fault."""
+        """Access memory: each place that the address may be, with and without fault."""
         base_text, added = address(operands[-1])
-        if len(operands) > 3 + (name.startswith("CAS")):
-            raise ValueError(name)
         base = self._operand(state, base_text)
         where = apply(values.add, base, self._operand(state, added)) if added else base
         if where.known:
             if not isinstance(where.value, Data | Table):
                 raise MissingError("an access to an address that is no location's")
-            return self._access_to(state, name, operands, where, where.value)
+            return self._access_to(state, _Access(name, operands, where, where.value))
         computed = cast("Computed", where.value)
+        candidates = self._targets
         if isinstance(base.value, Data | Table):
             candidates = [base.value]
-        else:
-            candidates = self._targets
         for target in candidates:
             other = state.copy()
-            self._step(other, Choice(_then(computed, _is(target), wanted=True), False))
-            if self._access_to(other, name, operands, where, target):
+            found = _then(computed, _is(target), wanted=True)
+            self._step(other, Choice(found, branch=False))
+            if self._access_to(other, _Access(name, operands, where, target)):
                 self.todo.append(other)
         known = frozenset(candidates)
-        self._step(
-            state,
-            Choice(_then(computed, lambda word: word in known, wanted=False), False),
-        )
+        lost = _then(computed, lambda word: word in known, wanted=False)
+        self._step(state, Choice(lost, branch=False))
         self._end(state, f"{name}: an access to an address that is no location's")
         return False
 
-    def _access_to(
-        self,
-        state: _State,
-        name: str,
-        operands: tuple[str, ...],
-        where: Held,
-        target: Data | Table,
-    ) -> bool:
+    def _access_to(self, state: _State, access: _Access) -> bool:
         """Access one place; the state goes on without a fault, a copy with one."""
+        target = access.target
         if isinstance(target, Table):
-            return self._perform(state, name, operands, where, target, None)
-        write = name not in _LOADS
+            return self._perform(state, access)
+        write = access.name not in _LOADS
         may = self.pages.may(target.page, self.number, write=write)
-        ends = (
-            state.handling
-            if self.listing.handled
-            else not self.pages.again or False
-        )
         if may == {False}:
-            return self._perform(state, name, operands, where, target, None)
-        if ends:
+            return self._perform(state, access)
+        if state.handling or not (self.listing.handled or self.pages.again):
             state.registers_at[len(state.steps)] = dict(state.registers)
-            return self._perform(state, name, operands, where, target, None)
+            return self._perform(state, access)
         if True in may and not state.faulted:
-            self._fault(state.copy(), name, operands, where, target)
+            self._fault(state.copy(), access, target)
         if False not in may:
             return False
-        return self._perform(state, name, operands, where, target, False)
+        return self._perform(state, replace(access, faults=False))
 
-    def _fault(
-        self,
-        state: _State,
-        name: str,
-        operands: tuple[str, ...],
-        where: Held,
-        target: Data,
-    ) -> None:
+    def _fault(self, state: _State, access: _Access, target: Data) -> None:
         """Fault, and go on in the handler, or at the same instruction again."""
-        on = Depends(address=where.basic, picked_address=where.picked)
-        acquire = bool(_ACQUIRES.fullmatch(name))
-        if name in _LOADS:
-            self._step(state, Load(target, "", acquire, depends=on, faults=True))
+        on = access.depends
+        if access.name in _LOADS:
+            self._step(state, Load(target, depends=on, faults=True))
         else:
             self._step(state, Store(target, 0, depends=on, faults=True))
         self._step(state, Isb())  # an exception entry synchronises the context
@@ -550,143 +550,109 @@ class _Walker:
             state.at = here
         self.todo.append(state)
 
-    def _perform(
-        self,
-        state: _State,
-        name: str,
-        operands: tuple[str, ...],
-        where: Held,
-        target: Data | Table,
-        faults: bool | None,
-    ) -> bool:
+    def _perform(self, state: _State, access: _Access) -> bool:
         """Do an access that does not fault, or whose fault ends the thread."""
-        on = Depends(address=where.basic, picked_address=where.picked)
-        register = f"r{len(state.steps)}"
-        if name in _LOADS:
-            (to, _) = operands
-            picked = self._through_memory(state, target)
-            on = replace(on, picked_read=picked)
-            step = Load(target, register, *_LOADS[name], depends=on, faults=faults)
-            self._step(state, step)
-            got = read_into(register)
-            self._set(state, to, replace(got, picked=picked))
-            if name in ("LDXR", "LDAXR"):
-                state.reserved = target, register
-            return True
+        name = access.name
         if name in _STORES:
-            return self._store(state, name, operands, target, on, faults)
-        return self._atomic(state, name, operands, target, on, faults)
+            return self._store(state, access)
+        if name not in _LOADS:
+            return self._atomic(state, access)
+        (to, _) = access.operands
+        register = f"r{len(state.steps)}"
+        picked = self._through_memory(state, access.target)
+        acquire, weak = _LOADS[name]
+        self._step(
+            state,
+            Load(
+                access.target,
+                register,
+                acquire=acquire,
+                weak=weak,
+                depends=replace(access.depends, picked_read=picked),
+                faults=access.faults,
+            ),
+        )
+        self._set(state, to, replace(read_into(register), picked=picked))
+        if name in ("LDXR", "LDAXR"):
+            state.reserved = access.target, register
+        return True
 
-    def _store(
-        self,
-        state: _State,
-        name: str,
-        operands: tuple[str, ...],
-        target: Data | Table,
-        on: Depends,
-        faults: bool | None,
-    ) -> bool:
+    def _store(self, state: _State, access: _Access) -> bool:
+        name, target = access.name, access.target
         exclusive = ""
-        *status, source, _ = operands
+        *status, source, _ = access.operands
         if name in ("STXR", "STLXR"):
             (result,) = status
-            other = self._fork(state)
+            other = state.copy()
             self._set(other, result, Held(1))
             other.reserved = None
-            other.registers_at.pop(len(other.steps), None)
+            self.todo.append(other)
             if state.reserved is None or state.reserved[0] != target:
-                self.todo.remove(other)
-                self._set(state, result, Held(1))
-                return True
+                return False
             exclusive = state.reserved[1]
             state.reserved = None
         elif status:
             raise ValueError(name)
         value = self._operand(state, source)
-        self._write(state, target, value, on)
-        on = replace(on, data=value.basic, picked_data=value.picked)
+        on = self._write(state, access, value)
         self._step(
             state,
             Store(
                 target,
                 cast("int", value.value),
-                name in ("STLR", "STLXR"),
-                on,
-                faults,
-                exclusive,
+                release=name in ("STLR", "STLXR"),
+                depends=on,
+                faults=access.faults,
+                exclusive=exclusive,
             ),
         )
         if exclusive:
             self._set(state, result, Held(0))
         return True
 
-    def _atomic(
-        self,
-        state: _State,
-        name: str,
-        operands: tuple[str, ...],
-        target: Data | Table,
-        on: Depends,
-        faults: bool | None,
-    ) -> bool:
-        match = _ATOMIC.fullmatch(name)
+    def _atomic(self, state: _State, access: _Access) -> bool:
+        match = _ATOMIC.fullmatch(access.name)
         if match is None:
-            raise ValueError(name)
-        kind = match["load"] or match["store"]
-        order = match["order"] or match["late"] or ""
-        register = f"r{len(state.steps)}"
-        got = read_into(register)
+            raise ValueError(access.name)
+        kind, order = match["load"] or match["store"], match["order"] or ""
+        order += match["late"] or ""
         if kind == "CAS":
-            return self._compare_and_swap(
-                state, operands, target, on, faults, order=order
-            )
-        if match["store"]:
-            source, _ = operands
-            to = "XZR"
-        else:
-            source, to, _ = operands
-        given = self._operand(state, source)
+            return self._compare_and_swap(state, access, order)
+        source, to, _ = (
+            (access.operands[0], "XZR", access.operands[1])
+            if match["store"]
+            else access.operands
+        )
+        register = f"r{len(state.steps)}"
+        got, given = read_into(register), self._operand(state, source)
         returns = register_name(to) != "XZR"
-        self._write(state, target, given, on)
-        on = replace(on, data=given.basic, picked_data=given.picked)
+        on = self._write(state, access, given)
         value = given if kind == "SWP" else apply(_CHANGES[kind], got, given)
         self._step(
             state,
             Atomic(
-                target,
+                access.target,
                 cast("int", value.value),
                 register,
                 acquire="A" in order and returns,
                 release="L" in order,
                 returns=returns,
                 depends=on,
-                faults=faults,
+                faults=access.faults,
             ),
         )
         self._set(state, to, got)
         return True
 
-    def _compare_and_swap(
-        self,
-        state: _State,
-        operands: tuple[str, ...],
-        target: Data | Table,
-        on: Depends,
-        faults: bool | None,
-        *,
-        order: str,
-    ) -> bool:
-        expected_in, source, _ = operands
+    def _compare_and_swap(self, state: _State, access: _Access, order: str) -> bool:
+        expected_in, source, _ = access.operands
         expected = self._operand(state, expected_in)
         given = self._operand(state, source)
         register = f"r{len(state.steps)}"
         got = read_into(register)
         same = apply(lambda one, other: one == other, got, expected)
         returns = register_name(expected_in) != "XZR"
-        acquire, release = "A" in order, "L" in order
-        judged = replace(
-            on, picked_data=expected.basic | expected.picked | given.picked
-        )
+        acquire = "A" in order and returns
         # It fails, and writes nothing; whether it makes the entry dirty is left open.
         dirty = self.pages.hardware[self.number] is Hardware.DIRTY
         for dirties in (False, True) if dirty else (False,):
@@ -694,11 +660,11 @@ class _Walker:
             self._step(
                 other,
                 Load(
-                    target,
+                    access.target,
                     register,
-                    acquire and returns,
-                    depends=on,
-                    faults=faults,
+                    acquire=acquire,
+                    depends=access.depends,
+                    faults=access.faults,
                     as_store=True,
                     dirties=dirties,
                 ),
@@ -707,18 +673,19 @@ class _Walker:
         # It fails, and writes what it has read; or it succeeds.
         for wanted, value in ((False, got), (True, given)):
             way = state if wanted else self._fork(state)
-            self._write(way, target, value, judged)
+            on = self._write(way, access, given if wanted else _NOTHING)
+            judged_by = expected.basic | expected.picked
             self._step(
                 way,
                 Atomic(
-                    target,
+                    access.target,
                     cast("int", value.value),
                     register,
-                    acquire=acquire and returns,
-                    release=release,
+                    acquire=acquire,
+                    release="L" in order,
                     returns=returns,
-                    depends=replace(judged, data=given.basic if wanted else frozenset()),
-                    faults=faults,
+                    depends=replace(on, picked_data=on.picked_data | judged_by),
+                    faults=access.faults,
                 ),
             )
             self._judged(way, same, expected_in, got, wanted=wanted)
@@ -732,11 +699,12 @@ class _Walker:
         self._step(state, Choice(_then(computed, bool, wanted=wanted), branch=False))
         self._set(state, to, got)
 
-    def _write(
-        self, state: _State, target: Data | Table, value: Held, on: Depends
-    ) -> None:
-        """Take note of a store, for loads that get its value."""
-        state.stores.append((target, value.picked | on.picked_address | on.picked_data))
+    def _write(self, state: _State, access: _Access, value: Held) -> Depends:
+        """Note a store, for loads that get its value; return its dependencies."""
+        on = replace(access.depends, data=value.basic, picked_data=value.picked)
+        picked = value.picked | on.picked_address
+        state.stores.append((access.target, picked))
+        return on
 
     def _through_memory(self, state: _State, target: Data | Table) -> frozenset[str]:
         """Return the reads that picked the value of the last own store to a place."""
@@ -772,7 +740,6 @@ _ATOMIC = re.compile(
     r"(?P<load>SWP|CAS|LD(?:ADD|SET|CLR|EOR))(?P<order>A?L?)"
     r"|ST(?P<store>ADD|SET|CLR|EOR)(?P<late>L?)"
 )
-_ACQUIRES = re.compile(r"LDAR|LDAPR|LDAXR")
 
 _OPTIONS = {
     **{

@@ -14,9 +14,7 @@ _ENTRY_OF = rf"(?:pte_(?P<pte>{NAME})|(?:PTE|TTD)\(\s*(?P<ttd>{NAME})\s*\))"
 _TYPE = r"(?:(?:const\s+|volatile\s+|unsigned\s+|signed\s+)*[A-Za-z_]\w*[\s*]+)?"
 _REGISTER = re.compile(rf"({_TYPE})P?(\d+)\s*:\s*([A-Za-z]\w*)(?:\s*=\s*(.*))?")
 _TABLE = re.compile(rf"{_TYPE}\[?\s*{_ENTRY_OF}\s*\]?\s*=\s*(.*)")
-_DATA = re.compile(
-    rf"({_TYPE})\[?\s*({NAME})\s*\]?(?:\s*\[(\d+)\])?(?:\s*=\s*(.*))?"
-)
+_DATA = re.compile(rf"({_TYPE})\[?\s*({NAME})\s*\]?(?:\s*\[(\d+)\])?(?:\s*=\s*(.*))?")
 _NUMBER = re.compile(r"(-?)(0x[0-9a-fA-F]{1,16}|[0-9]{1,20})")
 _OUTPUT = re.compile(rf"(?:PA\(\s*({NAME})\s*\)|phy_({NAME}))")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
-from tlbkit.arm64.ordering import Data, Entry, Program, Table
+from tlbkit.arm64.ordering import INVALID, Entry, Program, Table, Tlbi
 from tlbkit.arm64.ordering.program import MAX_THREADS
 from tlbkit.errors import InputError
 from tlbkit.explore.herd.assembly import Listing, all_labels, listings
@@ -14,12 +14,14 @@ from tlbkit.explore.herd.condition import Equal, Fault, Question, atoms, parse_q
 from tlbkit.explore.herd.paths import Pages, Path, paths
 from tlbkit.explore.herd.state import Initial, hardware_of
 from tlbkit.explore.herd.text import Parts, PlacedError, cut, shown
-from tlbkit.explore.herd.values import MissingError, Word
+from tlbkit.explore.herd.values import MissingError, Word, page_of_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_VARIANTS = frozenset({"vmsa", "kvm", "fatal", "precise", "handled", "imprecise", "ets2"})
+_VARIANTS = frozenset(
+    {"vmsa", "kvm", "fatal", "precise", "handled", "imprecise", "ets2"}
+)
 """The variants that are read; a fault ends its thread unless it is `handled`."""
 
 MAX_PROGRAMS = 5000
@@ -56,9 +58,14 @@ class HerdTest:
 
     def program(self, ways: tuple[Path, ...]) -> Program:
         """Return the program in which each thread goes one way."""
+        tables = {page_of_table(page): INVALID for page in self.pages.first}
+        named = {
+            step.page for way in ways for step in way.steps if isinstance(step, Tlbi)
+        }
+        first = {page: entry for page, entry in tables.items() if page in named}
         return Program(
             tuple(way.steps for way in ways),
-            tuple(self.pages.first.items()),
+            (*self.pages.first.items(), *first.items()),
             self.locations,  # type: ignore[arg-type]
             by_cpu=self.pages.hardware,
         )
@@ -124,7 +131,9 @@ def _load(parts: Parts, source: str) -> HerdTest:
     for ways in found:
         count *= len(ways)
     if count > MAX_PROGRAMS:
-        raise MissingError(f"its threads can go {count:,} ways; {MAX_PROGRAMS:,} are tried")
+        raise MissingError(
+            f"its threads can go {count:,} ways; {MAX_PROGRAMS:,} are tried"
+        )
     return HerdTest(
         parts.name,
         source,
@@ -140,7 +149,8 @@ def _load(parts: Parts, source: str) -> HerdTest:
 def _variants(parts: Parts) -> set[str]:
     option = parts.options.get("variant")
     words = {
-        word.lower() for word in (option.text if option else "").replace(",", " ").split()
+        word.lower()
+        for word in (option.text if option else "").replace(",", " ").split()
     }
     if unknown := sorted(words - _VARIANTS):
         raise MissingError(f"the variant {shown(unknown[0])}")
@@ -175,6 +185,3 @@ def _check_question(question: Question, threads: int, parts: Parts) -> None:
                 raise PlacedError(
                     parts.question.line, f"question: there is no thread P{thread}"
                 )
-
-
-__all__ = ["Data", "HerdTest", "Table", "is_herd", "load_herd"]

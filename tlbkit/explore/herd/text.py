@@ -84,7 +84,7 @@ def cut(text: str) -> Parts:
     opened = text.find("{")
     if opened < 0:
         raise PlacedError(start, "there is no initial state, '{ ... }'")
-    head = text[: opened].split("\n")
+    head = text[:opened].split("\n")
     for number, line in enumerate(head[start:], start + 1):
         match = _KEY.fullmatch(line.strip())
         if match and not line.strip().startswith('"'):

@@ -1,5 +1,4 @@
-"""What the registers of a test hold: numbers, entries, addresses, and what is not
-known before the program runs.
+"""What registers hold: numbers, entries, addresses, and what is only known in the run.
 
 An entry is also a word of 64 bits, of which instructions set, clear and test some.
 """
@@ -15,6 +14,8 @@ from tlbkit.errors import TlbkitError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from tlbkit.arm64.ordering import Value
 
 MASK = (1 << 64) - 1
 
@@ -37,6 +38,14 @@ class PageNumber(NamedTuple):
     """The address of a page shifted right by 12, as a TLBI takes it."""
 
     page: str
+
+
+def page_of_table(page: str) -> str:
+    """Return the name of the page in which the entry of a page stands.
+
+    No access goes by way of a translation of it, so that a TLBI of it does nothing.
+    """
+    return f"PTE({page})"
 
 
 Word = int | Entry | Data | Table | Code | PageNumber
@@ -68,7 +77,7 @@ def read_into(register: str) -> Held:
     return Held(Computed((register,), _same), frozenset([register]))
 
 
-def _same(word: Word) -> Word:
+def _same(word: Value) -> Value:
     return word
 
 
@@ -129,14 +138,13 @@ def _with_bits(entry: Entry, bits: int) -> Entry:
     )
 
 
-def _mask(entry: Entry, mask: int, *, inverted: bool = False) -> None:
-    touched = MASK ^ mask if inverted else mask
+def _only_changes_known(touched: int) -> None:
+    """Refuse to change bits of an entry that entries do not have here."""
     if touched & ~_KNOWN_BITS & MASK:
         raise MissingError(
             f"bits {touched & ~_KNOWN_BITS & MASK:#x} of an entry are changed; "
             "V, AP[2], AF and DBM are the bits that entries have here"
         )
-    del entry
 
 
 def bitwise(name: str, left: Word, right: Word) -> Word:
@@ -180,16 +188,16 @@ def _bitwise_on_entry(name: str, left: Word, right: Word) -> Word:
         case "AND" if not mask & ~_KNOWN_BITS:
             return bits_of(entry) & mask
         case "AND":
-            _mask(entry, mask, inverted=True)
+            _only_changes_known(MASK ^ mask)
             return _with_bits(entry, bits_of(entry) & mask)
         case "ORR":
-            _mask(entry, mask)
+            _only_changes_known(mask)
             return _with_bits(entry, bits_of(entry) | mask)
         case "EOR":
-            _mask(entry, mask)
+            _only_changes_known(mask)
             return _with_bits(entry, bits_of(entry) ^ mask)
         case _:
-            _mask(entry, mask)
+            _only_changes_known(mask)
             return _with_bits(entry, bits_of(entry) & ~mask)
 
 
@@ -225,8 +233,10 @@ def shift(word: Word, by: int) -> Word:
     if by == -12 and isinstance(word, Data):
         return PageNumber(word.page)
     if by == -12 and isinstance(word, Table):
-        return PageNumber(f"pte({word.page})")
-    raise MissingError("a shift of an address or entry other than LSR #12 of an address")
+        return PageNumber(page_of_table(word.page))
+    raise MissingError(
+        "a shift of an address or entry other than LSR #12 of an address"
+    )
 
 
 def low_half(word: Word) -> Word:

@@ -59,6 +59,7 @@ the equals sign; `threads`, an object from "P0" to a list of steps; `exists`; an
 
 from tlbkit.explore.litmus.form import LitmusTest, dump_json, dump_text, load, to_json
 from tlbkit.explore.litmus.search import (
+    MAX_STATES,
     SearchTooLargeError,
     Verdict,
     catalogue,
@@ -67,6 +68,7 @@ from tlbkit.explore.litmus.search import (
 )
 
 __all__ = [
+    "MAX_STATES",
     "LitmusTest",
     "SearchTooLargeError",
     "Verdict",

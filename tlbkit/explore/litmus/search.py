@@ -79,24 +79,25 @@ def catalogue() -> list[LitmusTest]:
     return load(path.read_text("utf-8"), "catalogue.litmus")
 
 
-def judge(test: LitmusTest, *, ets2: bool = False) -> Verdict:
+def judge(test: LitmusTest, *, ets2: bool = False, limit: int = MAX_STATES) -> Verdict:
     """Tell whether the outcome that a test asks about can happen.
 
     Args:
         test: The test.
         ets2: Whether the CPUs have FEAT_ETS2.
+        limit: The most states that are looked at.
 
     Raises:
-        SearchTooLargeError: The test has more than `MAX_STATES` states.
+        SearchTooLargeError: The test has more states.
     """
     model = OrderingModel(test.program, ets2=ets2)
     expected = test.expected[ets2] if test.expected else ""
-    cameby: dict[State, tuple[State, Transition] | None] = {}
-    for state in _states(model, cameby):
+    search = Search(model, test.name, limit)
+    for state in search.states():
         if model.is_final(state) and holds(test.condition, model.outcome(state)):
-            witness = tuple(tell(model, steps_of(test), _path(cameby, state)))
-            return Verdict(test.name, ets2, witness, len(cameby), expected)
-    return Verdict(test.name, ets2, None, len(cameby), expected)
+            witness = tuple(tell(model, steps_of(test), search.path(state)))
+            return Verdict(test.name, ets2, witness, search.seen, expected)
+    return Verdict(test.name, ets2, None, search.seen, expected)
 
 
 def outcomes(test: LitmusTest | Program, *, ets2: bool = False) -> frozenset[Outcome]:
@@ -109,43 +110,64 @@ def outcomes(test: LitmusTest | Program, *, ets2: bool = False) -> frozenset[Out
         SearchTooLargeError: The test has more than `MAX_STATES` states.
     """
     program = test.program if isinstance(test, LitmusTest) else test
+    name = test.name if isinstance(test, LitmusTest) else "program"
     model = OrderingModel(program, ets2=ets2)
     return frozenset(
-        model.outcome(state) for state in _states(model, {}) if model.is_final(state)
+        model.outcome(state)
+        for state in Search(model, name).states()
+        if model.is_final(state)
     )
 
 
-def _states(
-    model: OrderingModel, cameby: dict[State, tuple[State, Transition] | None]
-) -> Iterator[State]:
-    """Yield every state that must be looked at, each once, depth first.
+class Search:
+    """Every state of a program that must be looked at, each once, depth first.
 
     What is first in program order is tried first, so that a witness strays from the
-    plain order only where it has to. `cameby` receives how each state was reached.
+    plain order only where it has to.
     """
-    reduction = Reduction(model)
-    cameby[model.initial] = None
-    stack = [model.initial]
-    while stack:
-        state = stack.pop()
-        yield state
-        for transition in reversed(reduction.sufficient(state)):
-            after = model.step(state, transition)
-            if after not in cameby:
-                if len(cameby) == MAX_STATES:
-                    raise SearchTooLargeError(
-                        f"more than {MAX_STATES} states: take steps out of the test"
-                    )
-                cameby[after] = state, transition
-                stack.append(after)
 
+    def __init__(
+        self, model: OrderingModel, name: str, limit: int = MAX_STATES
+    ) -> None:
+        """Prepare a search; `name` is the test's, for the message if it gives up."""
+        self._model = model
+        self._name = name
+        self._limit = limit
+        self._cameby: dict[State, tuple[State, Transition] | None] = {}
 
-def _path(
-    cameby: dict[State, tuple[State, Transition] | None], state: State
-) -> list[tuple[State, Transition]]:
-    """Return the states and transitions that led to a state, first one first."""
-    path = []
-    while (last := cameby[state]) is not None:
-        path.append(last)
-        state = last[0]
-    return path[::-1]
+    @property
+    def seen(self) -> int:
+        """How many states were seen."""
+        return len(self._cameby)
+
+    def states(self) -> Iterator[State]:
+        """Yield the states.
+
+        Raises:
+            SearchTooLargeError: There are more than the limit.
+        """
+        model, cameby = self._model, self._cameby
+        reduction = Reduction(model)
+        cameby[model.initial] = None
+        stack = [model.initial]
+        while stack:
+            state = stack.pop()
+            yield state
+            for transition in reversed(reduction.sufficient(state)):
+                after = model.step(state, transition)
+                if after not in cameby:
+                    if len(cameby) >= self._limit:
+                        raise SearchTooLargeError(
+                            f"{self._name}: more than {self._limit:,} states: give a "
+                            "higher limit, or take steps out of the test"
+                        )
+                    cameby[after] = state, transition
+                    stack.append(after)
+
+    def path(self, state: State) -> list[tuple[State, Transition]]:
+        """Return the states and transitions that led to a state, first one first."""
+        found = []
+        while (last := self._cameby[state]) is not None:
+            found.append(last)
+            state = last[0]
+        return found[::-1]

@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING
 from tlbkit.arm64.ordering import (
     INVALID,
     Accesses,
+    Atomic,
     Branch,
+    Choice,
     CompareAndSwap,
     Data,
     Dmb,
     Domain,
     Dsb,
+    Entry,
     Isb,
     Load,
     Store,
@@ -27,7 +30,7 @@ from tlbkit.explore.litmus.conditions import value_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tlbkit.arm64.ordering import Entry, Instruction
+    from tlbkit.arm64.ordering import Instruction
 
 NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 """The pattern of a page's, frame's, entry's or register's name."""
@@ -186,7 +189,7 @@ def step_text(step: Instruction, names: Mapping[Entry, str]) -> str:
             return (
                 f"{into(register)}{word(target)}" if register else f"LD {word(target)}"
             )
-        case Store(target, value, release):
+        case Store(target, int() | Entry() as value, release):
             place = f"STLR({word(target)})" if release else word(target)
             return f"{place} := {value_text(value, names)}"
         case Swap(target, value, register):
@@ -205,6 +208,8 @@ def step_text(step: Instruction, names: Mapping[Entry, str]) -> str:
             return f"TLBI.{'is' if broadcast else 'local'}({page or 'all'})"
         case Branch(register):
             return f"BRANCH({register})"
+        case Atomic() | Choice() | Store():
+            raise InputError(f"{step}: a step that the text form does not have")
 
 
 def _option(accesses: Accesses, domain: Domain) -> str:
