@@ -1,6 +1,6 @@
 """What order Arm gives to page-table stores, translations and their invalidation.
 
-A small machine: one to three CPUs, a few words of data and a few table words, and
+A small machine: one to four CPUs, a few words of data and a few table words, and
 CPUs that translate and execute out of order as far as the architecture lets them.
 `OrderingModel` enumerates its executions: `enabled(state)` yields what may happen
 next, `step(state, transition)` gives the state after it, and states are values.
@@ -52,16 +52,23 @@ the events of all threads, one at a time, in any order that these rules leave op
     read, written or faulted, and the accesses before one that read or wrote are
     translated. Words fetched since it was sent may stay. A local TLBI concerns its own
     CPU. A DSB of the non-shareable domain waits for the own CPU only.
+12. **Dependencies.** What has an address made of a read waits for the read, and so does
+    a write whose value is; what is written after such an access, and an ISB after it,
+    wait too. Where a read only *picks* the address or the value (CSEL, CAS), reads and
+    walks do not wait, but writes, updates and TLBI do, and so does what is written
+    after anything picked. A read that gets an own store has what that depends on.
 
 Sources: Arm ARM (DDI 0487) B2.3, where the rules are relations: 1 *observed-by*; 2
 *translation-intrinsically-before* and *TTD-observed-by*; 3, 9
 *dependency-ordered-before*; 4 the *internal visibility* and *atomic* requirements and
 *explicitly-hazard-ordered-before*; 6 *barrier-ordered-before*; 7 *DSB-ordered-before*;
-8 *IFB-ordered-before*; 10 *ETS-ordered-before*; 11 *TLBI-ordered-before*; D8 for what a
-TLB may hold and for hardware updates. The same relations stand in Arm's
-machine-readable model (herdtools7, `aarch64.cat`, variants `vmsa` and `ets2`), on which
-this model was tried: it has the same outcomes on thousands of random programs. The
-background is Simner et al., "Relaxed virtual memory in Armv8-A" (ESOP 2022).
+8 *IFB-ordered-before*; 10 *ETS-ordered-before*; 11 *TLBI-ordered-before*; 12
+*dependency-* and *pick-ordered-before*; D8 for what a TLB may hold and for hardware
+updates. The same relations stand in Arm's machine-readable model (herdtools7,
+`aarch64.cat`, variants `vmsa` and `ets2`), on which this model was tried: it has the same
+outcomes on thousands of random programs, and the same verdicts on herdtools7's own tests
+of translation. The background is Simner et al., "Relaxed virtual memory in Armv8-A"
+(ESOP 2022).
 
 It differs from that model in two places, on purpose. There a DSB completes a TLBI on
 all CPUs whatever its domain; here `DSB nsh` does so on its own CPU only (Arm ARM, DSB).
@@ -71,12 +78,16 @@ the access has a permission fault; here it never is (Arm ARM D8, the access flag
 Domains of DMB, and of DSB apart from rule 11, change nothing: all observers here are
 CPUs of one inner shareable domain.
 
+A program is straight: where its way depends on what it reads, it is several programs,
+and a `Choice` in each says what must have been read on it. `tlbkit.explore.herd` makes
+them of assembly. A fault ends its thread, unless the program says that it goes on after
+it; an exception entry and a return are then an `Isb`.
+
 Left out: ASIDs and VMIDs, levels, blocks and walk caches (one table word translates one
-page); the walks of accesses to the tables themselves; fault handlers; instruction
-fetch; accesses of several sizes and the place of a word in its page; exclusives, and
-dependencies through addresses and data; memory types; FEAT_ETS3. Where software breaks
-break-before-make the architecture also permits faults and mixtures of entries; here
-every access uses one whole entry.
+page); the walks of accesses to the tables themselves; user mode; instruction fetch;
+accesses of several sizes and the place of a word in its page; memory types; FEAT_ETS3.
+Where software breaks break-before-make the architecture also permits faults and
+mixtures of entries; here every access uses one whole entry.
 """
 
 from tlbkit.arm64.ordering.entries import (

@@ -91,7 +91,7 @@ def judge_herd(
                 continue
             if missing:
                 if _reached(model, state, ways):
-                    raise MissingError(missing)
+                    raise MissingError(f"{test.source}: {missing}")
             elif holds(asked, _After(test, model, state, ways)):
                 witness = tuple(tell(model, _texts(test, ways), search.path(state)))
                 break

@@ -260,9 +260,11 @@ class _Walker:
                 return self._access(state, name, operands)
             self._simple(state, name, operands)
         except (ValueError, IndexError) as error:
-            raise MissingError(f"the form {shown(line.text)}") from error
+            raise MissingError(
+                f"the form {shown(line.text)} is not read here", line.line
+            ) from error
         except MissingError as error:
-            raise MissingError(f"{line.text}: {error}") from error
+            raise MissingError(f"{shown(line.text)}: {error}", line.line) from error
         return True
 
     def _simple(self, state: _State, name: str, operands: tuple[str, ...]) -> None:

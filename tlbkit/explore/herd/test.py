@@ -71,9 +71,19 @@ class HerdTest:
         )
 
 
+_ARCHITECTURES = (
+    *("AArch64", "ARM", "ASL", "BPF", "C", "CPP", "JAVA", "LISA", "MIPS", "PPC"),
+    *("RISCV", "X86", "X86_64"),
+)
+"""What the first word of a test of herd7 can be."""
+
+
 def is_herd(text: str) -> bool:
     """Tell whether a text is a test of herd7, and not of the package's own form."""
-    return text.lstrip().startswith("AArch64")
+    start = text.lstrip()
+    return start.startswith("(*") or start.split(None, 1)[:1] in (
+        [word] for word in _ARCHITECTURES
+    )
 
 
 def load_herd(text: str, source: str = "litmus") -> HerdTest:
@@ -92,6 +102,9 @@ def load_herd(text: str, source: str = "litmus") -> HerdTest:
         return _load(cut(text), source)
     except PlacedError as error:
         raise InputError(f"{source}:{error.line}: {error}") from error
+    except MissingError as error:
+        line = max(error.line, 1)
+        raise MissingError(f"{source}:{line}: {error}", line) from error
 
 
 def _load(parts: Parts, source: str) -> HerdTest:
@@ -104,7 +117,7 @@ def _load(parts: Parts, source: str) -> HerdTest:
         try:
             initial.read(item)
         except MissingError as error:
-            raise MissingError(f"line {item.line}: {error}") from error
+            raise MissingError(str(error), item.line) from error
     for (thread, register), word in initial.registers.items():
         del register
         if thread >= len(listed):

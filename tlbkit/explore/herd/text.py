@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass, field
 
 from tlbkit.errors import InputError
+from tlbkit.explore.herd.values import MissingError
 
 MAX_BYTES = 200_000
 """The longest test that is read: the longest of herd's own have some thousand bytes."""
@@ -76,8 +77,10 @@ def cut(text: str) -> Parts:
     first, _, _ = text.lstrip().partition("\n")
     start = _line(text, len(text) - len(text.lstrip()))
     words = first.split(None, 1)
-    if not words or words[0] != "AArch64":
-        raise PlacedError(start, "a test of herd7 begins with 'AArch64 NAME'")
+    if not words:
+        raise PlacedError(start, "there is no test in it")
+    if words[0] != "AArch64":
+        raise MissingError(f"the architecture {shown(words[0])}", start)
     parts = Parts(words[1].strip() if len(words) > 1 else "")
     if not parts.name:
         raise PlacedError(start, "the test has no name after 'AArch64'")

@@ -21,7 +21,15 @@ MASK = (1 << 64) - 1
 
 
 class MissingError(TlbkitError):
-    """A test needs something that this reader or the machine does not have."""
+    """A test needs something that this reader or the model does not have.
+
+    Attributes:
+        line: The number of the line that needs it, or 0 if it is no line's.
+    """
+
+    def __init__(self, message: str, line: int = 0) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class Code(NamedTuple):

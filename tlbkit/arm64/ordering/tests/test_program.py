@@ -24,7 +24,7 @@ FRAMES = (("a", 0),)
     ("threads", "message"),
     [
         ((), "0 threads"),
-        (((Isb(),),) * 4, "4 threads"),
+        (((Isb(),),) * 5, "5 threads"),
         (((Load(Data("y")),),), "no page 'y'"),
         (((Store(Table("y"), INVALID),),), "no page 'y'"),
         (((Tlbi("y"),),), "no page 'y'"),
