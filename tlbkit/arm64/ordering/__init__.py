@@ -65,10 +65,10 @@ Sources: Arm ARM (DDI 0487) B2.3, where the rules are relations: 1 *observed-by*
 8 *IFB-ordered-before*; 10 *ETS-ordered-before*; 11 *TLBI-ordered-before*; 12
 *dependency-* and *pick-ordered-before*; D8 for what a TLB may hold and for hardware
 updates. The same relations stand in Arm's machine-readable model (herdtools7,
-`aarch64.cat`, variants `vmsa` and `ets2`), on which this model was tried: it has the same
-outcomes on thousands of random programs, and the same verdicts on herdtools7's own tests
-of translation. The background is Simner et al., "Relaxed virtual memory in Armv8-A"
-(ESOP 2022).
+`aarch64.cat`, variants `vmsa` and `ets2`), on which this model was tried: it has the
+same outcomes on thousands of random programs, and the same verdicts on herdtools7's own
+tests of translation. The background is Simner et al., "Relaxed virtual memory in
+Armv8-A" (ESOP 2022).
 
 It differs from that model in two places, on purpose. There a DSB completes a TLBI on
 all CPUs whatever its domain; here `DSB nsh` does so on its own CPU only (Arm ARM, DSB).
