@@ -100,21 +100,23 @@ def judge(test: LitmusTest, *, ets2: bool = False, limit: int = MAX_STATES) -> V
     return Verdict(test.name, ets2, None, search.seen, expected)
 
 
-def outcomes(test: LitmusTest | Program, *, ets2: bool = False) -> frozenset[Outcome]:
+def outcomes(
+    test: LitmusTest | Program, *, ets2: bool = False, limit: int = MAX_STATES
+) -> frozenset[Outcome]:
     """Return every way in which an execution of a test can end.
 
     A machine that runs the same program is a behaviour of the model if what it ends
     with is one of these.
 
     Raises:
-        SearchTooLargeError: The test has more than `MAX_STATES` states.
+        SearchTooLargeError: The test has more than `limit` states.
     """
     program = test.program if isinstance(test, LitmusTest) else test
     name = test.name if isinstance(test, LitmusTest) else "program"
     model = OrderingModel(program, ets2=ets2)
     return frozenset(
         model.outcome(state)
-        for state in Search(model, name).states()
+        for state in Search(model, name, limit).states()
         if model.is_final(state)
     )
 

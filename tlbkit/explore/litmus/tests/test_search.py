@@ -1,5 +1,7 @@
 """The search over all executions, and laws that every verdict obeys."""
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ from tlbkit.arm64.ordering import (
     Tlbi,
 )
 from tlbkit.arm64.ordering.tests.programs import barriers, programs
-from tlbkit.explore.litmus import catalogue, judge, outcomes, search
+from tlbkit.explore.litmus import SearchTooLargeError, catalogue, judge, outcomes
 from tlbkit.explore.litmus.conditions import holds
 
 law = settings(max_examples=40, deadline=None)
@@ -177,11 +179,14 @@ def test_a_witness_tells_what_hardware_does():
     )
 
 
-def test_a_search_that_is_too_large_gives_no_verdict(monkeypatch):
-    """Beyond the number of states that it holds, the search says so."""
-    monkeypatch.setattr(search, "MAX_STATES", 10)
-    with pytest.raises(search.SearchTooLargeError, match="more than 10 states"):
-        outcomes(catalogue()[-1])
+def test_a_search_that_is_too_large_gives_no_verdict():
+    """Beyond its limit of states the search says so, and names the test."""
+    test = catalogue()[-1]
+    said = f"^{re.escape(test.name)}: more than 10 states"
+    with pytest.raises(SearchTooLargeError, match=said):
+        outcomes(test, limit=10)
+    with pytest.raises(SearchTooLargeError, match=said):
+        judge(test, limit=10)
 
 
 def test_a_program_is_searched_without_a_test():
