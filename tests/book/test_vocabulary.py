@@ -17,7 +17,6 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "files",
         "huge-memory",
         "huge-zero-folio",
         "insert-pmd-pud",
@@ -166,17 +165,11 @@ EVERYDAY = frozenset(
 UNLINKED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "fault-path",
-        "files",
-        "fork",
-        "gup-fast",
         "huge-memory",
         "huge-zero-folio",
         "insert-pmd-pud",
-        "mmu-gather",
         "moving-and-reclaim",
         "normal-page",
-        "process-memory",
         "real-kernels",
         "rmap",
         "the-gallery",
