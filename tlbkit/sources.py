@@ -221,7 +221,9 @@ def find(symbol: str) -> tuple[Stand, ...]:
     """
     wanted = symbol.removesuffix("()")
     hits = [s for s in stands() if wanted in s.symbols]
-    hits = hits or [s for s in stands() if s.name == wanted]
+    names = {s.name for s in hits} or {wanted}
+    # An older body may leave its source to today's, whose name it bears.
+    hits += [s for s in stands() if s.name in names and not s.symbols]
     if hits:
         return tuple(sorted(hits, key=lambda s: bool(s.before)))
     # Imported here, since what a page runs never asks for a name that is not there.
