@@ -317,6 +317,29 @@ def test_a_flush_sequence_is_judged(capsys, tmp_path):
     assert "takes them as a range" in text
 
 
+def test_a_patch_of_ones_own_is_tried(capsys, tmp_path):
+    """A report for people and JSON for others; what breaks ends with status 1."""
+    path = tmp_path / "never.py"
+    path.write_text(
+        "from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush\n"
+        "class Mine(TlbFlush):\n"
+        "    __slots__ = ()\n"
+        "    pte_needs_flush = staticmethod(lambda old, new: False)\n"
+        "REPLACES = {'tlbflush': Mine}\n"
+        "TITLE = 'never flush'\n"
+    )
+    asked = ["try", str(path), "--programs", "2", "--preemptions", "0"]
+    assert main([*asked, "--json"]) == 1
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["title"] == "never flush"
+    assert "meeting protect" in {one["where"] for one in found["breaks"]}
+    assert shown.err.startswith("tlbkit: never.py breaks ")
+    path.write_text("REPLACES = 1")
+    assert main(asked) == 2
+    assert "a patch has REPLACES" in capsys.readouterr().err
+
+
 # -- refusals --------------------------------------------------------------------------
 
 
@@ -348,6 +371,8 @@ def test_a_flush_sequence_is_judged(capsys, tmp_path):
         ("cpus pentium", "known: neoverse-v2"),
         ("run mprotect --fast", "--fast"),
         ("run mprotect --trace /nowhere/at/all", "/nowhere/at/all: No such file"),
+        ("try nowhere.py", "nowhere.py: No such file"),
+        ("try nowhere.py --programs -1", "--programs -1: at least 0"),
         ("sequence nowhere.s", "examples are local, no-barrier, shift"),
         ("at nowhere.json", "nowhere.json"),
         ("at", "name one file, or memory with --memory"),

@@ -21,6 +21,7 @@ from tlbkit.commands import at, litmus, machine
 from tlbkit.commands import sequence as sequences
 from tlbkit.commands import sweep as sweeps
 from tlbkit.commands import trace as traces
+from tlbkit.commands import trial as trials
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.lab.gallery import verdicts
 from tlbkit.linux.tuning import TUNABLES, read_tuning
@@ -163,6 +164,14 @@ def parser() -> Parser:
     _add_json(one)
 
     one = command(
+        "try",
+        "Try a patch of your own: what it saves, and what it breaks.",
+        trials.attempt,
+    )
+    trials.add_try(one)
+    _add_json(one)
+
+    one = command(
         "litmus",
         "Judge litmus tests: herd7's own files, or the package's form.",
         litmus.litmus,
@@ -241,7 +250,7 @@ def _no_command(_: argparse.Namespace) -> None:
     raise InputError(
         "give a command: "
         "list, cpus, patches, where, run, compare, sweep, trace, survey, at, sequence, "
-        "litmus, gallery, mutate, meetings or random"
+        "try, litmus, gallery, mutate, meetings or random"
     )
 
 

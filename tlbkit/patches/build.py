@@ -194,6 +194,14 @@ def build(
     return Build(made, missing, tuple(said))
 
 
+def overlaid(parts: Parts, replaces: Parts) -> Parts:
+    """Lay new bodies over parts; the parts that nothing replaces are the same."""
+    return {
+        name: _layered(part, (replaces[name],)) if name in replaces else part
+        for name, part in parts.items()
+    }
+
+
 def _layered(part: type[Any], old: tuple[type[Any], ...]) -> type[Any]:
     """Lay old bodies over a part, the first of them on top."""
     return type(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from tlbkit.linux.kernel import kernel as linux
 from tlbkit.linux.kernel.config import ARM64
 from tlbkit.patches import registry
-from tlbkit.patches.build import build
+from tlbkit.patches.build import build, overlaid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from tlbkit.arm64.machine import Machine
     from tlbkit.linux.kernel.config import Config
@@ -25,6 +26,8 @@ class Kernel(linux.Kernel):
         without: Hashes, or unique beginnings, of commits to leave out besides.
         config: What the kernel is built with.
         including: Hashes, or unique beginnings, of commits to put in besides.
+        replaces: Part -> a class with new bodies that is laid over it: a patch that is
+            tried.
 
     Attributes:
         name: As given.
@@ -43,9 +46,10 @@ class Kernel(linux.Kernel):
         config: Config = ARM64,
         *,
         including: Iterable[str] = (),
+        replaces: Mapping[str, type[Any]] = MappingProxyType({}),
     ) -> None:
         made = build(linux.PARTS, name, without, including)
         self.name = name
         self.missing = made.missing
         self.said = made.said
-        super().__init__(machine, made.parts, config)
+        super().__init__(machine, overlaid(made.parts, replaces), config)
