@@ -28,6 +28,7 @@ import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
+from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit.arm64.machine import Machine
@@ -88,14 +89,20 @@ class OwnPatch:
     replaces: Mapping[str, type[Any]]
 
     @property
+    def bodies(self) -> Mapping[CodeType, str]:
+        """The new bodies, and what each is called."""
+        found: dict[CodeType, str] = {}
+        for one in self.replaces.values():
+            for name, value in vars(one).items():
+                body = getattr(value, "__func__", value)
+                if isinstance(body, FunctionType):
+                    found[body.__code__] = name
+        return found
+
+    @property
     def functions(self) -> frozenset[str]:
         """The names of the functions that have new bodies."""
-        return frozenset(
-            name
-            for one in self.replaces.values()
-            for name, value in vars(one).items()
-            if callable(value) or isinstance(value, staticmethod | classmethod)
-        )
+        return frozenset(self.bodies.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,7 +266,7 @@ def attempt(
     for name, meeting in PROGRAMME.items():
         worlds = meeting.scenario(boot=boot)
         try:
-            entered, passed = _enters(worlds, patch.functions)
+            entered, passed = _enters(worlds, patch.bodies)
             if not entered:
                 continue
             tell(f"meeting {name}")
@@ -340,7 +347,7 @@ def _compare(
 # -- meetings ------------------------------------------------------------------------
 
 
-def _enters(worlds: Worlds, functions: frozenset[str]) -> tuple[bool, list[str]]:
+def _enters(worlds: Worlds, bodies: Mapping[CodeType, str]) -> tuple[bool, list[str]]:
     """Tell whether a meeting, run plainly, enters new bodies, and what these issue.
 
     Returns:
@@ -351,13 +358,13 @@ def _enters(worlds: Worlds, functions: frozenset[str]) -> tuple[bool, list[str]]
 
     def note(frame: Any, event: str, _: object) -> None:
         nonlocal entered
-        entered = entered or (event == "call" and frame.f_code.co_name in functions)
+        entered = entered or (event == "call" and frame.f_code in bodies)
 
     def issued(event: Event) -> None:
         what = "tlbi" if event.kind == "tlbi" else f"dsb {event.what}"
         frame: FrameType | None = caller()
         while frame is not None:
-            if frame.f_code.co_name in functions:
+            if frame.f_code in bodies:
                 points[f"{what} in {frame.f_code.co_name}"] = None
                 return
             frame = frame.f_back
