@@ -137,7 +137,7 @@ def graph(
     look: Callable[[Run], Any],
     tell: Callable[[Machine, Event], Any],
     kinds: Collection[str] | None = None,
-    loads: bool = False,
+    loads: str = "",
     most: int = MAX_NODES,
 ) -> Graph:
     """Take every step in every state of a scenario.
@@ -150,13 +150,15 @@ def graph(
         tell: Returns what an event says, as one line or as it is to be kept; what is
             empty is not told.
         kinds: Events that end a step; all if not given.
-        loads: Whether a step ends at each load of a page-table word by software too.
+        loads: Where a step ends at each load of a page-table word too: in functions
+            whose names begin so.
         most: How many states it may have.
 
     Errors:
         GraphTooLargeError: There are more.
     """
-    with watching() as notes, watching_loads() if loads else nullcontext() as told:
+    watched = watching_loads(loads) if loads else nullcontext()
+    with watching() as notes, watched as told:
         return _Builder(scenario, look, tell, kinds, notes, told, most).build(title)
 
 

@@ -16,6 +16,7 @@ from tlbkit.explore.compiled import check_plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from types import FrameType
 
 _SOFTWARE = ("tlbkit.linux.", "tlbkit.patches.")
 
@@ -34,10 +35,13 @@ class Loads:
 
 
 @contextmanager
-def watching_loads() -> Iterator[Loads]:
+def watching_loads(within: str = "") -> Iterator[Loads]:
     """Tell of loads until the end of the ``with`` block.
 
     A world that is to be watched must be made within the block.
+
+    Args:
+        within: Only of loads by functions whose names begin so, and by what they call.
 
     Raises:
         CompiledError: The machine is compiled.
@@ -49,7 +53,11 @@ def watching_loads() -> Iterator[Loads]:
     def read(memory: PhysicalMemory, pa: int) -> int:
         value = plain(memory, pa)
         tell = loads.step
-        if tell and caller().f_globals["__name__"].startswith(_SOFTWARE):
+        if (
+            tell
+            and caller().f_globals["__name__"].startswith(_SOFTWARE)
+            and (not within or _at_work(within, caller()))
+        ):
             tell()
         return value
 
@@ -58,3 +66,12 @@ def watching_loads() -> Iterator[Loads]:
         yield loads
     finally:
         type.__setattr__(PhysicalMemory, "read", plain)
+
+
+def _at_work(name: str, frame: FrameType | None) -> bool:
+    """Tell whether a function whose name begins so is being executed."""
+    while frame is not None:
+        if frame.f_code.co_name.startswith(name):
+            return True
+        frame = frame.f_back
+    return False

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tlbkit.show.explorer import Explorer
     from tlbkit.show.gallery import Gallery, replayed
+    from tlbkit.show.game import Game
     from tlbkit.show.replay import Replay
     from tlbkit.show.stage import Stage
     from tlbkit.show.trace_desk import TraceDesk
     from tlbkit.show.turns import Turns
 
-__all__ = ["Explorer", "Gallery", "Replay", "Stage", "TraceDesk", "Turns", "replayed"]
+__all__ = ["Explorer", "Gallery", "Game", "Replay", "Stage", "TraceDesk", "Turns", "replayed"]
 
 _HOMES = {
     "Explorer": "explorer",
     "Gallery": "gallery",
+    "Game": "game",
     "Replay": "replay",
     "Stage": "stage",
     "TraceDesk": "trace_desk",

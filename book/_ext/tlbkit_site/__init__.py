@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 import bokeh
 from sphinx.errors import ExtensionError
 
+from tlbkit.show import game
 from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.gallery import Gallery
+from tlbkit.show.game import Game
 from tlbkit.show.stage.page import asset
 from tlbkit_site import address, answers, pyodide, snapshot
 from tlbkit_site.bundle import bundle, fingerprint
@@ -42,6 +44,11 @@ STAGE = {
     for name in ("stage.css", "stage.js")
 }
 """The style and the script of the stage, and what they are called in the site."""
+GAME = {
+    name: f"game-{fingerprint(game.asset(name).encode())}{Path(name).suffix}"
+    for name in ("game.css", "game.js")
+}
+"""The same of the game."""
 _MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2", "input/tex/extensions")
 
 
@@ -65,7 +72,9 @@ def _configure(_app: "Sphinx", config: "Config") -> None:
         if path.is_file() and path.suffix != ".pyc"
     ]
     config["tlbkit_site"] = (
-        fingerprint(*(path.read_bytes() for path in sorted(own)), repr(STAGE).encode()),
+        fingerprint(
+            *(path.read_bytes() for path in sorted(own)), repr((STAGE, GAME)).encode()
+        ),
         _live(),
     )
     repository = address.repository(ROOT / "pyproject.toml")
@@ -141,6 +150,9 @@ def _scripts(
         app.add_js_file("player.js", loading_method="defer", priority=601)
     if "tlbkit-gallery" in context.get("body", ""):
         app.add_js_file("gallery.js", loading_method="defer", priority=602)
+    if "tlbkit-game" in context.get("body", ""):
+        app.add_css_file(GAME["game.css"], priority=902)
+        app.add_js_file(GAME["game.js"], loading_method="defer", priority=602)
     if re.search("tlbkit-(stage|gallery|game)", context.get("body", "")):
         app.add_css_file(STAGE["stage.css"], priority=901)
         app.add_js_file(STAGE["stage.js"], loading_method="defer", priority=601)
@@ -161,6 +173,8 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
     shutil.copyfile(scripts / "bokeh.min.js", static / BOKEH_SCRIPT)
     for name, called in STAGE.items():
         (static / called).write_text(asset(name), "utf-8")
+    for name, called in GAME.items():
+        (static / called).write_text(game.asset(name), "utf-8")
 
     _galleries(app, static)
 
@@ -210,17 +224,20 @@ def _python(app: "Sphinx", static: Path) -> None:
 
 
 def _galleries(app: "Sphinx", static: Path) -> None:
-    """Write what the entries of the gallery open; made once for each package."""
+    """Write what gallery and game open; made once for each package."""
     made = ROOT / ".cache" / f"gallery-{app.config['tlbkit_package']}"
     if not made.is_dir():
         for stale in made.parent.glob("gallery-*"):
             shutil.rmtree(stale)
         part = made.with_suffix(".part")
-        part.mkdir(parents=True, exist_ok=True)
+        for folder in ("gallery", "game"):
+            (part / folder).mkdir(parents=True)
         for name, html in Gallery().fragments():
-            (part / f"{name}.html").write_text(html, "utf-8")
+            (part / "gallery" / f"{name}.html").write_text(html, "utf-8")
+        for name, tree in Game().trees():
+            (part / "game" / f"{name}.json").write_text(tree, "utf-8")
         part.rename(made)
-    shutil.copytree(made, static / "gallery", dirs_exist_ok=True)
+    shutil.copytree(made, static, dirs_exist_ok=True)
 
 
 def setup(app: "Sphinx") -> dict[str, Any]:

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from tlbkit.explore.graph import graph
 from tlbkit.lab.gallery import harm
+from tlbkit.lab.gallery.meetings import Meeting
 from tlbkit.lab.gallery.programme import PROGRAMME
+from tlbkit.lab.gallery.walkers import BASE, sharers_on
 from tlbkit.lab.recorded import mapped_pages
 from tlbkit.linux.kernel.kernel import Kernel
 from tlbkit.observe.calls import is_kernel, kernel_file
@@ -28,8 +30,10 @@ if TYPE_CHECKING:
 
     from tlbkit.arm64.events import Event
     from tlbkit.arm64.machine import Machine
+    from tlbkit.errors import TlbkitError
     from tlbkit.explore.graph import Node
     from tlbkit.explore.scheduler import Flow, Run, World
+    from tlbkit.lab.gallery.meetings import Stage
     from tlbkit.observe.recording import Key, Place, Step
 
 STEPS: Final = frozenset(
@@ -57,6 +61,32 @@ class Where(NamedTuple):
     function: str = ""
     file: str = ""
     line: str = ""
+
+
+def _unshare_and_read(stage: Stage) -> None:
+    """A thread reads through a table that its process has let go of."""
+    scene = sharers_on(stage.kernel, (2, 1))
+    last = scene.processes[-1]
+    thread = last.thread(0)
+    thread.read(BASE)
+    stage.reader(thread, BASE)
+    stage.flow("munmap", 1, lambda: scene.leave(last, 1))
+    stage.flow("reuse of the table", 2, scene.reuse)
+
+
+MEETINGS: Final = PROGRAMME | {
+    one.name: one
+    for one in (
+        Meeting(
+            "unshare and read",
+            "munmap of a shared table while a thread reads, and the table's next use",
+            _unshare_and_read,
+            "book/commits/hugetlb-unshare.md",
+            cpus=3,
+        ),
+    )
+}
+"""Whom levels let meet: those of the gallery, and some that are too long for it."""
 
 
 class Seen(NamedTuple):
@@ -102,10 +132,12 @@ class Level:
         meeting: Who meets.
         taken_out: What the kernel lacks.
         wanted: Kinds of harm that win it.
+        word: What must be read or written there; 0 if any word will do.
         reason: Why it cannot be won; "" if it can.
         hint: What to look at.
         steps: Events at which the reader decides.
-        loads: Whether each load of a page-table word is such a place too.
+        loads: In functions whose names begin so, each load of a page-table word is such
+            a place too.
         more: How much more often threads use memory than the meeting asks for.
         reverted: Hash of a commit that the kernel is without.
     """
@@ -117,10 +149,11 @@ class Level:
     meeting: str
     taken_out: tuple[str, ...] = ()
     wanted: frozenset[str] = frozenset({harm.READ, harm.WRITE})
+    word: int = 0
     reason: str = ""
     hint: str = ""
     steps: frozenset[str] = field(default=STEPS)
-    loads: bool = False
+    loads: str = ""
     more: int = 0
     reverted: str = ""
 
@@ -130,13 +163,19 @@ class Level:
             return kernels.Kernel(machine, "fixed", {self.reverted})
         return Kernel(machine)
 
+    def won(self, error: TlbkitError) -> bool:
+        """Tell whether what ended a run is the harm that was asked for."""
+        if self.word and getattr(error, "word", 0) != self.word:
+            return False
+        return harm.kind(error) in self.wanted
+
     def tree(self) -> Tree:
         """Return all its states.
 
         Errors:
             GraphTooLargeError: There are more than `MOST`.
         """
-        scenario = PROGRAMME[self.meeting].scenario(
+        scenario = MEETINGS[self.meeting].scenario(
             self.taken_out,
             rules=harm.Witness,
             more=self.more,
@@ -162,7 +201,7 @@ class Level:
         wins = frozenset(
             number
             for number, node in enumerate(made.nodes)
-            if node.error is not None and harm.kind(node.error) in self.wanted
+            if node.error is not None and self.won(node.error)
         )
         return Tree(
             made.flows, camera.place, made.nodes, wins, _shortest(made.nodes, wins)

@@ -34,13 +34,18 @@ SECRET: Final = 0x5EC2E7
 
 
 class StolenPageError(TlbkitError):
-    """A process got hold of a page that is private memory of another one."""
+    """A process got hold of a page that is private memory of another one.
+
+    Attributes:
+        word: What it reads there.
+    """
 
     def __init__(self, cpu: int, page: int, word: int) -> None:
         super().__init__(
             f"CPU {cpu} took frame {page:#x}, which is another process's private "
             f"memory: it reads {word:#x} there"
         )
+        self.word = word
 
 
 @dataclass(frozen=True)

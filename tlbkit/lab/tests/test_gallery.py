@@ -9,7 +9,7 @@ import pytest
 from tlbkit.errors import InputError
 from tlbkit.explore.scheduler import Choice
 from tlbkit.explore.search import explore, replay
-from tlbkit.lab.gallery import boards, judge, verdicts
+from tlbkit.lab.gallery import judge, verdicts
 from tlbkit.lab.gallery.arguments import ARGUMENTS, NOT_MET
 from tlbkit.lab.gallery.census import census, checks
 from tlbkit.lab.gallery.meetings import MEETINGS
@@ -150,20 +150,3 @@ def test_unknown_points_are_refused(monkeypatch):
         verdicts.find("dsb sy in nowhere")
     with pytest.raises(InputError, match="close to it: 'dsb ish in"):
         judge.mutate(["dsb sy in nowhere"])
-
-
-@pytest.mark.parametrize("name", boards.BOARDS)
-def test_a_board_can_be_played(name):
-    """A board is small, and can be lost exactly where something was taken out."""
-    board = boards.find(name)
-    graph = board.graph()
-    text = json.dumps(graph.to_json(), separators=(",", ":"))
-    assert len(text) < 40_000
-    ends = {node.end for node in graph.nodes} - {""}
-    assert ends == ({"broken"} if board.taken_out else {"done"})
-
-
-def test_an_unknown_board_is_refused():
-    """The message names those that there are."""
-    with pytest.raises(InputError, match="protect"):
-        boards.find("chess")

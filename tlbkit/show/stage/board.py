@@ -238,6 +238,8 @@ class Board:
     Args:
         recording: With watched pages.
         position: Where to begin: how many steps lie behind.
+        shared: Rows and columns that several recordings are drawn in; its own if not
+            given.
 
     Attributes:
         recording: As given.
@@ -245,9 +247,11 @@ class Board:
         position: Where it stands.
     """
 
-    def __init__(self, recording: Recording, position: int = 0) -> None:
+    def __init__(
+        self, recording: Recording, position: int = 0, shared: Rows | None = None
+    ) -> None:
         self.recording = recording
-        self.rows = rows(recording)
+        self.rows = shared or rows(recording)
         self.position = position
         self._lasting: dict[Slot, Any] = {}
         self._passing: dict[Slot, Any] = {}

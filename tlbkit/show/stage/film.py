@@ -64,13 +64,14 @@ _SPENT_BY: Final[Mapping[str, int]] = {
 _SEND, _WAIT, _LOCAL = 5, 6, 7
 
 
-class _Numbers:
+class Numbers:
     """Numbers for things that come up again and again, from 0."""
 
     def __init__(self, *first: Any) -> None:
         self.known: dict[Any, int] = {one: n for n, one in enumerate(first)}
 
     def __call__(self, what: Any) -> int:
+        """Return the number of a thing: the next one, if it is new."""
         return self.known.setdefault(what, len(self.known))
 
 
@@ -95,7 +96,7 @@ def film(recording: Recording, ending: Ending | None = None) -> Film:
             board.
     """
     board = Board(recording)
-    slots, values, texts = _Numbers(), _Numbers(None), _Numbers("")
+    slots, values, texts = Numbers(), Numbers(None), Numbers("")
     paths = _paths(recording)
     seen: dict[Slot, Any] = {}
 
@@ -106,7 +107,7 @@ def film(recording: Recording, ending: Ending | None = None) -> Film:
             now = board.at(slot)
             if seen.get(slot) != now:
                 seen[slot] = now
-                told.append((slots(slot), 0 if now is None else values(_plain(now))))
+                told.append((slots(slot), 0 if now is None else values(plain(now))))
         return list(chain.from_iterable(sorted(told)))
 
     start = changed()
@@ -131,12 +132,7 @@ def film(recording: Recording, ending: Ending | None = None) -> Film:
         says.append(texts(telling.standing(board)) if delta else says[-1])
     rows = board.rows
     told: Film = {
-        "columns": [[label, f"{va:#x}"] for label, va in _columns(rows)],
-        "gaps": _gaps(rows),
-        "spaces": _spaces(rows),
-        "rows": [list(row) for row in rows.holders],
-        "others": len(rows.others),
-        "cpus": recording.place.cpus,
+        **scene(rows, recording.place.cpus),
         "slots": [list(slot) for slot in slots.known],
         "values": [json.loads(value) if value else 0 for value in values.known],
         "start": start,
@@ -148,6 +144,23 @@ def film(recording: Recording, ending: Ending | None = None) -> Film:
     if ending is not None:
         told["ends"] = [telling.named(ending.text, rows), ending.harm]
     return told
+
+
+def scene(rows: Rows, cpus: int) -> Film:
+    """Return the part of a film that says what its rows and columns are.
+
+    Args:
+        rows: As `tlbkit.show.stage.board.rows` finds them.
+        cpus: Of the machine.
+    """
+    return {
+        "columns": [[label, f"{va:#x}"] for label, va in _columns(rows)],
+        "gaps": _gaps(rows),
+        "spaces": _spaces(rows),
+        "rows": [list(row) for row in rows.holders],
+        "others": len(rows.others),
+        "cpus": cpus,
+    }
 
 
 def _columns(rows: Rows) -> Iterator[tuple[str, int]]:
@@ -169,7 +182,7 @@ def _spaces(rows: Rows) -> list[str]:
     return [f"tables of {chr(ord('P') + n)}" for n, _ in enumerate(rows.spaces)]
 
 
-def _plain(what: Any) -> str:
+def plain(what: Any) -> str:
     """Return a value of a slot as JSON, so that equal ones are known to be."""
     if isinstance(what, Cell):
         return json.dumps(

@@ -676,7 +676,29 @@ globalThis.tlbkitStage ??= (() => {
       mount(form);
     }
   }
-  return { all };
+
+  // A board that somebody else moves: what stands where is given at each call.
+  function still(host, film, name) {
+    const one = {
+      film,
+      at: 0,
+      now: new Map(),
+      who: -1,
+      said: "",
+      *shown() {
+        for (const [slot, n] of one.now) if (n) yield [film.slots[slot], film.values[n], n];
+      },
+      happened: () => one.said,
+      cpu: () => one.who,
+    };
+    const update = boardOf(host, one, layout(film, Math.max(host.clientWidth, 240)), name);
+    return (now, who, said) => {
+      Object.assign(one, { now, who, said, at: one.at + 1 });
+      update();
+    };
+  }
+
+  return { all, still };
 })();
 
 tlbkitStage.all();

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tlbkit.observe.tests.support import STEPS
 from tlbkit.show.stage.board import board_state, moments
-from tlbkit.show.stage.film import _plain, film
+from tlbkit.show.stage.film import film, plain
 from tlbkit.show.stage.show import Stage, differences, nanoseconds, told
 from tlbkit.show.stage.tests.support import small, taped
 
@@ -37,7 +37,7 @@ def test_a_film_shows_the_board_of_each_moment(steps, data):
     assert len(stops) == len(made["moments"]) + 1
     moment = data.draw(st.integers(0, len(stops) - 1))
     expected = {
-        json.dumps(slot): json.loads(_plain(what))
+        json.dumps(slot): json.loads(plain(what))
         for slot, what in board_state(tape, stops[moment]).items()
     }
     assert shown(made, moment) == expected
