@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from tlbkit.show.trace_desk import TraceDesk
     from tlbkit.show.turns import Turns
 
-__all__ = ["Explorer", "Gallery", "Game", "Replay", "Stage", "TraceDesk", "Turns", "replayed"]
+__all__ = [
+    "Explorer",
+    "Gallery",
+    "Game",
+    "Replay",
+    "Stage",
+    "TraceDesk",
+    "Turns",
+    "replayed",
+]
 
 _HOMES = {
     "Explorer": "explorer",
