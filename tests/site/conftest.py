@@ -26,6 +26,7 @@ root: book/sample
 chapters:
   - file: book/players
   - file: book/stage
+  - file: book/game
   - file: book/trace
 """
 HERE = "127.0.0.1"
