@@ -11,6 +11,7 @@
   const base = document.currentScript.src;
   const asset = (name) => new URL(name, base).href;
   const theme = document.documentElement;
+  const COLOURS = ["fill_color", "line_color", "hatch_color", "text_color"];
   const LOOKING_MS = 1000; // who looks that long at a form may well use it
 
   const SAY = {
@@ -154,7 +155,7 @@
       };
       const table = form.querySelector("table");
       table.tHead.replaceChildren(
-        line(header.map((text, i) => cell("th", text, i, "col"))),
+        line(header.map((text, i) => (text ? cell("th", text, i, "col") : cell("td", "", i)))),
       );
       table.tBodies[0].replaceChildren(
         ...rows.map(([first, ...rest]) =>
@@ -297,13 +298,27 @@
       answer();
     }
 
-    // Text in figures takes the page's ink; setting it also repaints axes and grid.
+    // Text in figures takes the page's ink, and all else its colours by day or by night;
+    // setting them also repaints axes and grid.
     function paint() {
       const ink = getComputedStyle(form).getPropertyValue("--tlbkit-ink");
+      const night = theme.dataset.theme === "dark";
       for (const figure of documents.filter(Boolean)) {
         for (const model of figure.all_models ?? figure._all_models.values()) {
           if (model.tags?.includes(spec.ink)) model.text_color = ink;
+          else repaint(model, night);
         }
+      }
+    }
+
+    const byDay = new Map(); // a model's colours as they were made
+    function repaint(model, night) {
+      if (!byDay.has(model)) {
+        const own = COLOURS.map((name) => [name, model[name]?.value]);
+        byDay.set(model, own.filter(([, colour]) => colour in spec.dark));
+      }
+      for (const [name, colour] of byDay.get(model)) {
+        model[name] = { value: night ? spec.dark[colour] : colour };
       }
     }
 
@@ -314,6 +329,8 @@
       for (const views of await Promise.all(drawn)) {
         documents.push(views?.roots[0].model.document);
       }
+      // They are pictures: nothing in them can be operated, so no key stops there.
+      for (const figure of form.querySelectorAll(".tlbkit-figure > *")) figure.inert = true;
       paint();
     }
 
@@ -392,6 +409,7 @@
     const { scenario } = JSON.parse(form.querySelector("script").textContent);
     seen[scenario] = (seen[scenario] ?? 0) + 1;
     const number = seen[scenario] > 1 ? `-${seen[scenario]}` : "";
+    if (number) form.setAttribute("aria-label", `${form.getAttribute("aria-label")} (${seen[scenario]})`);
     explorer(form, `try-${scenario}${number}`);
   }
 })();

@@ -2,9 +2,9 @@
 
 *Before* is hatched, dashed and open; *after* is solid, drawn through and filled, and
 further lines have a dash and a marker of their own, so that no meaning hangs on colour
-alone. The colours keep a contrast of at least 3:1
-on white and on the dark page; text, axes and grid take theirs from CSS variables that
-follow the page's (or JupyterLab's) theme.
+alone. The colours keep a contrast of at least 3:1 on white and on the dark page, where
+a page's script takes lighter ones; text, axes and grid take theirs from CSS variables
+that follow the page's (or JupyterLab's) theme.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +35,14 @@ AFTER = "#1f6fb4"
 THIRD = "#8a5bb0"
 NEUTRAL = "#767676"
 """A grey that can be read on white and on black."""
+
+IN_THE_DARK = {
+    BEFORE: "#f2994a",
+    AFTER: "#6cb2ee",
+    THIRD: "#c39be6",
+    NEUTRAL: "#a6b0bb",
+}
+"""What a dark page draws in place of each colour, so that lines stand out there too."""
 
 INK_TAG = "ink"
 """Marks the text glyphs whose colour the page sets, as CSS does not reach glyphs."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from bokeh.embed import json_item
 
 from tlbkit.show.explorer import SWITCH, Explorer, Value, setting
-from tlbkit.show.figures import INK_TAG, draw
+from tlbkit.show.figures import IN_THE_DARK, INK_TAG, draw
 from tlbkit.show.panels import Fields, Picture, Written, panels_of
 from tlbkit.show.text import number_columns
 
@@ -84,7 +84,7 @@ def table_html(answer: "Answer") -> str:
     numbers = number_columns(answer.rows) or [False] * len(answer.header)
     looks = ["" if number else ' class="words"' for number in numbers]
     head = "".join(
-        f'<th scope="col"{look}>{escape(cell)}</th>'
+        f'<th scope="col"{look}>{escape(cell)}</th>' if cell else f"<td{look}></td>"
         for cell, look in zip(answer.header, looks, strict=True)
     )
     body = "".join(
@@ -154,6 +154,7 @@ def html(explorer: Explorer) -> str:
                 explorer.start[parameter.name] for parameter in scenario.parameters
             ],
             "ink": INK_TAG,
+            "dark": IN_THE_DARK,
             "figures": [
                 None if isinstance(panel, Written) else json_item(draw(panel, answer))
                 for panel in panels

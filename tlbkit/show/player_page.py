@@ -84,11 +84,11 @@ def replay(player: "Replay") -> str:
     if player.difference is not None:
         buttons.append(_button("differ", "First difference", "d"))
     takes = "".join(
-        f'<section class="tlbkit-take" aria-label="{escape(name)}">'
+        f'<div class="tlbkit-take" role="group" aria-label="{escape(name)}">'
         f'<p class="tlbkit-name">{escape(name)}</p>'
         f'<ol class="tlbkit-steps" tabindex="0" aria-label="Steps">{steps_html(one)}'
         f'</ol><div class="tlbkit-table"><table><tbody>'
-        f"{rows_html(state(one, player.at))}</tbody></table></div></section>"
+        f"{rows_html(state(one, player.at))}</tbody></table></div></div>"
         for name, one in zip(player.names, films, strict=True)
     )
     body = (
@@ -127,11 +127,11 @@ def turns(player: "Turns") -> str:
         f"<legend>Who goes on?</legend>{flows}</fieldset><fieldset class="
         f'"tlbkit-controls" disabled>{"".join(buttons)}</fieldset>'
         '<p role="status" class="tlbkit-text">The buttons need JavaScript; this is the '
-        'start.</p><div class="tlbkit-takes"><section class="tlbkit-take">'
+        'start.</p><div class="tlbkit-takes"><div class="tlbkit-take">'
         '<div class="tlbkit-table"><table><tbody>'
-        f"{rows_html(player.shows(0))}</tbody></table></div></section>"
-        '<section class="tlbkit-take"><ol class="tlbkit-path" tabindex="0"'
-        ' aria-label="Steps so far"></ol></section></div>'
+        f"{rows_html(player.shows(0))}</tbody></table></div></div>"
+        '<div class="tlbkit-take"><ol class="tlbkit-path" tabindex="0"'
+        ' aria-label="Steps so far"></ol></div></div>'
     )
     content = {**player.graph, "worst": player.worst()}
     return _form("turns", player, body, content)

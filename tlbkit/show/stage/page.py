@@ -111,14 +111,14 @@ def _scene(stage: Stage, number: int) -> str:
     name = escape(stage.names[number])
     begins = film["texts"][film["says"][0]] or "All agree with the tables."
     return (
-        f'<section class="tlbkit-scene{look}" aria-label="{name}">'
+        f'<div class="tlbkit-scene{look}" role="group" aria-label="{name}">'
         f'<p class="tlbkit-take">{name}</p>'
         '<div class="tlbkit-board"></div><div class="tlbkit-says"'
         ' aria-live="polite"><p class="tlbkit-path"></p><p class="tlbkit-happened">'
         f'{escape(stage.summary(number))}</p><p class="tlbkit-stands">{escape(begins)}'
         '</p><p class="tlbkit-locks"></p><p class="tlbkit-bits"></p></div>'
         "<details><summary>The board in words</summary><table><tbody></tbody></table>"
-        "</details></section>"
+        "</details></div>"
     )
 
 
@@ -142,7 +142,7 @@ def html(stage: Stage) -> str:
     return (
         f'<form class="tlbkit-stage" data-name="{quote(stage.name)}"'
         f' data-follows="{escape(stage.follows)}" tabindex="-1"'
-        f' aria-label="{escape(stage.title)}">'
+        f' aria-label="{escape(stage.title)}, drawn">'
         f'<p class="tlbkit-title">{escape(stage.title)}</p>{lead}'
         f'<div class="tlbkit-scenes">{scenes}</div>{_transport(stage)}'
         f'<div class="tlbkit-line"></div>{_key(stage)}'
