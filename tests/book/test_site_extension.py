@@ -3,16 +3,19 @@
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
 import zipfile
 from pathlib import Path
 
+import docutils.core
 import pytest
+from docutils import nodes
 from hypothesis import given
 from hypothesis import strategies as st
-from tlbkit_site import address, answers, node, pyodide, snapshot
+from tlbkit_site import address, answers, head, node, pyodide, snapshot, terms
 from tlbkit_site.bundle import bundle, fingerprint, sources
 
 from tlbkit.show import Explorer
@@ -87,6 +90,8 @@ def test_buttons_follow_the_address():
     assert options["repository_url"] == "https://github.com/a/b"
     assert options["launch_buttons"]["notebook_interface"] == "jupyterlab"
     assert options["launch_buttons"]["binderhub_url"]
+    assert options["use_edit_page_button"]
+    assert options["use_issues_button"]
     without = address.theme_options(None)
     assert not without["launch_buttons"]
     assert "repository_url" not in without
@@ -236,3 +241,54 @@ def test_one_snapshot_is_kept(tmp_path, monkeypatch, pinned):
     made = snapshot.started(tmp_path, b"new", "2")
     assert list(tmp_path.glob("snapshot-*")) == [made]
     assert snapshot.started(tmp_path, b"other", "2").read_bytes() == b"new"
+
+
+def parsed(text):
+    """Return the document that a page's source makes."""
+    settings = {"doctitle_xform": False}  # as Sphinx has it
+    return docutils.core.publish_doctree(text, settings_overrides=settings)
+
+
+@given(st.text(st.characters(codec="ascii", exclude_characters="\\*`|_:<>+-=#~^.")))
+def test_descriptions_fit_and_end_at_a_word(text):
+    """What others show of a page is not longer than they show, and cuts no word."""
+    words = " ".join(["about", *text.split(), "flushes " * 20])
+    told = head.description(parsed(f"Title\n=====\n\nA part\n------\n\n{words}\n"))
+    assert len(told) <= head.LONGEST + 2
+    whole = told.removesuffix(" …")
+    assert words.startswith(whole)
+    assert not words[len(whole) :].lstrip(",;:")[:1].strip()
+
+
+def test_a_page_says_whole_addresses_or_none():
+    """Others load a picture by its whole address; without one it is left out."""
+    known = head.tags("T", "text & more", "a.html", "https://x/", "p.png")
+    assert 'content="https://x/a.html"' in known
+    assert 'content="https://x/p.png"' in known
+    assert "text &amp; more" in known
+    unknown = head.tags("T", "text", "a.html", "", "p.png")
+    assert "p.png" not in unknown
+    assert 'name="description" content="text"' in unknown
+
+
+def test_the_sitemap_lists_each_page_once():
+    """Search engines find every page under the site's public address."""
+    listed = head.sitemap("https://x/y/", ["a.html", "b/c.html"])
+    assert re.findall("<loc>(.*?)</loc>", listed) == [
+        "https://x/y/a.html",
+        "https://x/y/b/c.html",
+    ]
+
+
+def test_links_to_the_glossary_carry_its_text():
+    """Each link to a term tells what the term means; others stay as they are."""
+    glossary = parsed("TLB\n  It holds *translations*.\n")
+    (item,) = glossary.findall(nodes.term)
+    item["ids"].append("term-TLB")
+    known = dict(terms.told(glossary))
+    assert known == {"term-TLB": "It holds translations."}
+    other = '<a class="reference internal" href="tlb.html#reach">reach</a>'
+    link = '<a class="reference internal" href="../glossary.html#term-TLB">TLB</a>'
+    said = terms.beside(other + link, known)
+    assert said.startswith(other)
+    assert said.count("data-term=") == 1

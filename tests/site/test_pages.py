@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 
 PHONE = {"width": 390, "height": 844}
 
@@ -76,6 +77,16 @@ def overflow(page):
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
+def violations(page):
+    """Return what axe finds on a page: the rule, and where."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response
+    return [
+        (rule["id"], node["target"], node["failureSummary"])
+        for rule in found["violations"]
+        for node in rule["nodes"]
+    ]
+
+
 def check(visit, address):
     """Open one page and hold it to everything a page promises."""
     page = visit.page
@@ -86,10 +97,12 @@ def check(visit, address):
     assert page.locator("h1").count()
     assert not [role for role, name in names(page) if not name], address
     assert page.evaluate(CONTRAST) == []
+    assert violations(page) == [], address
 
     page.emulate_media(color_scheme="dark")
     page.wait_for_function("document.documentElement.dataset.theme === 'dark'")
     assert page.evaluate(CONTRAST) == []
+    assert violations(page) == [], address
     if page.locator(".tlbkit-figure").count():
         ink = page.locator(".tlbkit-explorer").first.evaluate(INK)
         assert set(page.evaluate(FIGURE_INK)) == {ink}

@@ -15,6 +15,7 @@ from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import bokeh
 from sphinx.errors import ExtensionError
@@ -24,13 +25,14 @@ from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.gallery import Gallery
 from tlbkit.show.game import Game
 from tlbkit.show.stage.page import asset
-from tlbkit_site import address, answers, pyodide, snapshot
+from tlbkit_site import address, answers, finding, head, pyodide, snapshot, terms
 from tlbkit_site.bundle import bundle, fingerprint
 
 if TYPE_CHECKING:
     from docutils import nodes
     from sphinx.application import Sphinx
     from sphinx.config import Config
+    from sphinx.environment import BuildEnvironment
 
 LIVE = "TLBKIT_SITE_LIVE"
 """Environment variable: ``off`` builds a site whose controls do not answer."""
@@ -79,6 +81,7 @@ def _configure(_app: "Sphinx", config: "Config") -> None:
     )
     repository = address.repository(ROOT / "pyproject.toml")
     config.html_theme_options.update(address.theme_options(repository))
+    config["html_baseurl"] = head.base_of(repository)
     config.templates_path.append(str(Path(__file__).parent / "templates"))
 
 
@@ -124,6 +127,53 @@ def _weight(package: str) -> int:
     archive = bundle(ROOT / "tlbkit")
     memory = snapshot.started(kept, archive, package).stat().st_size
     return len(archive) + memory + pyodide.size(pyodide.archive(kept))
+
+
+GLOSSARY = "book/glossary"
+PICTURE = "_static/readme-stage.png"
+"""What others show of the site."""
+
+
+@cache
+def _terms(env: "BuildEnvironment") -> dict[str, str]:
+    """Return what the glossary says, by the names of its anchors."""
+    known = GLOSSARY in env.found_docs
+    return dict(terms.told(env.get_doctree(GLOSSARY))) if known else {}
+
+
+def _words(
+    app: "Sphinx",
+    page: str,
+    _template: str,
+    context: dict[str, Any],
+    doctree: "nodes.document | None",
+) -> None:
+    """Let a page say what it is about, and the glossary what its words mean."""
+    if doctree is None:
+        return
+    body = head.untitled_cells(context["body"])
+    known = {} if page == GLOSSARY else _terms(app.env)
+    found = f'<span data-pagefind-meta="kind:{finding.kind(page)}"></span>'
+    context["body"] = terms.beside(body, known) + found
+    context["metatags"] += head.tags(
+        context["title"],
+        head.description(doctree),
+        f"{page}.html",
+        app.config["html_baseurl"],
+        PICTURE,
+    )
+
+
+def _finds(app: "Sphinx", out: Path) -> None:
+    """Help people and machines to find what the site holds."""
+    finding.index(out)
+    base = app.config["html_baseurl"]
+    pages = [f"{page}.html" for page in sorted(app.env.found_docs)]
+    if base:
+        (out / "sitemap.xml").write_text(head.sitemap(base, pages), "utf-8")
+    root = urlsplit(base).path or "/"
+    missing = head.not_found(app.config["html_title"] or app.config["project"], root)
+    (out / "404.html").write_text(missing, "utf-8")
 
 
 def _scripts(
@@ -197,6 +247,7 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
     if _live():
         _python(app, static)
 
+    _finds(app, out)
     # Hosts that run Jekyll would otherwise hide folders that begin with "_".
     (out / ".nojekyll").touch()
 
@@ -247,6 +298,7 @@ def setup(app: "Sphinx") -> dict[str, Any]:
     app.add_config_value("tlbkit_site", (), "html")
     app.connect("config-inited", _configure)
     app.connect("builder-inited", _fetch)
+    app.connect("html-page-context", _words, priority=800)
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("build-finished", _assets)
     app.add_css_file("book.css", priority=900)

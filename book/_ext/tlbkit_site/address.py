@@ -31,12 +31,19 @@ def repository(
 def theme_options(address: str | None) -> dict[str, Any]:
     """Return the theme options that follow from the address."""
     if address is None:
-        return {"use_repository_button": False, "launch_buttons": {}}
+        return {
+            "use_repository_button": False,
+            "use_edit_page_button": False,
+            "use_issues_button": False,
+            "launch_buttons": {},
+        }
     return {
         "repository_url": address,
         "repository_branch": BRANCH,
         "path_to_docs": "",
         "use_repository_button": True,
+        "use_edit_page_button": True,
+        "use_issues_button": True,
         "launch_buttons": {
             "notebook_interface": "jupyterlab",
             "binderhub_url": BINDER,
