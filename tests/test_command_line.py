@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it refuses."""
 
+import ast
 import json
 import subprocess
 import sys
@@ -514,3 +515,17 @@ def test_who_has_no_greenlet_is_told(command):
     )
     assert ran.returncode == 2
     assert ran.stderr == f"tlbkit: {command} needs greenlet: pip install greenlet\n"
+
+
+def test_an_older_python_is_told_which_is_needed():
+    """What such a Python reads first it can read, and it says what is missing."""
+    first = (ROOT / "tlbkit" / "__init__.py").read_text("utf-8")
+    ast.parse(first, feature_version=(3, 7))
+    older = (
+        f"import sys; sys.version_info = (3, 9); exec({first!r}, {{'__name__': 'x'}})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", older], capture_output=True, text=True, check=False
+    )
+    assert "ImportError: tlbkit needs Python 3.11 or newer" in done.stderr
+    assert "is Python 3.9" in done.stderr

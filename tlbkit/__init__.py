@@ -28,8 +28,15 @@ What is public is here, under one name each:
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+if sys.version_info < (3, 11):  # noqa: UP036 - the sentence is for older Pythons
+    raise ImportError(
+        f"tlbkit needs Python 3.11 or newer, and {sys.executable} is Python "
+        f"{sys.version_info[0]}.{sys.version_info[1]}"
+    )
 
 if TYPE_CHECKING:
     from tlbkit.arm64.machine import Machine

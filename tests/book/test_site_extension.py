@@ -249,15 +249,15 @@ def parsed(text):
     return docutils.core.publish_doctree(text, settings_overrides=settings)
 
 
-@given(st.text(st.characters(codec="ascii", exclude_characters="\\*`|_:<>+-=#~^.")))
-def test_descriptions_fit_and_end_at_a_word(text):
+@given(st.lists(st.from_regex(r"[a-z]{1,30}", fullmatch=True)))
+def test_descriptions_fit_and_end_at_a_word(some):
     """What others show of a page is not longer than they show, and cuts no word."""
-    words = " ".join(["about", *text.split(), "flushes " * 20])
+    words = " ".join(["about", *some, *["flushes"] * 20])
     told = head.description(parsed(f"Title\n=====\n\nA part\n------\n\n{words}\n"))
     assert len(told) <= head.LONGEST + 2
     whole = told.removesuffix(" …")
     assert words.startswith(whole)
-    assert not words[len(whole) :].lstrip(",;:")[:1].strip()
+    assert whole == words or words[len(whole)] == " "
 
 
 def test_a_page_says_whole_addresses_or_none():
