@@ -4,10 +4,11 @@
 
 It makes its own environment, builds what has changed since the last time, and serves
 the result until Ctrl-C. It needs Python 3.11 or newer and, the first time, a network.
+The first time, the front page is built alone and served at once, and the rest of the
+book takes its place when it is built.
 """
 
 import argparse
-import functools
 import hashlib
 import http.server
 import json
@@ -16,9 +17,12 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / ".ci"))
 
@@ -28,7 +32,12 @@ from environment import ROOT, say
 SITE = ROOT / "_build" / "html"
 STAMP = ROOT / "_build" / "built.json"
 LOG = ROOT / "_build" / "build.log"
+TIMES = ROOT / "_build" / "times.json"
+FRONT = ROOT / "_build" / "front"
 PORTS_TRIED = 20
+SLOWEST = 15
+PROGRESS = re.compile(r"([a-z ]+)\.\.\. \[ *(\d+)%\] (\S+)")
+"""A line of Sphinx that tells how far it is."""
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
@@ -50,6 +59,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         """Say nothing: the console is for what the reader can act on."""
 
 
+@dataclass
+class Shown:
+    """What is served now; it may change while the server runs."""
+
+    folder: Path
+
+
 class Server(http.server.ThreadingHTTPServer):
     """A server that never shares a port with another program."""
 
@@ -61,10 +77,16 @@ def main() -> int:
     """Build the book and serve it on localhost."""
     arguments = parse()
     python = environment.prepare("book", fresh=arguments.fresh)
-    with environment.alone():
-        build(python, live=arguments.live, everything=arguments.fresh)
-    if not arguments.build_only:
-        serve(arguments.port)
+    if arguments.build_only or SITE.exists():
+        with environment.alone():
+            build(python, live=arguments.live, everything=arguments.fresh)
+        if not arguments.build_only:
+            with listen(arguments.port) as server:
+                serve(server)
+    else:
+        return begin(python, live=arguments.live, port=arguments.port)
+    if arguments.times:
+        print("\n".join(times()))
     return 0
 
 
@@ -85,6 +107,11 @@ def parse() -> argparse.Namespace:
         dest="live",
         action="store_false",
         help="leave out the Python that runs in the page; its pages say so",
+    )
+    parser.add_argument(
+        "--times",
+        action="store_true",
+        help="after the build, list what took longest",
     )
     parser.add_argument(
         "--fresh", action="store_true", help="make the environment and the book anew"
@@ -110,20 +137,93 @@ def build(python: Path, *, live: bool, everything: bool) -> None:
     STAMP.unlink(missing_ok=True)
     LOG.parent.mkdir(exist_ok=True)
     setting = {"TLBKIT_SITE_LIVE": "on" if live else "off"}
-    with LOG.open("w", encoding="utf-8") as log:
-        done = subprocess.run(
-            [python.parent / "jupyter-book", "build", ".", "-W", "--keep-going", "-n"],
-            cwd=ROOT,
-            env=environment.variables(python) | setting,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            check=False,
-        )
-    if done.returncode:
+    if run(python, [".", "-W", "--keep-going", "-n"], setting):
         raise SystemExit(complaint(LOG.read_text("utf-8", errors="replace")))
     STAMP.write_text(json.dumps(wanted), "utf-8")
     say(f"Built in {time.monotonic() - start:.0f} s.")
+
+
+def run(python: Path, arguments: list[str], setting: dict[str, str]) -> int:
+    """Run Jupyter Book, keep what it says in the log, and tell how far it is."""
+    told = ""
+    with (
+        LOG.open("w", encoding="utf-8") as log,
+        subprocess.Popen(
+            [python.parent / "jupyter-book", "build", *arguments],
+            cwd=ROOT,
+            env=environment.variables(python) | setting,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            errors="replace",
+        ) as build,
+    ):
+        assert build.stdout is not None  # it is a pipe
+        for line in build.stdout:
+            log.write(line)
+            found = PROGRESS.search(re.sub(r"\x1b\[[\d;]*m", "", line))
+            if found and sys.stderr.isatty():
+                told = f"{found[1].strip()}: {found[2]} % {found[3]}"[:79]
+                print(f"\r{told:79}", end="", file=sys.stderr, flush=True)
+    if told:
+        print(f"\r{'':79}\r", end="", file=sys.stderr, flush=True)
+    return build.returncode
+
+
+def begin(python: Path, *, live: bool, port: int) -> int:
+    """Serve the front page as soon as it is built, and the book when that is."""
+    failed: list[str] = []
+    with environment.alone():
+        front(python, live=live)
+    shown = Shown(FRONT / "_build" / "html")
+    with listen(port, shown) as server:
+
+        def rest() -> None:
+            try:
+                with environment.alone():
+                    build(python, live=live, everything=False)
+            except SystemExit as error:
+                failed.append(str(error))
+                server.shutdown()
+            else:
+                shown.folder = SITE
+                say("All of it is there: load the page again.")
+
+        threading.Thread(target=rest, daemon=True).start()
+        serve(server, "its first page now, the rest when it is built")
+    if failed:
+        raise SystemExit(failed[0])
+    return 0
+
+
+def front(python: Path, *, live: bool) -> None:
+    """Build the front page alone. What it says of others leads nowhere yet."""
+    say("Building the front page.")
+    contents = (ROOT / "_toc.yml").read_text("utf-8")
+    FRONT.mkdir(parents=True, exist_ok=True)
+    toc = FRONT / "_toc.yml"
+    toc.write_text(
+        "".join(re.findall(r"^(?:format|root):.*\n", contents, re.MULTILINE))
+    )
+    setting = {"TLBKIT_SITE_LIVE": "on" if live else "off", "TLBKIT_SITE_FRONT": "on"}
+    arguments = [".", "--toc", str(toc), "--path-output", str(FRONT)]
+    if run(python, arguments, setting):
+        raise SystemExit(complaint(LOG.read_text("utf-8", errors="replace")))
+
+
+def times() -> Iterator[str]:
+    """Yield what took longest in the last build, in lines."""
+    if not TIMES.exists():
+        yield "No times are known: nothing was built yet."
+        return
+    told = json.loads(TIMES.read_text("utf-8"))
+    yield f"{'seconds':>8}  what, on {told['processes']} processes"
+    for name, seconds in told["phases"].items():
+        yield f"{seconds:8.1f}  {name}"
+    slowest = sorted(told["pages"].items(), key=lambda page: -page[1])
+    for page, seconds in slowest[:SLOWEST]:
+        yield f"{seconds:8.1f}  reading and running {page}"
 
 
 def is_current() -> bool:
@@ -174,19 +274,22 @@ def complaint(text: str) -> str:
     )
 
 
-def serve(port: int) -> None:
-    """Serve the site until the user stops it."""
-    with listen(port) as server:
-        say(f"Serving the book at http://localhost:{server.server_port}/ (Ctrl-C ends)")
-        try:
-            server.serve_forever()
-        except KeyboardInterrupt:
-            say("")
+def serve(server: Server, what: str = "the book") -> None:
+    """Serve until the user stops it."""
+    say(f"Serving {what} at http://localhost:{server.server_port}/ (Ctrl-C ends)")
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        say("")
 
 
-def listen(port: int) -> Server:
+def listen(port: int, shown: Shown | None = None) -> Server:
     """Return a server on *port*, or on the next one that is free."""
-    handler = functools.partial(Handler, directory=str(SITE))
+    place = shown or Shown(SITE)
+
+    def handler(*request: Any) -> Handler:
+        return Handler(*request, directory=str(place.folder))
+
     for candidate in range(port, port + PORTS_TRIED):
         try:
             server = Server(("127.0.0.1", candidate), handler)

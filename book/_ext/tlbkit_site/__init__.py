@@ -25,7 +25,7 @@ from tlbkit.show.explorer import STATIC_PAGE
 from tlbkit.show.gallery import Gallery
 from tlbkit.show.game import Game
 from tlbkit.show.stage.page import asset
-from tlbkit_site import address, answers, finding, head, pyodide, snapshot, terms
+from tlbkit_site import address, answers, clock, finding, head, pyodide, snapshot, terms
 from tlbkit_site.bundle import bundle, fingerprint
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 LIVE = "TLBKIT_SITE_LIVE"
 """Environment variable: ``off`` builds a site whose controls do not answer."""
+
+FRONT = "TLBKIT_SITE_FRONT"
+"""Environment variable: ``on`` where the front page is built alone, to be early."""
 
 BOOK = Path(__file__).resolve().parents[2]
 ROOT = BOOK.parent
@@ -62,11 +65,12 @@ def _live() -> bool:
     return wanted == "on"
 
 
-def _configure(_app: "Sphinx", config: "Config") -> None:
+def _configure(app: "Sphinx", config: "Config") -> None:
     """Settle what depends on the sources and on where the project lives."""
     # Kernels inherit it, so that chapters emit pages and not widgets.
     os.environ[STATIC_PAGE] = "1"
     config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
+    app.parallel = os.cpu_count() or 1  # Jupyter Book has no option for it
     own = [
         path
         for folder in (BOOK / "_static", Path(__file__).parent)
@@ -206,6 +210,8 @@ def _scripts(
     if re.search("tlbkit-(stage|gallery|game)", context.get("body", "")):
         app.add_css_file(STAGE["stage.css"], priority=901)
         app.add_js_file(STAGE["stage.js"], loading_method="defer", priority=601)
+    if os.environ.get(FRONT) == "on":
+        app.add_js_file("front.js", loading_method="defer", priority=601)
     context["script_files"] = [
         script
         for script in context["script_files"]
@@ -297,6 +303,7 @@ def setup(app: "Sphinx") -> dict[str, Any]:
     app.add_config_value("tlbkit_package", "", "env")
     app.add_config_value("tlbkit_site", (), "html")
     app.connect("config-inited", _configure)
+    clock.connect(app)
     app.connect("builder-inited", _fetch)
     app.connect("html-page-context", _words, priority=800)
     app.connect("html-page-context", _scripts, priority=900)
