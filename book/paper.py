@@ -29,15 +29,17 @@ from environment import ROOT, say
 
 if TYPE_CHECKING:
     from bs4 import BeautifulSoup, Tag
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, ViewportSize
 
 TARGET = ROOT / "_build" / "html" / "tlbkit.pdf"
 TOGETHER = "paper.html"
 LEFT_OUT = "book/reference/"
-UNPRINTABLE = (
-    ".headerlink, .tlbkit-actions, .tlbkit-state, .toctree-wrapper, button,"
-    " fieldset, [data-pagefind-meta], .tlbkit-line, .tlbkit-trace"
-)
+UNPRINTABLE = ".headerlink, .toctree-wrapper, [data-pagefind-meta], .tlbkit-trace"
+"""What no script needs; the style leaves out what only moves."""
+
+SHEET: "ViewportSize" = {"width": 642, "height": 960}
+"""What is printed of an A4 sheet, in the pixels of a style sheet."""
+
 FOOTER = (
     '<div style="width:100%;font:8pt sans-serif;color:#555;text-align:center">'
     '<span class="pageNumber"></span></div>'
@@ -129,7 +131,10 @@ def chapter(soup: "BeautifulSoup", page: str, printed: frozenset[str]) -> "Tag":
     for unwanted in article.select(UNPRINTABLE):
         unwanted.decompose()
     for answer in article.select("details"):
-        answer["open"] = ""
+        if not answer.find_parent(
+            class_="cell_output"
+        ):  # there they are tables of data
+            answer["open"] = ""
     for named in article.select("[id]"):
         named["id"] = f"{slug(page)}--{named['id']}"
     for link in article.select("a[href]"):
@@ -247,7 +252,9 @@ def print_book() -> None:
         browser = play.chromium.launch(
             executable_path=chromium, args=["--no-sandbox"] if root else []
         )
-        page = browser.new_page(device_scale_factor=2)
+        # Figures take the width that they have when they are drawn.
+        page = browser.new_page(viewport=SHEET, device_scale_factor=2)
+        page.emulate_media(media="print", color_scheme="light")
         for _ in range(2):
             sheet.write_text(together(book, numbers), "utf-8")
             settle(page, f"http://127.0.0.1:{server.server_port}/{TOGETHER}")

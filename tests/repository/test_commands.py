@@ -2,6 +2,7 @@
 
 import http.client
 import importlib.util
+import json
 import re
 import threading
 
@@ -120,3 +121,45 @@ def test_the_digest_covers_what_the_book_is_made_of():
     names = {path.relative_to(environment.ROOT).as_posix() for path in serve.sources()}
     assert {"pyproject.toml", "book/serve.py", "tlbkit/errors.py"} <= names
     assert not [name for name in names if name.startswith(("_build", ".cache"))]
+
+
+def test_the_book_takes_the_place_of_its_front_page(tmp_path):
+    """One address serves what stands there now, and the whole book once it is built."""
+    for name in ("front", "book"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(name)
+    shown = serve.Shown(tmp_path / "front")
+    with serve.listen(0, shown) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        found = []
+        for folder in ("front", "book"):
+            shown.folder = tmp_path / folder
+            connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
+            connection.request("GET", "/a.txt")
+            found.append(connection.getresponse().read().decode())
+            connection.close()
+        server.shutdown()
+    assert found == ["front", "book"]
+
+
+def test_a_build_tells_how_far_it_is(monkeypatch, tmp_path):
+    """All that a build says is kept, and its status is handed on."""
+    tool = tmp_path / "jupyter-book"
+    tool.write_text("#!/bin/sh\necho 'reading sources... [ 50%] book/a'\nexit 3\n")
+    tool.chmod(0o755)
+    monkeypatch.setattr(serve, "LOG", tmp_path / "build.log")
+    assert serve.run(tmp_path / "python", [], {}) == 3
+    kept = (tmp_path / "build.log").read_text()
+    found = serve.PROGRESS.search(kept)
+    assert found
+    assert found.groups() == ("reading sources", "50", "book/a")
+
+
+def test_the_slowest_pages_are_listed_first(monkeypatch, tmp_path):
+    """The times of the last build are told by phase, then by page, slowest first."""
+    told = {"processes": 2, "phases": {"reading": 9.0}, "pages": {"a": 1.0, "b": 2.0}}
+    monkeypatch.setattr(serve, "TIMES", tmp_path / "times.json")
+    assert "nothing was built" in next(iter(serve.times()))
+    serve.TIMES.write_text(json.dumps(told))
+    lines = [line.split() for line in serve.times()]
+    assert [line[0] for line in lines[1:]] == ["9.0", "2.0", "1.0"]

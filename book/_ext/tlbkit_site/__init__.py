@@ -71,6 +71,9 @@ def _configure(app: "Sphinx", config: "Config") -> None:
     os.environ[STATIC_PAGE] = "1"
     config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
     app.parallel = os.cpu_count() or 1  # Jupyter Book has no option for it
+    for name in ("sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"):
+        if silent := app.extensions.get(name):
+            silent.parallel_read_safe = True  # it is, and does not say so
     own = [
         path
         for folder in (BOOK / "_static", Path(__file__).parent)

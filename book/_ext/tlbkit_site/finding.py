@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sphinx.errors import ExtensionError
 
-REFERENCE = ("book/reference/", "book/glossary")
+REFERENCE = ("book/reference/", "book/glossary", "book/proof/real-kernels")
 """Where readers look things up; what explains them is found before these."""
 
 
