@@ -117,6 +117,9 @@ def report(judged: list[Judged], *, witnesses: bool) -> str:
             ends = "ends so" if one.verdict.lower() == "allowed" else "ends otherwise"
             steps = [f"  {step}" for step in one.witness]
             parts.append("\n".join([f"{one.test}: one execution that {ends}", *steps]))
+    doubted = [f"  {one.test}: {doubt}" for one in judged for doubt in one.doubts]
+    if doubted:
+        parts.append("\n".join(["is this meant?", *doubted]))
     if len(judged) > 1:
         compared = [one for one in decided if one.expected]
         wrong = sum(one.disagrees for one in compared)

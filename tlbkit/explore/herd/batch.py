@@ -11,6 +11,7 @@ from tlbkit.errors import InputError
 from tlbkit.explore.herd.judge import judge_herd
 from tlbkit.explore.herd.test import HerdTest, is_herd, load_herd
 from tlbkit.explore.herd.values import MissingError
+from tlbkit.explore.litmus.doubts import doubts
 from tlbkit.explore.litmus.form import LitmusTest, load
 from tlbkit.explore.litmus.search import (
     MAX_STATES,
@@ -51,6 +52,7 @@ class Judged:
         witness: An execution that shows the verdict, if one does.
         trouble: Why there is no verdict.
         reason: The same in a sentence.
+        doubts: What may be a slip in the test, a sentence each.
     """
 
     source: str
@@ -62,6 +64,7 @@ class Judged:
     witness: tuple[str, ...] | None = None
     trouble: Trouble = Trouble.NONE
     reason: str = ""
+    doubts: tuple[str, ...] = ()
 
     @property
     def disagrees(self) -> bool:
@@ -84,6 +87,8 @@ class Judged:
         }
         if self.reason:
             whole["reason"] = self.reason
+        if self.doubts:
+            whole["doubts"] = list(self.doubts)
         return whole
 
 
@@ -167,6 +172,8 @@ def judge_text(
         if isinstance(test, LitmusTest):
             wanted = test.expected[ets2] if test.expected else wanted.lower()
         blank = Judged(source, test.name, ets2, expected=wanted)
+        if isinstance(test, LitmusTest):
+            blank = replace(blank, doubts=tuple(doubts(test)))
         try:
             if isinstance(test, LitmusTest):
                 own = judge(test, ets2=ets2, limit=limit)

@@ -72,7 +72,13 @@ def judge_herd(
         MissingError: An execution needs what is not had here.
         SearchTooLargeError: The test has more states.
     """
-    ets2 = ets2 or test.ets2
+    try:
+        return _judge(test, ets2=ets2 or test.ets2, limit=limit)
+    except MissingError as error:
+        raise MissingError(f"{test.source}: {error}") from error
+
+
+def _judge(test: HerdTest, *, ets2: bool, limit: int) -> HerdVerdict:
     question = test.question
     asked: Proposition = question.proposition
     if question.quantifier == "forall":
@@ -91,7 +97,7 @@ def judge_herd(
                 continue
             if missing:
                 if _reached(model, state, ways):
-                    raise MissingError(f"{test.source}: {missing}")
+                    raise MissingError(missing)
             elif holds(asked, _After(test, model, state, ways)):
                 witness = tuple(tell(model, _texts(test, ways), search.path(state)))
                 break

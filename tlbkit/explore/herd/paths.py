@@ -48,7 +48,7 @@ from tlbkit.explore.herd.values import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from tlbkit.arm64.ordering import Instruction
+    from tlbkit.arm64.ordering import Instruction, Value
     from tlbkit.explore.herd.assembly import Line, Listing
     from tlbkit.explore.herd.state import Initial
 
@@ -95,6 +95,7 @@ class Pages:
         stored: The entries that it may store, or None if they are computed.
         hardware: What the hardware of each CPU manages.
         again: Whether a faulting instruction is tried again (the variant `handled`).
+        user: The threads that run at EL0, their handlers apart.
     """
 
     first: Mapping[str, Entry]
@@ -102,6 +103,7 @@ class Pages:
     stored: frozenset[Entry] | None
     hardware: tuple[Hardware, ...]
     again: bool
+    user: frozenset[int] = frozenset()
 
     def may(self, page: str, cpu: int, *, write: bool) -> set[bool]:
         """Return whether an access may fault (True) and may not (False)."""
@@ -249,6 +251,9 @@ class _Walker:
     def _execute(self, state: _State, line: Line) -> bool:
         """Execute one instruction; False if this way is over, or left out."""
         name, operands = line.name, line.operands
+        at_el0 = self.number in self.pages.user and not state.handling
+        if at_el0 and name in ("TLBI", "MSR", "MRS", "ERET"):
+            raise MissingError(f"{name} at EL0", line.line)
         try:
             if name in ("B", "CBZ", "CBNZ", "TBZ", "TBNZ") or name.startswith("B."):
                 return self._branch(state, name, operands)
@@ -520,6 +525,8 @@ class _Walker:
         """Access one place; the state goes on without a fault, a copy with one."""
         target = access.target
         if isinstance(target, Table):
+            if self.number in self.pages.user and not state.handling:
+                raise MissingError("an access to an entry at EL0, which faults")
             return self._perform(state, access)
         write = access.name not in _LOADS
         may = self.pages.may(target.page, self.number, write=write)
@@ -601,7 +608,7 @@ class _Walker:
             state,
             Store(
                 target,
-                cast("int", value.value),
+                _written(target, value),
                 release=name in ("STLR", "STLXR"),
                 depends=on,
                 faults=access.faults,
@@ -634,7 +641,7 @@ class _Walker:
             state,
             Atomic(
                 access.target,
-                cast("int", value.value),
+                _written(access.target, value),
                 register,
                 acquire="A" in order and returns,
                 release="L" in order,
@@ -675,13 +682,14 @@ class _Walker:
         # It fails, and writes what it has read; or it succeeds.
         for wanted, value in ((False, got), (True, given)):
             way = state if wanted else self._fork(state)
-            on = self._write(way, access, given if wanted else _NOTHING)
+            on = self._write(way, access, value)
+            on = on if wanted else replace(on, data=frozenset())
             judged_by = expected.basic | expected.picked
             self._step(
                 way,
                 Atomic(
                     access.target,
-                    cast("int", value.value),
+                    _written(access.target, value),
                     register,
                     acquire=acquire,
                     release="L" in order,
@@ -777,6 +785,24 @@ def _condition(name: str) -> Callable[[object], bool]:
     if name not in values.CONDITIONS:
         raise MissingError(f"condition {shown(name)}")
     return lambda pair: values.holds(name, cast("tuple[Word, Word]", pair))
+
+
+def _written(target: Data | Table, value: Held) -> Value | Computed:
+    """Return what a store writes to a place."""
+    word = value.value
+    if not isinstance(word, Computed):
+        return _as_entry(word) if isinstance(target, Table) else cast("Value", word)
+    if isinstance(target, Data):
+        return word
+    function = word.function
+    return Computed(word.registers, lambda *words: _as_entry(function(*words)))
+
+
+def _as_entry(word: object) -> Entry:
+    """Return a word that is stored to an entry, if it is one."""
+    if not isinstance(word, Entry):
+        raise MissingError("what is stored to an entry is no entry")
+    return word
 
 
 def _pair(left: Word, right: Word) -> tuple[Word, Word]:

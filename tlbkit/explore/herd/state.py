@@ -178,6 +178,17 @@ def hardware_of(option: Piece | None, threads: int) -> tuple[Hardware, ...]:
     return tuple(found)
 
 
+def user_threads(option: Piece | None, threads: int) -> frozenset[int]:
+    """Read `EL0=P0,P2`: the threads that run at EL0."""
+    found = set()
+    for word in option.text.replace(",", " ").split() if option else ():
+        match = re.fullmatch(r"P(\d+)", word)
+        if not match or int(match[1]) >= threads:
+            raise MissingError(f"EL0={shown(word)}")
+        found.add(int(match[1]))
+    return frozenset(found)
+
+
 def word_text(word: object) -> str:
     """Write a word as a test does."""
     match word:

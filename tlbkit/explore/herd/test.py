@@ -12,7 +12,7 @@ from tlbkit.errors import InputError
 from tlbkit.explore.herd.assembly import Listing, all_labels, listings
 from tlbkit.explore.herd.condition import Equal, Fault, Question, atoms, parse_question
 from tlbkit.explore.herd.paths import Pages, Path, paths
-from tlbkit.explore.herd.state import Initial, hardware_of
+from tlbkit.explore.herd.state import Initial, hardware_of, user_threads
 from tlbkit.explore.herd.text import Parts, PlacedError, cut, shown
 from tlbkit.explore.herd.values import MissingError, Word, page_of_table
 
@@ -136,6 +136,7 @@ def _load(parts: Parts, source: str) -> HerdTest:
         stored,
         hardware,
         again=bool(variants & {"handled", "imprecise"}),
+        user=user_threads(parts.options.get("el0"), len(listed)),
     )
     found = []
     for number, listing in enumerate(listed):

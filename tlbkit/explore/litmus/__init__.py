@@ -44,6 +44,7 @@ The steps of P0, P1 and P2, with `;` between; a line more of a thread goes on wi
 `BRANCH(r)`                 a branch that depends on r, going on here either way
 =========================== ==========================================================
 
+A page, frame or entry is named by no word of this form (`pte`, `all`, `permission`).
 A register is read into once. A fault ends its thread; registers not read by then are 0.
 
 The condition is made of `P1.r = 1`, `P1.r = A` (also `!=`), the last values `frame(b) =
@@ -57,6 +58,7 @@ the equals sign; `threads`, an object from "P0" to a list of steps; `exists`; an
 `expect`, a list of two verdicts. `dump_text` and `dump_json` write both forms.
 """
 
+from tlbkit.explore.litmus.doubts import doubts
 from tlbkit.explore.litmus.form import LitmusTest, dump_json, dump_text, load, to_json
 from tlbkit.explore.litmus.search import (
     MAX_STATES,
@@ -73,6 +75,7 @@ __all__ = [
     "SearchTooLargeError",
     "Verdict",
     "catalogue",
+    "doubts",
     "dump_json",
     "dump_text",
     "judge",

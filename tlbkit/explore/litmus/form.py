@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from tlbkit.arm64.ordering import (
 )
 from tlbkit.errors import InputError
 from tlbkit.explore.litmus.conditions import (
+    FAULTS,
     Condition,
     Equal,
     Faulted,
@@ -41,6 +43,15 @@ if TYPE_CHECKING:
     from tlbkit.arm64.ordering import Instruction
 
 VERDICTS = ("allowed", "forbidden")
+
+RESERVED = frozenset(
+    {
+        *("all", "invalid", "pte", "frame", "fault", "not", "and", "or"),
+        *("LD", "LDAR", "STLR", "SWAP", "CAS", "DMB", "DSB", "ISB", "TLBI", "BRANCH"),
+        *FAULTS,
+    }
+)
+"""Words of the forms, which name no page, frame or entry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +89,35 @@ def load(text: str, source: str = "litmus") -> list[LitmusTest]:
     Raises:
         InputError: The text is not well formed; the message says where and what.
     """
-    if text.lstrip()[:1] in ("[", "{"):
-        tests = _load_json(text, source)
-    else:
-        tests = _load_text(text, source)
+    try:
+        if text.lstrip()[:1] in ("[", "{"):
+            tests = _load_json(text, source)
+        else:
+            tests = _load_text(text, source)
+    except InputError as error:
+        raise InputError(_short(str(error))) from error
     names = [test.name for test in tests]
-    for name in names:
-        if names.count(name) > 1:
-            raise InputError(f"{source}: two tests are called {name!r}; rename one")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise InputError(
+                _short(f"{source}: two tests are called {name!r}; rename one")
+            )
     if not tests:
         raise InputError(
             f"{source}: there is no test in it; one starts with 'test NAME'"
         )
     return tests
+
+
+MAX_MESSAGE = 500
+"""The longest message about a file: what is wrong is said, not all that is there."""
+
+
+def _short(message: str) -> str:
+    if len(message) <= MAX_MESSAGE:
+        return message
+    half = MAX_MESSAGE // 2 - 3
+    return f"{message[:half]} [...] {message[-half:]}"
 
 
 def to_json(test: LitmusTest) -> dict[str, Any]:
@@ -153,9 +180,17 @@ class _Draft:
     condition: Condition | None = None
     expected: tuple[str, str] | None = None
 
+    said: set[str] = field(default_factory=set)
+
+    def once(self, keyword: str) -> None:
+        """Refuse what a test may say once, if it says it again."""
+        if keyword in self.said:
+            raise InputError(f"{keyword!r} is said a second time in this test")
+        self.said.add(keyword)
+
     def define(self, kind: str, name: str, value: str) -> None:
         """Take a frame, a page or an entry."""
-        if not re.fullmatch(NAME, name) or name in ("all", "invalid"):
+        if not re.fullmatch(NAME, name) or name in RESERVED:
             raise InputError(f"{kind} {name!r}: take another name, a plain word")
         if kind == "frame":
             if name in self.frames:
@@ -219,6 +254,10 @@ class _Draft:
         for steps in self.threads:
             for step in steps:
                 page = named_page(step)
+                if page in RESERVED:
+                    raise InputError(
+                        f"page {page!r}: the word means something else; take another"
+                    )
                 if page and page not in self.pages:
                     self.pages[page] = Entry(valid=True, frame=page)
         for entry in (*self.pages.values(), *self.entries.values()):
@@ -306,6 +345,8 @@ def _take_line(draft: _Draft, line: str) -> None:
         return
     keyword, _, rest = line.partition(" ")
     rest = rest.strip()
+    if keyword in ("about", "hardware", "exists", "expect"):
+        draft.once(keyword)
     match keyword:
         case "about":
             draft.about = rest
@@ -332,9 +373,11 @@ def _take_line(draft: _Draft, line: str) -> None:
 
 def _load_json(text: str, source: str) -> list[LitmusTest]:
     try:
-        json.loads(text)
+        json.loads(text, object_pairs_hook=_without_doubles)
     except json.JSONDecodeError as error:
         raise InputError(f"{source}:{error.lineno}: not JSON: {error.msg}") from error
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{source}: JSON too large to read: {error}") from error
     tests = []
@@ -344,6 +387,16 @@ def _load_json(text: str, source: str) -> list[LitmusTest]:
         except InputError as error:
             raise InputError(f"{source}:{number}: {error}") from error
     return tests
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, whose keys must differ."""
+    whole = dict(pairs)
+    if len(whole) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise InputError(f"key {twice!r} stands twice in one object")
+    return whole
 
 
 def _json_items(text: str) -> Iterator[tuple[int, Any]]:

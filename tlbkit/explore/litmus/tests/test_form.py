@@ -206,3 +206,26 @@ def test_no_text_makes_the_reader_stumble(text):
     """Whatever a file says, it is read or it is an input error."""
     with contextlib.suppress(InputError):
         load(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("test t\n P0: r := x\n exists P0.r = 0\n exists P0.r = 1\n", "second time"),
+        ("test t\n about a\n about b\n P0: r := x\n exists P0.r = 0\n", "second time"),
+        ("test t\n P0: fault := 1\n exists frame(fault) = 0\n", "page 'fault'"),
+        ("test t\n page pte = frame a\n P0: r := x\n exists P0.r = 0\n", "page 'pte'"),
+        (
+            '{"name": "t", "name": "u", "threads": {}, "exists": "P0.r = 0"}',
+            "'name' stands twice",
+        ),
+        (
+            '{"name": "t", "threads": {"P0": ["r := x"], "P0": []}, "exists": ""}',
+            "'P0' stands twice",
+        ),
+    ],
+)
+def test_what_is_said_twice_or_means_something_else_is_refused(text, said):
+    """No line or key is overruled in silence, and no word has two meanings."""
+    with pytest.raises(InputError, match=said):
+        load(text, "t")
