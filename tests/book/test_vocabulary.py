@@ -17,10 +17,8 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "huge-memory",
         "huge-zero-folio",
         "insert-pmd-pud",
-        "moving-and-reclaim",
         "normal-page",
         "rmap",
         "the-gallery",
@@ -165,10 +163,8 @@ EVERYDAY = frozenset(
 UNLINKED: frozenset[str] = frozenset(
     {
         "bad-page-map",
-        "huge-memory",
         "huge-zero-folio",
         "insert-pmd-pud",
-        "moving-and-reclaim",
         "normal-page",
         "real-kernels",
         "rmap",
