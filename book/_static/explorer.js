@@ -160,7 +160,7 @@
       table.tBodies[0].replaceChildren(
         ...rows.map(([first, ...rest]) =>
           line([
-            cell("th", first, 0, "row"),
+            first ? cell("th", first, 0, "row") : cell("td", "", 0),
             ...rest.map((text, i) => cell("td", text, i + 1)),
           ]),
         ),

@@ -79,6 +79,13 @@ def _control(parameter: "Parameter", value: Value) -> str:
     return _slider(parameter, value) if numbers else _menu(parameter, value)
 
 
+def _named(text: str, look: str) -> str:
+    """Return the first cell of a row, which heads the row if it says anything."""
+    if not text:
+        return f"<td{look}></td>"
+    return f'<th scope="row"{look}>{escape(text)}</th>'
+
+
 def table_html(answer: "Answer") -> str:
     """Return the answer's table; the first cell of a row names the row."""
     numbers = number_columns(answer.rows) or [False] * len(answer.header)
@@ -88,7 +95,7 @@ def table_html(answer: "Answer") -> str:
         for cell, look in zip(answer.header, looks, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row"{looks[0]}>{escape(row[0])}</th>'
+        f"<tr>{_named(row[0], looks[0])}"
         + "".join(
             f"<td{look}>{escape(cell)}</td>"
             for cell, look in zip(row[1:], looks[1:], strict=True)

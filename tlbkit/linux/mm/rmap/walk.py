@@ -69,7 +69,8 @@ class RmapWalk(RmapHugetlb):
         """
         mapping.i_mmap_rwsem.assert_held()
         shift = self._kernel.pgtable.page_shift
-        for vma in mapping.i_mmap:
+        # A copy: where the gallery takes the lock away, VMAs come and go meanwhile.
+        for vma in tuple(mapping.i_mmap):
             base = vma.start + (index - vma.pgoff << shift)
             start = max(base, vma.start)
             end = min(base + (nr << shift), vma.end)
