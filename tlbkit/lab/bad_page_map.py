@@ -116,8 +116,8 @@ class Report:
         entry: What it says.
         tables: The entries on the way to it, by level, as far as there are tables.
         addr: The address that it is for.
-        vm_flags: The flags of the area.
-        index: The place of the address in what the area maps, in pages.
+        vm_flags: The flags of the VMA.
+        index: The place of the address in what the VMA maps, in pages.
         file: What that is, or "" for private memory.
         dumped: Why a page was described, or "" if none was.
     """
@@ -134,7 +134,7 @@ class Report:
 
     @property
     def flag_names(self) -> list[str]:
-        """The names of the area's flags."""
+        """The names of the VMA's flags."""
         return [
             name
             for name, value in vars(flags).items()
@@ -287,8 +287,8 @@ _LINES: Final = (
     ("pgd:", "the entries on the way down, read again"),
     ("page dumped", "why the page is described"),
     ("page:", "the page that the entry maps, as its counts are now"),
-    ("addr:", "the address, and the area that it lies in"),
-    ("file:", "what the area maps, and who answers for it"),
+    ("addr:", "the address, and the VMA that it lies in"),
+    ("file:", "what the VMA maps, and which functions serve it"),
     ("CPU:", "where the CPU is; then the kernel marks itself as tainted"),
 )
 
@@ -297,7 +297,7 @@ def explain(line: str) -> str:
     """Say what a line of a report is there for.
 
     >>> explain("addr:0000000000400000 vm_flags:00000073")
-    'the address, and the area that it lies in'
+    'the address, and the VMA that it lies in'
     """
     return next((text for start, text in _LINES if line.startswith(start)), "")
 
@@ -309,11 +309,11 @@ def _reading(broken: Broken, bit: int, outcome: str, log: Sequence[str]) -> str:
         f"What meets it ends so: {outcome}."
     )
     if not any(line.startswith("BUG: Bad page map in") for line in log):
-        return f"{head} Nobody reports it."
+        return f"{head} No report is written."
     report = read_report(log)
     names = ", ".join(report.flag_names)
     return (
-        f"{head} The report is of the {report.level} entry for {report.addr:#x}, in an "
-        f"area with {names}. The kernel is marked: "
+        f"{head} The report is of the {report.level} entry for {report.addr:#x}, in a "
+        f"VMA with {names}. The kernel is marked: "
         f"{' '.join(sorted(broken.kernel.panic.taints))}."
     )

@@ -23,9 +23,13 @@ if TYPE_CHECKING:
     from tlbkit.lab.parameter import Value
 
 COMMIT: Final = "b0f86aaebed1"
-NOTHING, ZERO, DATA = "nothing is there", "zeros are there", "another block is there"
+NOTHING, ZERO, DATA = (
+    "nothing is there",
+    "zeros are there",
+    "another huge page is there",
+)
 NO_FOLIO, NO_MEMORY = "there is no huge zero folio", "there is no memory for a table"
-BEFORE = "the block begins before the area"
+BEFORE = "the huge page begins before the VMA"
 SITUATIONS: Final = (NOTHING, ZERO, DATA, NO_FOLIO, NO_MEMORY, BEFORE)
 """What the fault may meet."""
 

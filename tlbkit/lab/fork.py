@@ -110,7 +110,7 @@ class ForkReuse(Flow):
             )
         return (
             "a page that only gains write permission is flushed on the CPU that "
-            "faulted, and nobody else writes to it here"
+            "faulted, and no other CPU writes to it here"
         )
 
 

@@ -189,7 +189,7 @@ class GatherFlush(Exploration):
         if rows[0][1] != rows[1][1]:
             text = (
                 "They differ: without the fix a CPU may keep, in its walk cache, the "
-                "way to a table that belongs to somebody else by now."
+                "way to a table that now belongs to another process."
             )
         return Answer(
             {

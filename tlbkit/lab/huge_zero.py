@@ -1,4 +1,4 @@
-"""What the kernels of the registry make of a block of zeros, by how its entry came."""
+"""What the kernels make of the huge zero folio, by how its entry came."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def used_before(kernel: Kernel) -> None:
 
 
 def zeros(kernel: Kernel, way: str) -> tuple[Process, int]:
-    """Return a process that maps a block of zeros, by an entry that came by *way*."""
+    """Return a process that maps the huge zero folio by an entry that came by *way*."""
     process = kernel.spawn()
     size = kernel.pgtable.pmd_size
     base = process.mmap(size, mte=kernel.mte.supported)
@@ -92,13 +92,13 @@ def seen(version: str, way: str, *, init_on_free: bool) -> dict[str, str]:
 
 
 class HugeZero(Exploration):
-    """A block of zeros in each named kernel.
+    """The huge zero folio in each named kernel.
 
     Columns: ``what``, and one for each of `tlbkit.patches.registry.KERNELS`.
     """
 
     name = "huge-zero"
-    title = "A block of zeros"
+    title = "The huge zero folio in each kernel"
     parameters = (
         menu("way", "the entry came by", WAYS),
         switch("init_on_free", "pages are zeroed when they are freed"),
@@ -132,5 +132,5 @@ class HugeZero(Exploration):
 
 
 def _bad(rows: Mapping[str, str]) -> bool:
-    """Tell whether a process would notice: another frame, or somebody's tags."""
+    """Tell whether a process would notice: another frame, or old tags."""
     return rows["it maps"] != "zeros" or rows["first tag"] != "0"

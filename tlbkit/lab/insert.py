@@ -1,4 +1,4 @@
-"""A block is inserted where something may be already: every input, before and after."""
+"""A huge page is inserted where an entry may be already: every input, old and new."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ EXISTING: Final = (
 WHAT: Final = ("folio", "frames", "folio of another order", "huge zero folio")
 """What may be inserted."""
 
-INSIDE, BEFORE, AFTER = "inside", "begins before the area", "lies after the area"
+INSIDE, BEFORE, AFTER = "inside", "begins before the VMA", "lies after the VMA"
 WHERE: Final = (INSIDE, BEFORE, AFTER)
 """Where the block lies."""
 
@@ -71,17 +71,17 @@ ANSWERS: Final = {
 
 
 class Place:
-    """A driver's area of one block, whose entry says what was asked for.
+    """A driver's VMA of one huge page, whose entry says what was asked for.
 
     Args:
         kernel: Made for this place.
         existing: One of `EXISTING`.
         deposit: The architecture wants a table in store for each block.
-        vm_write: The area is writable.
+        vm_write: The VMA is writable.
         level: One of `LEVELS`.
 
     Attributes:
-        process, mm, vma: The only process, its address space, and the area.
+        process, mm, vma: The only process, its address space, and the VMA.
         entryp: Where the entry stands.
         folio: Of the size of the block.
         wrong: Of another.
@@ -228,14 +228,14 @@ class Insert(Exploration):
     """
 
     name = "insert"
-    title = "A block is inserted"
+    title = "A huge page is inserted"
     parameters = (
         menu("level", "entry", LEVELS),
         menu("what", "what is inserted", WHAT),
         menu("existing", "what is there", EXISTING),
-        menu("where", "the block", WHERE),
+        menu("where", "the huge page", WHERE),
         switch("write", "the access is a write"),
-        switch("vm_write", "the area is writable", "on"),
+        switch("vm_write", "the VMA is writable", "on"),
         switch("deposit", "the architecture stores a table"),
         switch("memory", "there is memory for it", "on"),
     )

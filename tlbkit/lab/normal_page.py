@@ -328,8 +328,8 @@ class NormalPage(Exploration):
             "profile", "special bit at PTE, PMD, PUD", "", "110", tuple(PROFILES)
         ),
         switch("special", "special bit of the entry"),
-        menu("area", "area", AREAS),
-        switch("cow", "area is private and writable", "on"),
+        menu("area", "VMA", AREAS),
+        switch("cow", "VMA is private and writable", "on"),
         switch("linear", "frame is in its place of the row"),
         menu("frame", "frame", FRAMES),
         switch("memmap", "frame is memory", "on"),

@@ -34,7 +34,7 @@ def asked(users: int, apart: int, *, held: bool, before: bool) -> dict[str, str]
     Args:
         users: Processes that use the table in which its entry stands, at least 1.
         apart: Processes that map the page besides, read-only. They use another table.
-        held: Somebody who looks at memory by frames holds the table for a moment.
+        held: Code that looks at memory by frames holds the table for a moment.
         before: On the kernel without the commit.
     """
     cpus = users + apart
@@ -83,7 +83,7 @@ class PmdShared(Exploration):
     parameters = (
         Parameter("users", "processes that use the table", "processes", 3, (1, 2, 3)),
         Parameter("apart", "others, by another table", "processes", 0, (0, 1, 2)),
-        switch("held", "somebody holds the table for a moment"),
+        switch("held", "a passing reference holds the table"),
     )
 
     def answer(self, params: Mapping[str, Value]) -> Answer:
@@ -124,8 +124,8 @@ def _reading(users: int, processes: int, *, held: bool, differing: list[str]) ->
         )
     if len(differing) == 1:
         return (
-            f"{whose} Without the commit the helper is wrong, and nobody is misled: "
-            "two entries map the page, and its map count tells."
+            f"{whose} Without the commit the helper is wrong, but misleads no caller: "
+            "two entries map the page, and its mapcount says so."
         )
     return (
         f"{whose} Without the commit the kernel calls it private, and would move it "

@@ -235,7 +235,9 @@ class Stale(Exploration):
 def _reading(verdicts: list[Verdict]) -> str:
     """What the verdicts come to."""
     if Verdict.HOLE in verdicts:
-        return "A hole: somebody does what the tables forbid, and nobody is told."
+        return (
+            "A hole: a CPU does what the tables forbid, and no fault tells the kernel."
+        )
     if set(verdicts) == {Verdict.AGREES}:
         return "Both CPUs do as the tables say."
     if Verdict.IDLE in verdicts:

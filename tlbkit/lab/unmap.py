@@ -39,6 +39,6 @@ class Unmap(Flow):
         """Say why there are two flushes."""
         del settings
         return (
-            "one flush takes the leaf entries, another the tables that nobody else "
-            "uses; none of the commits changes that"
+            "one flush takes the leaf entries, another the tables that no other "
+            "process uses; none of the commits changes that"
         )

@@ -23,29 +23,28 @@ MOMENTS: Final = (SHARED, TAKEN, FLUSHED, RELEASED)
 
 READINGS: Final = {
     SHARED: (
-        "One table has two entries above it and one reference. Whoever counts "
-        "references cannot tell that it is shared. A munmap by the stayer would take "
-        "the table from the stayer, and leave it as it is."
+        "Two PUD entries point to the table, which has one reference. Code that "
+        "counts references cannot tell that it is shared. A munmap by the stayer "
+        "would clear the stayer's PUD entry, and leave the table as it is."
     ),
     TAKEN: (
-        "All that the table maps is noted in the gather, so a flush will find it. No "
-        "reference has moved. The leaver's CPU can still use what it remembers; the "
-        "stayer waits for the lock of the file, and cannot put the table to another "
-        "use."
+        "The gather records all that the table maps, so a flush will cover it. No "
+        "reference has changed. The leaver's CPU can still use its stale entries; the "
+        "stayer waits for i_mmap_rwsem, and cannot use the table for anything else."
     ),
     FLUSHED: (
-        "Now the TLB has forgotten. The lock still keeps the stayer away: what comes "
-        "first is certain."
+        "The stale entries are gone from every TLB. i_mmap_rwsem still keeps the "
+        "stayer out, so the flush is sure to come first."
     ),
     RELEASED: (
-        "The stayer may change the table, and needed no reference for it. Had the "
-        "flush been put off until now, the leaver could use entries that the stayer "
+        "The stayer may change the table, and needed no reference for that. If the "
+        "flush had waited until now, the leaver could use entries that the stayer "
         "changes."
     ),
 }
 """What there is to see at each moment."""
 
-HELD: Final = " The reference in passing changes none of it: nobody asks for it."
+HELD: Final = " The passing reference changes none of this, because no code reads it."
 
 
 def at(moment: str, *, held: bool) -> dict[str, str]:
@@ -53,7 +52,7 @@ def at(moment: str, *, held: bool) -> dict[str, str]:
 
     Args:
         moment: One of `MOMENTS`.
-        held: Somebody who looks at memory by frames holds the table meanwhile.
+        held: Code that looks at memory by frames holds the table meanwhile.
     """
     trial = Trial()
     kernel, table = trial.kernel, trial.table
@@ -103,7 +102,7 @@ class Unshare(Exploration):
     title = "One of two sharers leaves its table"
     parameters = (
         menu("moment", "look when", MOMENTS),
-        switch("held", "somebody holds the table for a moment"),
+        switch("held", "a passing reference holds the table"),
     )
 
     def answer(self, params: Mapping[str, Value]) -> Answer:

@@ -151,7 +151,7 @@ _MEANINGS: Mapping[str, str | Callable[[Event], str]] = {
     "spurious": "the tables allow it: only this CPU's TLB is behind",
     "ipi": "goes on when each of them has answered",
     "irq": _what_an_irq_means,
-    "free": "whoever asks next may get it",
+    "free": "the next allocation may get it",
     "alloc": "it holds what its last owner left, until it is cleared or copied to",
     "switch": "entries of other ASIDs stay, and do not answer",
     "notifier": "devices that translate by these tables drop their copies",
@@ -216,7 +216,7 @@ def _drop(event: Event) -> str:
 
 
 def _ipi(event: Event) -> str:
-    targets = ", ".join(map(str, event.what)) or "nobody"
+    targets = ", ".join(map(str, event.what)) or "none"
     return f"ipi to CPU {targets} ({event.why})"
 
 

@@ -50,4 +50,4 @@ def test_a_reference_in_passing_is_seen_and_makes_no_difference():
         plain, held = (at(moment, held=held) for held in (False, True))
         differing = {name for name in plain if plain[name] != held[name]}
         assert differing == {"references of the table"}
-    assert "nobody asks" in Unshare().answer({"held": "on"}).text
+    assert "no code reads it" in Unshare().answer({"held": "on"}).text

@@ -79,7 +79,7 @@ def _said(some: Sequence[Exit], cpus: int) -> str:
     who = f"{len(some)} processes exit" if len(some) > 1 else "a process exits"
     sent = sum(one.broadcasts for one in some)
     if not sent:
-        return f"{who[0].upper()}{who[1:]}, and nobody is interrupted."
+        return f"{who[0].upper()}{who[1:]}, and no CPU is interrupted."
     often = "once" if sent == 1 else f"{sent} times"
     return f"{who[0].upper()}{who[1:]}: {cpus - 1} CPUs are interrupted {often}."
 

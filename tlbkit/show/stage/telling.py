@@ -271,7 +271,7 @@ def _dsb(step: Step, board: Board, _: Rows) -> str:
 
 def _ipi(step: Step, _: Board, __: Rows) -> str:
     if not step.about:
-        return "has nobody to interrupt"
+        return "has no CPU to interrupt"
     many = len(step.about)
     whom = f"{many} CPUs" if many > len("four") else cpus(step.about)
     return f"interrupts {whom}, and waits until each has answered"

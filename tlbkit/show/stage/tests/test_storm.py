@@ -28,4 +28,4 @@ def test_a_stage_shows_storms():
     stage = Stage("A storm", takes)
     assert nanoseconds(stage.films[0]) > nanoseconds(stage.films[1])
     assert "A process exits: 3 CPUs are interrupted 2 times." in stage.text()
-    assert "A process exits, and nobody is interrupted." in stage.text()
+    assert "A process exits, and no CPU is interrupted." in stage.text()
