@@ -43,7 +43,7 @@ def test_the_counts_are_those_of_both_kernels(users, apart, held):
         ({}, "would move it from under the others"),
         ({"users": 1}, "Both kernels say so"),
         ({"users": 1, "held": "on"}, "look shared"),
-        ({"users": 2, "apart": 1}, "nobody is misled"),
+        ({"users": 2, "apart": 1}, "misleads no caller"),
         ({"users": 2, "held": "on"}, "by luck"),
     ],
 )
