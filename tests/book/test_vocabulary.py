@@ -18,9 +18,7 @@ UNREVISED: frozenset[str] = frozenset(
     {
         "bad-page-map",
         "huge-zero-folio",
-        "insert-pmd-pud",
         "normal-page",
-        "rmap",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
@@ -164,9 +162,7 @@ UNLINKED: frozenset[str] = frozenset(
     {
         "bad-page-map",
         "huge-zero-folio",
-        "insert-pmd-pud",
         "normal-page",
-        "rmap",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
