@@ -141,6 +141,6 @@ def printable(text: str) -> str:
 
 
 def _progress(place: str, test: str) -> None:
-    """Say which test it is at, if somebody looks on."""
+    """Say which test it is at, if standard error is a terminal."""
     if sys.stderr.isatty():
         print(f"{place} {printable(test)}", file=sys.stderr, flush=True)

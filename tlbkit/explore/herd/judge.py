@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from tlbkit.arm64.ordering import State
-    from tlbkit.explore.herd.paths import Path
     from tlbkit.explore.herd.test import HerdTest
     from tlbkit.explore.herd.values import Held, Word
+    from tlbkit.explore.herd.ways import Path
 
 
 @dataclass(frozen=True, slots=True)

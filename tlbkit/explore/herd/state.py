@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tlbkit.arm64.ordering import Data, Entry, Hardware, Table
 from tlbkit.explore.herd.text import Piece, PlacedError, shown
-from tlbkit.explore.herd.values import Code, MissingError, PageNumber, Word
+from tlbkit.explore.herd.values import Code, MissingError, Word
 
 NAME = r"[A-Za-z_][A-Za-z0-9_.]*"
 _ENTRY_OF = rf"(?:pte_(?P<pte>{NAME})|(?:PTE|TTD)\(\s*(?P<ttd>{NAME})\s*\))"
@@ -187,23 +187,3 @@ def user_threads(option: Piece | None, threads: int) -> frozenset[int]:
             raise MissingError(f"EL0={shown(word)}")
         found.add(int(match[1]))
     return frozenset(found)
-
-
-def word_text(word: object) -> str:
-    """Write a word as a test does."""
-    match word:
-        case Entry(valid, frame, writable, young, dbm):
-            said = [f"oa:PA({frame})"]
-            said += [] if valid else ["valid:0"]
-            said += [] if young else ["af:0"]
-            said += [] if writable else ["db:0"]
-            said += ["dbm:1"] if dbm else []
-            return f"({', '.join(said)})"
-        case Data(page):
-            return page
-        case Table(page):
-            return f"PTE({page})"
-        case PageNumber(page):
-            return f"{page} >> 12"
-        case _:
-            return str(word)

@@ -11,10 +11,11 @@ from tlbkit.arm64.ordering.program import MAX_THREADS
 from tlbkit.errors import InputError
 from tlbkit.explore.herd.assembly import Listing, all_labels, listings
 from tlbkit.explore.herd.condition import Equal, Fault, Question, atoms, parse_question
-from tlbkit.explore.herd.paths import Pages, Path, paths
+from tlbkit.explore.herd.paths import paths
 from tlbkit.explore.herd.state import Initial, hardware_of, user_threads
 from tlbkit.explore.herd.text import Parts, PlacedError, cut, shown
 from tlbkit.explore.herd.values import MissingError, Word, page_of_table
+from tlbkit.explore.herd.ways import Pages, Path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

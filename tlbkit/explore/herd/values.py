@@ -297,3 +297,13 @@ def holds(condition: str, pair: tuple[Word, Word]) -> bool:
 
 def _signed(word: int) -> int:
     return word - (1 << 64) if word >> 63 else word
+
+
+def then(
+    computed: Computed, test: Callable[[object], object], *, wanted: bool
+) -> Computed:
+    """Return the condition that a test of a value gives what is wanted."""
+    function = computed.function
+    return Computed(
+        computed.registers, lambda *words: bool(test(function(*words))) is wanted
+    )

@@ -1,6 +1,7 @@
 """The executions of the ordering model."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from tlbkit.arm64.ordering import (
     Branch,
     CompareAndSwap,
     Data,
+    Depends,
     Dsb,
     Entry,
     Hardware,
@@ -28,7 +30,7 @@ from tlbkit.arm64.ordering import (
 from tlbkit.arm64.ordering.entries import answer
 from tlbkit.arm64.ordering.program import Accesses, Domain
 from tlbkit.arm64.ordering.tests.letter import LetterModel
-from tlbkit.arm64.ordering.tests.programs import programs, to
+from tlbkit.arm64.ordering.tests.programs import dependent_programs, programs, to
 
 
 def all_outcomes(model, transitions):
@@ -170,6 +172,42 @@ def test_following_one_harmless_transition_loses_no_outcome(program, ets2):
     model = OrderingModel(program, ets2=ets2)
     reduced = all_outcomes(model, Reduction(model).sufficient)
     assert reduced == all_outcomes(model, model.enabled)
+
+
+@settings(max_examples=30, deadline=None)
+@given(dependent_programs(size=2), st.booleans())
+def test_no_outcome_is_lost_where_a_program_computes(program, ets2):
+    """So it is with dependencies, atomics on data, choices and faults survived."""
+    model = OrderingModel(program, ets2=ets2)
+    everything = all_outcomes(model, model.enabled)
+    assert all_outcomes(model, Reduction(model).sufficient) == everything
+
+
+@settings(max_examples=15, deadline=None)
+@given(dependent_programs(size=2), st.booleans())
+def test_tlbs_one_by_one_end_in_the_same_ways_where_a_program_computes(program, ets2):
+    """Keeping what a TLB may hold changes nothing there either."""
+    model = OrderingModel(program, ets2=ets2)
+    by_the_letter = LetterModel(program, ets2=ets2).outcomes()
+    assert all_outcomes(model, model.enabled) == by_the_letter
+
+
+@settings(max_examples=30, deadline=None)
+@given(dependent_programs(size=2))
+def test_a_dependency_only_takes_outcomes_away(program):
+    """Without its dependencies a program can end in every way in which it could."""
+    free = replace(
+        program,
+        threads=tuple(
+            tuple(
+                replace(step, depends=Depends()) if hasattr(step, "depends") else step
+                for step in thread
+            )
+            for thread in program.threads
+        ),
+    )
+    kept, freed = OrderingModel(program), OrderingModel(free)
+    assert all_outcomes(kept, kept.enabled) <= all_outcomes(freed, freed.enabled)
 
 
 @settings(max_examples=50, deadline=None)
