@@ -214,13 +214,35 @@ class Dax:
             folio.flags |= PG_dirty
 
     def dax_delete_mapping_entries(self, mapping: AddressSpace, first: int) -> None:
-        """Forget what a file has from page *first* on; nothing of it is mapped.
+        """Forget what a file has from page *first* on, once nobody is at work on it.
+
+        Nothing from there on is mapped. What is left of a huge page is mapped anew, by
+        pages, since the file may get other frames for the rest of it.
 
         Source: fs/dax.c, dax_delete_mapping_range()
+        Deviates: what comes before *first* is unmapped here, where the kernel waits
+        until nobody maps or pins the huge page (dax_break_layout()).
         """
-        for entry in list(self._entries.get(mapping, {}).values()):
-            if entry.index >= first:
-                self._forget(mapping, entry)
+        while True:
+            behind = [
+                entry
+                for entry in self._entries.get(mapping, {}).values()
+                if entry.index + (1 << entry.order) > first
+            ]
+            if not behind:
+                return
+            entry = behind[0]
+            if entry.locked:
+                self._machine.wait(
+                    partial(_unlocked, entry),
+                    f"the DAX entry of page {entry.index:#x}",
+                )
+                continue
+            if entry.index < first:
+                self._kernel.memory.unmap_mapping_pages(
+                    mapping, entry.index, 1 << entry.order, even_cows=False
+                )
+            self._forget(mapping, entry)
 
     # -- a fault for a page ----------------------------------------------------------
 

@@ -234,6 +234,9 @@ class PgtableGeneric:
         So a table can be unhooked or replaced by whoever holds its lock.
 
         Source: mm/pgtable-generic.c, __pte_offset_map_lock()
+        Deviates: no RCU read section lasts until the lock is released. A table is freed
+        only by who has parted its VMAs from their files and anon_vmas, which waits for
+        every walk that may be in it, or holds the locks of all of them.
         """
         del mm
         read = self._read

@@ -470,3 +470,40 @@ def test_holes_and_data_keep_every_rule(version):
             process.exit()
     assert rules.reports == []
     assert kernel.pmem.word("data", PAGE) == 7
+
+
+@pytest.mark.parametrize("page", [2, 5, 511])
+def test_what_a_truncated_huge_page_is_followed_by_lasts(page):
+    """After a cut within a huge page, what is written behind is the file's again."""
+    kernel = boot(cpus=1)
+    kernel.pmem.create("cut", BLOCK)
+    process = kernel.spawn()
+    fd = process.open("cut")
+    base = process.mmap(BLOCK, addr=1 << 32, fixed=True, fd=fd, shared=True)
+    process.write(base, 1)
+    process.write(base + page * PAGE, 7)
+    process.ftruncate(fd, 2 * PAGE)
+    process.ftruncate(fd, BLOCK)
+    assert process.read(base + page * PAGE) == 0
+    process.write(base + page * PAGE, 9)
+    assert kernel.pmem.word("cut", page * PAGE) == 9
+    assert (process.read(base), kernel.pmem.word("cut", 0)) == (1, 1)
+    process.exit()
+
+
+def test_truncation_waits_for_a_fault_at_work():
+    """An entry that a fault has locked is forgotten only once it is unlocked."""
+    kernel = boot(cpus=1)
+    inode = kernel.pmem.create("busy", BLOCK)
+    entry = kernel.dax.grab_mapping_entry(inode.mapping, 3, 0)
+    waited: list[str] = []
+
+    def finish(until, what):
+        waited.append(what)
+        kernel.dax._unlock(inode.mapping, entry)
+        assert until()
+
+    kernel.machine.wait = finish
+    kernel.dax.dax_delete_mapping_entries(inode.mapping, 0)
+    assert len(waited) == 1
+    assert kernel.dax.entry_at(inode.mapping, 3) is None

@@ -353,3 +353,29 @@ def test_a_truncated_file_takes_private_copies_along():
     audit_hugetlb(kernel)
     process.close(fd)
     end_all(kernel)
+
+
+def test_a_promise_that_a_fault_has_noted_meanwhile_is_taken_back():
+    """Between the count and the note of a mapping's promises others may note some."""
+    kernel = boot(cpus=1)
+    kernel.hugetlb.set_max_huge_pages(4)
+    process = kernel.spawn()
+    fd = process.memfd_create("m", MFD_HUGETLB)
+    size = 2 << 20
+    process.ftruncate(fd, 2 * size)
+    hugetlb = kernel.hugetlb
+    acct = hugetlb.hugetlb_acct_memory
+    noted: list[int] = []
+
+    def promise(h, delta):
+        error = acct(h, delta)
+        if not noted:
+            inode = kernel.file_table.inodes[-1]
+            noted.append(inode.resv_map.region_add(0, 1))
+        return error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(hugetlb), "hugetlb_acct_memory", lambda _, *a: promise(*a))
+        process.mmap(2 * size, fd=fd, shared=True)
+    assert noted == [1]
+    assert hugetlb.default_hstate.resv_huge_pages == 1

@@ -268,7 +268,9 @@ class HugetlbPool:
                 self.hugetlb_vma_lock_free(vma)
             return error
         if shared:
-            inode.resv_map.region_add(start, end)
+            add = inode.resv_map.region_add(start, end)
+            if chg > add:  # a fault noted some of them meanwhile
+                self.hugetlb_acct_memory(inode.hstate, add - chg)
         else:
             assert vma is not None
             lock = RwSemaphore(self._machine, f"hugetlb resv_map {vma.start:#x}")
