@@ -76,6 +76,8 @@ class Server(http.server.ThreadingHTTPServer):
 def main() -> int:
     """Build the book and serve it on localhost."""
     arguments = parse()
+    if arguments.lab:
+        return lab(environment.prepare("test", fresh=arguments.fresh))
     python = environment.prepare("book", fresh=arguments.fresh)
     if arguments.build_only or SITE.exists():
         with environment.alone():
@@ -107,6 +109,11 @@ def parse() -> argparse.Namespace:
         dest="live",
         action="store_false",
         help="leave out the Python that runs in the page; its pages say so",
+    )
+    parser.add_argument(
+        "--lab",
+        action="store_true",
+        help="open the chapters as notebooks in JupyterLab, as Binder does; no build",
     )
     parser.add_argument(
         "--times",
@@ -169,6 +176,22 @@ def run(python: Path, arguments: list[str], setting: dict[str, str]) -> int:
     if told:
         print(f"\r{'':79}\r", end="", file=sys.stderr, flush=True)
     return build.returncode
+
+
+def lab(python: Path) -> int:
+    """Open JupyterLab, set up by Binder's own script, and wait until it ends."""
+    home = environment.CACHE / "jupyter"
+    places = {f"JUPYTER_{name}_DIR": str(home / name) for name in ("CONFIG", "DATA")}
+    variables = environment.variables(python) | places
+    setting = ["set-default-viewer", "markdown", "myst"]  # as postBuild has it
+    tools = python.parent
+    subprocess.run([tools / "jupytext-config", *setting], env=variables, check=True)
+    say("Opening JupyterLab (Ctrl-C ends); its chapters are in book.")
+    command = [
+        str(tools / "jupyter-lab"),
+        "--LabApp.default_url=/lab/tree/book/intro.md",
+    ]
+    return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
 
 
 def begin(python: Path, *, live: bool, port: int) -> int:

@@ -88,7 +88,10 @@ def _configure(app: "Sphinx", config: "Config") -> None:
     )
     repository = address.repository(ROOT / "pyproject.toml")
     config.html_theme_options.update(address.theme_options(repository))
-    config["html_baseurl"] = head.base_of(repository)
+    config["html_baseurl"] = base = head.base_of(repository)
+    if base:
+        offer = f'<a href="{base}tlbkit.pdf">All chapters as one PDF</a>'
+        config.html_theme_options["extra_footer"] = offer
     config.templates_path.append(str(Path(__file__).parent / "templates"))
 
 
