@@ -13,6 +13,7 @@ from tlbkit.lab.gather import GatherFlags, GatherFlush
 from tlbkit.lab.huge_zero import HugeZero
 from tlbkit.lab.hugetlb import HugetlbExit, HugetlbUnshare
 from tlbkit.lab.insert import Insert
+from tlbkit.lab.judged import EXERCISES
 from tlbkit.lab.litmus import Litmus, OwnLitmus
 from tlbkit.lab.mapcount import Mapcount
 from tlbkit.lab.move import Move
@@ -98,6 +99,7 @@ _OF_THE_KERNEL: tuple[Exploration, ...] = (
     NotSaid(),
     PmdShared(),
     Unshare(),
+    *EXERCISES.values(),
 )
 EXPLORATIONS = {
     one.name: one for one in (*_OF_THE_MACHINE, *_OF_THE_KERNEL)

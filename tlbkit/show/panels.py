@@ -286,6 +286,10 @@ PANELS: dict[str, tuple[Panel, ...]] = {
     "not-said": (Bars("What is issued"),),
     "pmd-shared": (),
     "unshare": (),
+    "write-needs-flush": (),
+    "write-gather-flush": (),
+    "write-batch-end": (),
+    "write-unshare-interrupt": (),
     "tlbi": (Fields("The operand"),),
     "mapcount": (
         Lines(
