@@ -46,7 +46,7 @@ def add_try(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--programs",
         type=int,
-        default=50,
+        default=100,
         metavar="N",
         help="how many random programs; default %(default)s",
     )

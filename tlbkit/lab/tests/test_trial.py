@@ -1,12 +1,13 @@
 """Patches of one's own: read, tried, judged."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit import lab
 from tlbkit.errors import InputError
 from tlbkit.lab.trial import OwnPatch, attempt, load_patch, patched, play, program
+from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import PTE_UXN
 from tlbkit.linux.arch.arm64.include.asm.tlbflush import TlbFlush
 from tlbkit.linux.include.uapi.asm_generic.errno import EINVAL
 from tlbkit.linux.mm.mprotect import Mprotect
@@ -74,6 +75,28 @@ def test_an_old_body_is_a_patch_too():
     assert ("DSBs that complete a TLBI", 0, 1) in changed
 
 
+class Granting(TlbFlush):
+    """To grant the right to execute does not flush either."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def pte_needs_flush(old: int, new: int) -> bool:
+        """Say no where only UXN is cleared."""
+        if not new & PTE_UXN:
+            old &= ~PTE_UXN
+        return TlbFlush.pte_needs_flush(old, new)
+
+
+def test_a_fault_for_ever_is_found_by_a_program():
+    """No rule breaks where a strict entry stays, but a fetch never ends."""
+    found = tried("tlbflush", Granting, programs=40)
+    assert found.breaks
+    for one in found.breaks:
+        assert one.where.startswith("random program")
+        assert "still faults after" in one.error
+
+
 def test_a_barrier_that_nothing_needs_is_named():
     """What is added for nothing breaks nothing where it is left out."""
     found = tried("mprotect", Waiting)
@@ -93,6 +116,7 @@ def test_another_errno_is_seen_by_a_program():
     assert "meeting permit" in {one.where for one in found.breaks}
 
 
+@settings(max_examples=10, deadline=None)
 @given(st.integers(0, 10_000))
 def test_programs_are_their_seed(seed):
     """The same seed makes the same program, and a kernel always answers alike."""
