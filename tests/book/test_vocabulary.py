@@ -16,7 +16,6 @@ PAGES = sorted(
 
 UNREVISED: frozenset[str] = frozenset(
     {
-        "bad-page-map",
         "huge-zero-folio",
         "normal-page",
         "the-gallery",
@@ -160,7 +159,6 @@ EVERYDAY = frozenset(
 
 UNLINKED: frozenset[str] = frozenset(
     {
-        "bad-page-map",
         "huge-zero-folio",
         "normal-page",
         "the-gallery",
