@@ -212,7 +212,7 @@ class AccessRunner:
         )
         self._set(state, to, replace(read_into(register), picked=picked))
         if name in ("LDXR", "LDAXR"):
-            state.reserved = access.target, register
+            state.reserved = access.target, register, len(state.stores)
         return True
 
     def _store(self, state: State, access: Access) -> bool:
@@ -221,6 +221,10 @@ class AccessRunner:
         *status, source, _ = access.operands
         if name in ("STXR", "STLXR"):
             (result,) = status
+            if isinstance(target, Data) and self.pages.unsettled(
+                target.page, self.number
+            ):
+                raise MissingError("a store-exclusive that may fault or make dirty")
             other = state.copy()
             self._set(other, result, Held(1))
             other.reserved = None
@@ -228,6 +232,8 @@ class AccessRunner:
             if state.reserved is None or state.reserved[0] != target:
                 return False
             exclusive = state.reserved[1]
+            if state.stores[state.reserved[2] :]:
+                raise MissingError("a store between a load-exclusive and its store")
             state.reserved = None
         elif status:
             raise ValueError(name)

@@ -77,6 +77,16 @@ class Pages:
             for entry in entries
         }
 
+    def unsettled(self, page: str, cpu: int) -> bool:
+        """Tell whether a store may fault, or make hardware write to the entry."""
+        if True in self.may(page, cpu, write=True):
+            return True
+        entries = {self.first[page], *(self.stored or ())}
+        managed = self.hardware[cpu] is not Hardware.NONE
+        return managed and any(
+            not (entry.young and entry.writable) for entry in entries if entry.valid
+        )
+
     def fixed_frame(self, page: str) -> str | None:
         """Return the frame of a page that always has the same one, else None."""
         return None if page in self.touched else self.first[page].frame
@@ -91,7 +101,7 @@ class State:
     flags: Held = NO_FLAGS
     handling: bool = False
     faulted: bool = False
-    reserved: tuple[Data | Table, str] | None = None
+    reserved: tuple[Data | Table, str, int] | None = None
     steps: list[Instruction] = field(default_factory=list)
     places: list[int] = field(default_factory=list)
     registers_at: dict[int, Mapping[str, Held]] = field(default_factory=dict)
