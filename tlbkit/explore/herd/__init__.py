@@ -1,12 +1,11 @@
-r"""herd7's litmus tests of translation, read as they are and judged.
+"""herd7's litmus tests of translation, read as they are and judged.
 
 `load_herd` reads a file of herd7 (herdtools7) for `AArch64` with the variant `vmsa`,
 `judge_herd` gives its verdict, and `judge_text` does both for a file of any form. The
 model that runs the tests is `tlbkit.arm64.ordering`; nothing of herd7 is needed, and
 none of its tests is in the package. From the command line::
 
-    python -m tlbkit litmus herdtools7/catalogue/aarch64-VMSA/tests \
-        --kinds herdtools7/catalogue/aarch64-VMSA/tests/kinds.txt
+    python -m tlbkit litmus herdtools7/catalogue/aarch64-VMSA/tests --kinds kinds.txt
 
 What is read:
 
@@ -29,7 +28,7 @@ arithmetic            `MOV`, `ADD`, `SUB`, `SUBS`, `AND`, `ANDS`, `ORR`, `EOR`, 
 fault handlers        a column `P0.F`; `ADR`, `MSR ELR_EL1`, `MRS`, `ERET`
 question              `exists`, `~exists`, `forall`, none (every execution is possible);
                       `locations`, `filter`; registers, `[x]`, `pte_x`,
-                      `fault(P0:L0, x, MMU:Translation)`, labels; `/\`, `\/`, `not`
+                      `fault(P0:L0, x, MMU:Translation)`, labels; and, or, not
 ===================== ==============================================================
 
 The verdict is `Allowed` or `Forbidden` for `exists`, and `Required` for a `forall` that
