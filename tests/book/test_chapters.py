@@ -79,7 +79,7 @@ def test_cells_are_cells_in_jupyterlab_too(name):
 
 def test_commits_are_known():
     """Each commit that the book cites is in the registry or in the bibliography."""
-    cited = re.compile(r"(?<![\w./#-])[0-9a-f]{12,40}(?![\w@-])")
+    cited = re.compile(r"(?<![\w./#-])(?:[0-9a-f]{12}|[0-9a-f]{40})(?![\w@-])")
     known = [patch.hash for patch in PATCHES]
     known += [form.backport for kernel in KERNELS.values() for form in kernel.as_pushed]
     known += [h for patch in PATCHES for s in patch.sources for h in cited.findall(s)]
