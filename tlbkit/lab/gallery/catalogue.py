@@ -120,7 +120,7 @@ HISTORY: Final[Mapping[str, History]] = {
         "mm, mprotect: flush if reclaim has put a flush off",
     ),
     "mm_tlb_flush_nested in tlb_finish_mmu": _GATHERS,
-    "tlb_delay_rmap in zap_file_rmap": History(
+    "tlb_delay_rmap in zap_present_folio_ptes": History(
         "munmap() dropped the mapping of a dirty file page before its flush; a write "
         "through the stale entry came after the page was cleaned, and was lost.",
         "5df397dec7c4",
