@@ -181,6 +181,12 @@ def _features(version: str) -> tuple[Origin, ...]:
     )
 
 
+_REPEAT_TLBI = Origin(
+    ("repeat_tlbi",),
+    Surety.QUOTED,
+    "off; kernels that mitigate erratum 4118414 (CVE-2025-10263) turn it on for Grace "
+    "and Vera: NVIDIA/NV-Kernels, pull request 463",
+)
 _BBML2_LIST = "Linux v6.19, arch/arm64/kernel/cpufeature.c, has_bbml2_noabort()"
 
 NEOVERSE_V2 = CpuModel(
@@ -190,6 +196,7 @@ NEOVERSE_V2 = CpuModel(
         Origin(
             _TLBS, Surety.ASSUMED, "recalled from the core's manual (102375), not read"
         ),
+        _REPEAT_TLBI,
         _WALK_CACHE,
         _CHOICES,
         Origin(
@@ -230,6 +237,7 @@ NVIDIA_OLYMPUS = replace(
     summary="NVIDIA Vera: Armv9.2, and it changes block sizes without a break",
     origins=(
         Origin(_TLBS, Surety.ASSUMED, "as neoverse-v2; nothing is published"),
+        _REPEAT_TLBI,
         _WALK_CACHE,
         _CHOICES,
         Origin(
