@@ -17,7 +17,6 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "huge-zero-folio",
-        "normal-page",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
@@ -160,7 +159,6 @@ EVERYDAY = frozenset(
 UNLINKED: frozenset[str] = frozenset(
     {
         "huge-zero-folio",
-        "normal-page",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
