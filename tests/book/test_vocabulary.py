@@ -16,7 +16,6 @@ PAGES = sorted(
 
 UNREVISED: frozenset[str] = frozenset(
     {
-        "huge-zero-folio",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
@@ -158,7 +157,6 @@ EVERYDAY = frozenset(
 
 UNLINKED: frozenset[str] = frozenset(
     {
-        "huge-zero-folio",
         "the-gallery",
         "the-rules",
         "you-are-the-scheduler",
