@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from tlbkit.errors import InputError, TlbkitError
 from tlbkit.explore import search
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from tlbkit.lab.gallery.verdicts import Harm
     from tlbkit.observe.recorder import Recorder
     from tlbkit.observe.recording import Recording
+
+
+PAGES: Final = 8
+"""So many pages of one mapping are shown, from its beginning."""
 
 
 class Take(NamedTuple):
@@ -55,7 +59,7 @@ class _Camera:
         """Record until the end of the ``with`` block."""
         kernel = machine.software
         assert isinstance(kernel, Kernel)
-        with recording(machine, mapped_pages(kernel)) as recorder:
+        with recording(machine, mapped_pages(kernel, PAGES)) as recorder:
             self._recorder = recorder
             yield
 
@@ -65,7 +69,7 @@ class _Camera:
         return self._recorder.finish()
 
 
-SAFE = "No harm: each access gets what the tables say."
+SAFE: Final = "No harm: each access gets what the tables say."
 
 
 def ends(point: str, meeting: str = "") -> Harm:
