@@ -241,7 +241,7 @@ def times() -> Iterator[str]:
         yield "No times are known: nothing was built yet."
         return
     told = json.loads(TIMES.read_text("utf-8"))
-    yield f"{'seconds':>8}  what, on {told['processes']} processes"
+    yield f"{'seconds':>8}  what"
     for name, seconds in told["phases"].items():
         yield f"{seconds:8.1f}  {name}"
     slowest = sorted(told["pages"].items(), key=lambda page: -page[1])

@@ -157,7 +157,7 @@ def test_a_build_tells_how_far_it_is(monkeypatch, tmp_path):
 
 def test_the_slowest_pages_are_listed_first(monkeypatch, tmp_path):
     """The times of the last build are told by phase, then by page, slowest first."""
-    told = {"processes": 2, "phases": {"reading": 9.0}, "pages": {"a": 1.0, "b": 2.0}}
+    told = {"phases": {"reading": 9.0}, "pages": {"a": 1.0, "b": 2.0}}
     monkeypatch.setattr(serve, "TIMES", tmp_path / "times.json")
     assert "nothing was built" in next(iter(serve.times()))
     serve.TIMES.write_text(json.dumps(told))

@@ -65,15 +65,11 @@ def _live() -> bool:
     return wanted == "on"
 
 
-def _configure(app: "Sphinx", config: "Config") -> None:
+def _configure(_app: "Sphinx", config: "Config") -> None:
     """Settle what depends on the sources and on where the project lives."""
     # Kernels inherit it, so that chapters emit pages and not widgets.
     os.environ[STATIC_PAGE] = "1"
     config["tlbkit_package"] = fingerprint(bundle(ROOT / "tlbkit"))
-    app.parallel = os.cpu_count() or 1  # Jupyter Book has no option for it
-    for name in ("sphinx_multitoc_numbering", "sphinx_jupyterbook_latex"):
-        if silent := app.extensions.get(name):
-            silent.parallel_read_safe = True  # it is, and does not say so
     own = [
         path
         for folder in (BOOK / "_static", Path(__file__).parent)

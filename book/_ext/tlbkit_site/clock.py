@@ -16,7 +16,7 @@ _SECONDS = "tlbkit_seconds"
 class Clock:
     """The phases of one build; pages keep their own seconds in their metadata.
 
-    Pages are read by several processes, and metadata is what comes back from them.
+    A page that has not changed is not read again, and keeps what it took.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Clock:
             return
         self.end("writing them")
         known = {page: data.get(_SECONDS, 0) for page, data in app.env.metadata.items()}
-        told = {"processes": app.parallel, "phases": self.phases, "pages": known}
+        told = {"phases": self.phases, "pages": known}
         kept = Path(app.outdir).parent / "times.json"
         kept.write_text(json.dumps(told, indent=1), "utf-8")
 
