@@ -25,7 +25,7 @@ KINDS = {
     "AccessFlag": FaultKind.ACCESS_FLAG,
     "Permission": FaultKind.PERMISSION,
 }
-"""The kinds of faults that a question can name, after `MMU:` or without it."""
+"""The kinds of faults that a question can name, after ``MMU:`` or without it."""
 
 
 @dataclass(frozen=True, slots=True)
