@@ -17,7 +17,6 @@ PAGES = sorted(
 UNREVISED: frozenset[str] = frozenset(
     {
         "the-gallery",
-        "the-rules",
         "you-are-the-scheduler",
     }
 )
@@ -158,7 +157,6 @@ EVERYDAY = frozenset(
 UNLINKED: frozenset[str] = frozenset(
     {
         "the-gallery",
-        "the-rules",
         "you-are-the-scheduler",
     }
 )
