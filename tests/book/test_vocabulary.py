@@ -14,14 +14,6 @@ PAGES = sorted(
     if "reference" not in page.relative_to(ROOT).parts
 )
 
-UNREVISED: frozenset[str] = frozenset(
-    {
-        "the-gallery",
-        "you-are-the-scheduler",
-    }
-)
-"""The pages that still await their revision; the list may only shrink."""
-
 
 class Refused(NamedTuple):
     """A wording that hides the agent, or replaces a term of the field.
@@ -112,19 +104,10 @@ def private_words(page: Path) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.stem not in UNREVISED], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_no_private_word_stands_for_a_term_of_the_field(page):
     """A reader who knows the kernel finds its words, and every sentence its agent."""
     assert not (wrong := private_words(page)), "\n".join(wrong)
-
-
-@pytest.mark.parametrize("stem", sorted(UNREVISED))
-def test_a_page_that_passes_is_struck_from_the_list(stem):
-    """A page is excused only for as long as it has something to mend."""
-    [page] = [p for p in PAGES if p.stem == stem]
-    assert private_words(page), f"strike {stem!r} from UNREVISED: it passes"
 
 
 @pytest.mark.parametrize("refused", REFUSED, ids=lambda r: r.say)
@@ -153,14 +136,6 @@ EVERYDAY = frozenset(
     }
 )
 """Terms that are also words of every day, or parts of longer terms and of names."""
-
-UNLINKED: frozenset[str] = frozenset(
-    {
-        "the-gallery",
-        "you-are-the-scheduler",
-    }
-)
-"""The pages whose terms are not all linked yet; the list may only shrink."""
 
 
 def terms() -> list[tuple[str, ...]]:
@@ -219,18 +194,11 @@ def unlinked(page: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.stem not in LISTS | UNLINKED], ids=lambda p: p.stem
+    "page", [p for p in PAGES if p.stem not in LISTS], ids=lambda p: p.stem
 )
 def test_a_term_is_linked_where_a_chapter_first_uses_it(page):
     """A newcomer can look up each term of the glossary the moment they meet it."""
     assert not (missing := unlinked(page)), "\n".join(missing)
-
-
-@pytest.mark.parametrize("stem", sorted(UNLINKED))
-def test_a_page_that_links_its_terms_is_struck_from_the_list(stem):
-    """A page is excused only for as long as a link is missing."""
-    [page] = [p for p in PAGES if p.stem == stem]
-    assert unlinked(page), f"strike {stem!r} from UNLINKED: its terms are linked"
 
 
 def test_everyday_terms_are_in_the_glossary():
@@ -282,9 +250,7 @@ def bad_habits(page: Path) -> list[str]:
     return wrong
 
 
-@pytest.mark.parametrize(
-    "page", [p for p in PAGES if p.stem not in UNREVISED], ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_sentences_can_be_read_aloud(page):
     """A sentence carries one thought, and no word that only fills."""
     assert not (wrong := bad_habits(page)), "\n".join(wrong)
