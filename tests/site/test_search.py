@@ -6,8 +6,8 @@ QUERIES = [
     ("TLBI", "machine/staleness"),
     ("pte_needs_flush", "commits/mprotect"),
     ("local flush", "machine/cost"),
-    ("contpte", "machine/tlb"),
-    ("tlb shootdown", "machine/cost"),
+    ("contpte", "commits/write-fault"),
+    ("tlb shootdown", "machine/x86-and-guests"),
     ("how much does a flush cost", "machine/cost"),
 ]
 
