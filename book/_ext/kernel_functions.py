@@ -61,8 +61,13 @@ class KernelFunctions(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """List them, file after file."""
         found = nodes.container()
-        text = list(lines(sources.files()))
-        self.state.nested_parse(StringList(text, source=""), 0, found)
+        files = sources.files()
+        self.state.nested_parse(StringList(list(lines(files)), source=""), 0, found)
+        # In a page of Markdown this is a document of its own, whose labels are lost.
+        known = self.env.domains.standard_domain
+        for one in files:
+            name = label(one.file)
+            known.note_hyperlink_target(name, self.env.docname, name, one.file)
         return [found]
 
 

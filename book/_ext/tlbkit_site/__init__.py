@@ -22,10 +22,18 @@ from sphinx.errors import ExtensionError
 
 from tlbkit.show import game
 from tlbkit.show.explorer import STATIC_PAGE
-from tlbkit.show.gallery import Gallery
-from tlbkit.show.game import Game
 from tlbkit.show.stage.page import asset
-from tlbkit_site import address, answers, clock, finding, head, pyodide, snapshot, terms
+from tlbkit_site import (
+    address,
+    answers,
+    clock,
+    finding,
+    galleries,
+    head,
+    pyodide,
+    snapshot,
+    terms,
+)
 from tlbkit_site.bundle import bundle, fingerprint
 
 if TYPE_CHECKING:
@@ -89,6 +97,12 @@ def _configure(_app: "Sphinx", config: "Config") -> None:
         offer = f'<a href="{base}tlbkit.pdf">All chapters as one PDF</a>'
         config.html_theme_options["extra_footer"] = offer
     config.templates_path.append(str(Path(__file__).parent / "templates"))
+
+
+def _begin(app: "Sphinx") -> None:
+    """Begin what takes minutes and needs no page."""
+    if app.builder.format == "html":
+        galleries.begin(ROOT / ".cache", app.config["tlbkit_package"])
 
 
 def _fetch(app: "Sphinx") -> None:
@@ -234,7 +248,8 @@ def _assets(app: "Sphinx", error: Exception | None) -> None:
     for name, called in GAME.items():
         (static / called).write_text(game.asset(name), "utf-8")
 
-    _galleries(app, static)
+    kept = galleries.made(ROOT / ".cache", app.config["tlbkit_package"])
+    shutil.copytree(kept, static, dirs_exist_ok=True)
 
     spec = importlib.util.find_spec("sphinx-mathjax-offline")
     if spec is None or spec.origin is None:
@@ -282,23 +297,6 @@ def _python(app: "Sphinx", static: Path) -> None:
         (folder / f"{scenario}.json").write_text(text, "utf-8")
 
 
-def _galleries(app: "Sphinx", static: Path) -> None:
-    """Write what gallery and game open; made once for each package."""
-    made = ROOT / ".cache" / f"gallery-{app.config['tlbkit_package']}"
-    if not made.is_dir():
-        for stale in made.parent.glob("gallery-*"):
-            shutil.rmtree(stale)
-        part = made.with_suffix(".part")
-        for folder in ("gallery", "game"):
-            (part / folder).mkdir(parents=True)
-        for name, html in Gallery().fragments():
-            (part / "gallery" / f"{name}.html").write_text(html, "utf-8")
-        for name, tree in Game().trees():
-            (part / "game" / f"{name}.json").write_text(tree, "utf-8")
-        part.rename(made)
-    shutil.copytree(made, static, dirs_exist_ok=True)
-
-
 def setup(app: "Sphinx") -> dict[str, Any]:
     """Register the extension with Sphinx."""
     # A changed package re-runs every chapter; a changed site rewrites every page.
@@ -307,6 +305,7 @@ def setup(app: "Sphinx") -> dict[str, Any]:
     app.connect("config-inited", _configure)
     clock.connect(app)
     app.connect("builder-inited", _fetch)
+    app.connect("builder-inited", _begin)
     app.connect("html-page-context", _words, priority=800)
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("build-finished", _assets)
