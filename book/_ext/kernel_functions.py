@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from sphinx.domains.std import StandardDomain
 from sphinx.util.docutils import SphinxDirective
 
 from tlbkit import sources
@@ -64,7 +65,8 @@ class KernelFunctions(SphinxDirective):
         files = sources.files()
         self.state.nested_parse(StringList(list(lines(files)), source=""), 0, found)
         # In a page of Markdown this is a document of its own, whose labels are lost.
-        known = self.env.domains.standard_domain
+        known = self.env.get_domain("std")
+        assert isinstance(known, StandardDomain)
         for one in files:
             name = label(one.file)
             known.note_hyperlink_target(name, self.env.docname, name, one.file)
