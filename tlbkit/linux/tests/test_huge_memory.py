@@ -1162,9 +1162,10 @@ def test_collapse_errors():
 
 
 def test_collapse_of_less_than_a_block_is_no_error():
-    """Where no whole block lies in the range there is nothing to do."""
+    """Where no whole block lies in the range of a touched VMA, nothing is done."""
     process = boot().spawn()
     base = process.mmap(BLOCK)
+    process.write(base, 1)
     process.madvise(base + PAGE, BLOCK - PAGE, "collapse")
 
 

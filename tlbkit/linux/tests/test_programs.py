@@ -570,6 +570,7 @@ class ShortOfMemory(AnyProgram):
 
 
 LEFT_OUT = {
+    "end": "is no system call: exit and execve end the other threads by it",
     "enter_kernel": "is no system call",
     "open_device": "a driver has no file of these, and tests of its own",
     "unpin": "a device may let go when the process is no more: `unpin` of a program",
