@@ -104,14 +104,21 @@ def test_an_address_leads_to_a_state(page, sample):
     assert level.title in page.locator(".tlbkit-play .tlbkit-title").inner_text()
 
 
+def test_each_point_has_a_file_of_its_own():
+    """No two points of the gallery are spelt alike in an address."""
+    points = [one.point for one in verdicts.gallery()]
+    assert len({slug(point) for point in points}) == len(points)
+
+
 @pytest.mark.parametrize("point", HARMED[:: max(len(HARMED) // OPENED, 1)])
 def test_a_point_opens_its_replay(page, point):
     """Opened from the list a replay is drawn, and ends in harm and in safety."""
     page.locator(f"[data-open='{slug(point)}']").click()
     stage = page.locator(".tlbkit-opened .tlbkit-stage[data-live]")
     stage.wait_for()
+    assert stage.locator(".cell").count()
     stage.focus()
-    page.keyboard.press("End")  # a first fault begins on an empty board
+    page.keyboard.press("End")
     assert stage.locator(".tlbkit-scene.harm").count() == 1
     assert stage.locator(".tlbkit-scene.safe").count() == 1
 

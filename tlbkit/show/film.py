@@ -194,5 +194,11 @@ def slug(title: str) -> str:
 
     >>> slug("One mprotect, twice")
     'one-mprotect-twice'
+
+    A name with an underscore at its end is another function than the one without:
+
+    >>> slug("lock in do_page_"), slug("lock in do_page")
+    ('lock-in-do-page-', 'lock-in-do-page')
     """
-    return "-".join(re.findall("[a-z0-9]+", title.lower()))
+    words = "-".join(re.findall("[a-z0-9]+", title.lower()))
+    return f"{words}-" if title.endswith("_") else words
