@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from kernel_rows import MEASURED, Key, Measured  # noqa: E402
+from kernel_rows import MEASURED, Key, Measured  # noqa: E402 - its folder is named above
 from kernel_scenarios import SCENARIOS  # noqa: E402
 from kernel_text import Seen  # noqa: E402
 
