@@ -2,6 +2,9 @@
 
 const SHOWN = 20;
 
+// As many letters of a word are its own, whatever its ending.
+const BEGINNING = 4;
+
 // Words of a question that say nothing of what is asked.
 const SILENT = new Set(
   "a an and are be can do does for from has have how i if in is it many much of on or should that the there this to what when where which who why with".split(" "),
@@ -69,6 +72,14 @@ function rank(page, query) {
   return (page.meta.kind === "chapter" ? 1000 : 0) + page.score * (1 + named);
 }
 
+// Tells whether a page has a word that begins as one of the query's: where no page has a word,
+// Pagefind takes ever shorter beginnings of it.
+function holds(page, query) {
+  const beginnings = query.map((word) => word.slice(0, BEGINNING)).join("|"); // letters, digits, _
+  const held = new RegExp(`(?<![\\p{L}\\p{N}])(${beginnings})`, "iu");
+  return held.test(`${page.meta.title} ${page.content}`);
+}
+
 async function find(pagefind, query) {
   const found = new Map();
   for (const wanted of asked(query)) {
@@ -80,7 +91,9 @@ async function find(pagefind, query) {
     [...found.values()].map(async ({ score, data }) => ({ ...(await data()), score })),
   );
   const telling = asked(query).flatMap(words);
-  return pages.sort((a, b) => rank(b, telling) - rank(a, telling));
+  return pages
+    .filter((page) => holds(page, telling))
+    .sort((a, b) => rank(b, telling) - rank(a, telling));
 }
 
 async function search(query) {

@@ -292,3 +292,22 @@ def test_links_to_the_glossary_carry_its_text():
     said = terms.beside(other + link, known)
     assert said.startswith(other)
     assert said.count("data-term=") == 1
+
+
+STYLES = sorted(
+    path.relative_to(ROOT).as_posix()
+    for folder in ("book/_static", "tlbkit/show")
+    for path in (ROOT / folder).rglob("*.css")
+)
+
+
+@pytest.mark.parametrize("name", STYLES)
+def test_a_style_closes_what_it_opens(name):
+    """No block swallows the rules after it: a browser would not say so."""
+    style = re.sub(r"/\*.*?\*/", "", (ROOT / name).read_text("utf-8"), flags=re.DOTALL)
+    depth = 0
+    for line in style.splitlines():
+        starts_a_rule = re.match(r"[@.#:a-z*\[].*\{$", line)
+        assert not (starts_a_rule and depth), line
+        depth += line.count("{") - line.count("}")
+    assert depth == 0
