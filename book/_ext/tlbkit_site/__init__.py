@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import bokeh
+from sphinx import addnodes
 from sphinx.errors import ExtensionError
 
 from tlbkit.show import game
@@ -27,6 +28,7 @@ from tlbkit_site import (
     address,
     answers,
     clock,
+    cores,
     finding,
     galleries,
     head,
@@ -159,6 +161,34 @@ def _terms(env: "BuildEnvironment") -> dict[str, str]:
     """Return what the glossary says, by the names of its anchors."""
     known = GLOSSARY in env.found_docs
     return dict(terms.told(env.get_doctree(GLOSSARY))) if known else {}
+
+
+def _parts(env: "BuildEnvironment") -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the contents of the book: each part's caption, its pages, their titles.
+
+    The first part has no caption: it is the front page alone.
+    """
+
+    def named(page: str) -> tuple[str, str]:
+        return page, env.titles[page].astext()
+
+    front = env.config.root_doc
+    parts = [("", [named(front)])]
+    for part in env.tocs[front].findall(addnodes.toctree):
+        pages = [named(page) for _, page in part["entries"]]
+        parts.append((part["caption"] or "", pages))
+    return parts
+
+
+def _contents(
+    app: "Sphinx",
+    _page: str,
+    _template: str,
+    context: dict[str, Any],
+    _doctree: "nodes.document | None",
+) -> None:
+    """Let every page show the contents of the book."""
+    context["site_parts"] = _parts(app.env)
 
 
 def _words(
@@ -303,9 +333,11 @@ def setup(app: "Sphinx") -> dict[str, Any]:
     app.add_config_value("tlbkit_package", "", "env")
     app.add_config_value("tlbkit_site", (), "html")
     app.connect("config-inited", _configure)
+    app.connect("config-inited", cores.share)
     clock.connect(app)
     app.connect("builder-inited", _fetch)
     app.connect("builder-inited", _begin)
+    app.connect("html-page-context", _contents)
     app.connect("html-page-context", _words, priority=800)
     app.connect("html-page-context", _scripts, priority=900)
     app.connect("build-finished", _assets)
