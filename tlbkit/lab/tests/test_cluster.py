@@ -20,7 +20,7 @@ MPROTECT = lab.find("mprotect")
 def cluster():
     """Start a scheduler and two workers on this machine."""
     with distributed.LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
     ) as started:
         yield started
 
