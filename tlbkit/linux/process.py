@@ -19,6 +19,7 @@ from tlbkit.linux.include.linux.mm import (
     FOLL_LONGTERM,
     FOLL_PIN,
     FOLL_WRITE,
+    VM_ARM64_BTI,
     VM_EXEC,
     VM_GROWSDOWN,
     VM_MTE,
@@ -272,6 +273,7 @@ class Thread:
         noreserve: bool = False,
         populate: bool = False,
         mte: bool = False,
+        bti: bool = False,
         hugetlb: bool = False,
         flags: int = 0,
     ) -> int:
@@ -289,6 +291,7 @@ class Thread:
             noreserve: MAP_NORESERVE.
             populate: MAP_POPULATE: the pages are faulted in at once.
             mte: PROT_MTE: the memory's tags count, if the CPU has tags at all.
+            bti: PROT_BTI: code is entered where it allows it, and nowhere else.
             hugetlb: MAP_HUGETLB: huge pages of a pool, of the default size unless
                 *flags* hold another (MAP_HUGE_64KB).
             flags: ``MAP_`` bits besides, of `tlbkit.linux.mm.mmap`. If they hold a type
@@ -309,6 +312,7 @@ class Thread:
         kernel = self._kernel
         if kernel.mte.supported:  # otherwise PROT_MTE is passed over
             protection |= VM_MTE * mte
+        protection |= VM_ARM64_BTI * bti
         addr, length, offset = (addr or 0) & _ULONG, length & _ULONG, offset & _ULONG
         mm = self.mm
         file = None
@@ -386,9 +390,11 @@ class Thread:
         )
         return self._result("mremap", result)
 
-    def mprotect(self, address: int, length: int, prot: str) -> None:
-        """Give a range the rights *prot*, a name of `PROT`."""
-        protection = _protection(prot)
+    def mprotect(
+        self, address: int, length: int, prot: str, *, bti: bool = False
+    ) -> None:
+        """Give a range the rights *prot*, a name of `PROT`, and *bti*: PROT_BTI."""
+        protection = _protection(prot) | VM_ARM64_BTI * bti
         self.enter_kernel("mprotect", address, length, prot)
         self._result(
             "mprotect",

@@ -134,6 +134,13 @@ class Ended(Record):
 
 
 @dataclass(slots=True)
+class Signalled(Record):
+    """A signal for an access that was not allowed, to *address*."""
+
+    address: int = 0
+
+
+@dataclass(slots=True)
 class MoveArguments(Record):
     """What an ``ioctl`` of userfaultfd was asked, as a kernel probe saw it."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from tlbkit.errors import TlbkitError
-from tlbkit.lab.trace.foresee import Foresight
+from tlbkit.lab.trace.foresee import STACK, Foresight, huge_files
 from tlbkit.lab.trace.records import (
     Call,
     Ended,
@@ -18,7 +19,7 @@ from tlbkit.lab.trace.records import (
     Where,
 )
 from tlbkit.lab.trace.words import fields, flags, number, path
-from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present
+from tlbkit.linux.arch.arm64.include.asm.pgtable import pte_present, pte_write
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
 from tlbkit.linux.include.uapi.linux.userfaultfd import FEATURES
 from tlbkit.linux.mm.memfd import MFD_HUGETLB
@@ -38,7 +39,13 @@ Policy = Literal["written", "read", "none"]
 
 POLICIES: Final[tuple[Policy, ...]] = ("written", "read", "none")
 
-PROT: Final = {"PROT_NONE": 0, "PROT_READ": 1, "PROT_WRITE": 2, "PROT_EXEC": 4}
+PROT: Final = {
+    "PROT_NONE": 0,
+    "PROT_READ": 1,
+    "PROT_WRITE": 2,
+    "PROT_EXEC": 4,
+    "PROT_BTI": 0x10,
+}
 MAP: Final = {
     "MAP_SHARED": 0x1,
     "MAP_PRIVATE": 0x2,
@@ -55,9 +62,27 @@ _MREMAP: Final = {"MREMAP_MAYMOVE": 1, "MREMAP_FIXED": 2, "MREMAP_DONTUNMAP": 4}
 _MS: Final = {"MS_ASYNC": 1, "MS_INVALIDATE": 2, "MS_SYNC": 4}
 _NAMES: Final = ("none", "r", "w", "rw", "x", "rx", "wx", "rwx")
 _KERNEL_READS: Final = ("from_user", "get_user", "strn", "futex", "gup", "pin_")
+_ADVICE_BY_NUMBER: Final = {
+    "0x66": "guard_install",
+    "0x67": "guard_remove",
+    "102": "guard_install",
+    "103": "guard_remove",
+}
+"""Advice that is younger than the strace that met it."""
+
+_AGEING: Final = {"free", "cold", "pageout"}
+_WITHOUT_TABLES: Final = {"willneed", "mergeable", "unmergeable", "guard_remove"}
+_PUNCH_HOLE: Final = 0x3  # FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
 _PROGRAM: Final = 1 << 20  # what a program is taken for that no line has the size of
-_SHARED_MEMORY: Final = ("/dev/shm/", "/memfd:", "memfd:")  # noqa: S108 - only names
+_SEGMENT: Final = "/SYSV "
+_SHARED_MEMORY: Final = (  # names alone
+    "/dev/shm/",  # noqa: S108
+    "/memfd:",
+    "memfd:",
+    _SEGMENT,
+)
 _MOST_SAID: Final = 8  # sentences of a kind
+_MOST_ARGUMENTS: Final = 8 << 20  # bytes
 _MOST_SUPPOSED: Final = 1 << 16  # pages of one call
 _AROUND: Final = 16  # file pages that a read fault maps at once
 _CLOCKWORK: Final = frozenset(
@@ -183,6 +208,7 @@ class Replay:
         self._records = records
         self._touch = touch
         self._ahead = Foresight(records, self._page)
+        self._huge_files = huge_files(records)
         self._tasks: dict[int, Task] = {}
         self._uffds: dict[tuple[int, int], UserfaultFd | None] = {}
         self._breaks: dict[int, int] = {}
@@ -192,6 +218,8 @@ class Replay:
         self._aliases: dict[str, str] = {}
         self._started = False
         self._settling: set[int] = set()
+        self._fresh_stacks: dict[int, int] = {}
+        self._segments: dict[int, Mapped] = {}
         self._cpus = len(kernel.machine.cpus)
         self._has_calls = any(isinstance(record, Call) for record in records)
         self._has_faults = any(isinstance(record, PageFault) for record in records)
@@ -210,6 +238,8 @@ class Replay:
             "userfaultfd": self._userfaultfd,
             "ioctl": self._ioctl,
             "memfd_create": self._memfd,
+            "shmat": self._shmat,
+            "shmdt": self._shmdt,
             "sched_setaffinity": self._affinity,
         }
 
@@ -304,6 +334,7 @@ class Replay:
         self._breaks.pop(pid, None)
         self._fds = {key: fd for key, fd in self._fds.items() if key[0] != pid}
         self._settling.add(number)
+        self._fresh_stacks[number] = 0
 
     def _clone(self, call: Call) -> None:
         """Begin a thread, a child, or a child that borrows the address space."""
@@ -414,7 +445,7 @@ class Replay:
         """Map what was mapped, at the address that the kernel chose."""
         _, length = self._numbers(call, "addr", "len")
         how = flags(self._word(call, 3, "flags"), MAP, ("MAP_",))
-        prot = flags(self._word(call, 2, "prot"), PROT, ("PROT_",)) & 7
+        prot = flags(self._word(call, 2, "prot"), PROT, ("PROT_",))
         offset = number(self._word(call, 5, "off")) or 0
         assert call.result is not None
         fd, name = None, ""
@@ -423,7 +454,7 @@ class Replay:
             fd = self._file(task, self._pid(call.task), name, offset + length)
         task.thread.mmap(
             length,
-            _NAMES[prot],
+            _NAMES[prot & 7],
             addr=call.result,
             fixed=True,
             fd=fd,
@@ -431,6 +462,7 @@ class Replay:
             shared=bool(how & 1),
             noreserve=bool(how & MAP["MAP_NORESERVE"]),
             populate=bool(how & MAP["MAP_POPULATE"]),
+            bti=bool(prot & PROT["PROT_BTI"]),
             hugetlb=bool(how & MAP["MAP_HUGETLB"]),
         )
 
@@ -448,7 +480,9 @@ class Replay:
         """Return a process's descriptor of a file of at least *size* bytes."""
         fd = self._fds.get((pid, name))
         if fd is None:
-            if name.startswith(_SHARED_MEMORY):
+            if name in self._huge_files:
+                fd = task.thread.memfd_create(name, MFD_HUGETLB)
+            elif name.startswith(_SHARED_MEMORY):
                 fd = task.thread.memfd_create(name)
             else:
                 fd = task.thread.open(name, create=True)
@@ -467,6 +501,26 @@ class Replay:
             fd = task.thread.memfd_create(name, MFD_HUGETLB)
             self._fds[pid, name] = fd
         self._memfds[pid, call.result or 0] = name
+
+    def _shmat(self, task: Task, call: Call) -> None:
+        """Attach a segment of System V, as long as perf saw it mapped."""
+        start = call.result
+        length = self._ahead.attached.get((call.task, start or 0))
+        if start is None or length is None:
+            self.told.left["shmat of unknown length"] += 1
+            return
+        name = f"{_SEGMENT}{call.args[0] if call.args else ''}"
+        fd = self._file(task, self._pid(call.task), name, length)
+        rights = "r" if "SHM_RDONLY" in " ".join(call.args) else "rw"
+        task.thread.mmap(length, rights, addr=start, fixed=True, fd=fd, shared=True)
+
+    def _shmdt(self, task: Task, call: Call) -> None:
+        """Detach the segment that begins at an address."""
+        vma = self._vma(task, number(call.args[0]) or 0) if call.args else None
+        if vma is None or vma.file is None:
+            self.told.left["shmdt of what is not attached"] += 1
+            return
+        task.thread.munmap(vma.start, vma.end - vma.start)
 
     def _suppose(self, task: Task, start: int, length: int) -> None:
         """Touch what a call is about, where nothing tells what the program touched.
@@ -494,17 +548,54 @@ class Replay:
 
     def _mprotect(self, task: Task, call: Call) -> None:
         start, length = self._numbers(call, "start", "len")
-        prot = flags(self._word(call, 2, "prot"), PROT, ("PROT_",)) & 7
+        prot = flags(self._word(call, 2, "prot"), PROT, ("PROT_",))
         self._adopt(task, start, length, "rw")
         self._suppose(task, start, length)
-        task.thread.mprotect(start, length, _NAMES[prot])
+        task.thread.mprotect(
+            start, length, _NAMES[prot & 7], bti=bool(prot & PROT["PROT_BTI"])
+        )
 
     def _madvise(self, task: Task, call: Call) -> None:
         start, length = self._numbers(call, "start", "len_in")
-        advice = self._word(call, 2, "behavior").removeprefix("MADV_").lower()
+        word = self._word(call, 2, "behavior").partition(" ")[0]
+        advice = _ADVICE_BY_NUMBER.get(word, word).removeprefix("MADV_").lower()
+        if advice in _WITHOUT_TABLES:
+            return
         self._adopt(task, start, length, "rw")
         self._suppose(task, start, length)
+        if advice == "remove":
+            self._remove(task, start, length)
+            return
+        if advice == "guard_install":
+            advice = "dontneed"
+        if advice in _AGEING and self._touch == "written":
+            self._use(task, start, length)
         task.thread.madvise(start, length, advice)
+
+    def _use(self, task: Task, start: int, length: int) -> None:
+        """Write once more to what is there, for which no line is needed.
+
+        Advice on how memory was used is given after it was used.
+        """
+        for page in range(start & -self._page, start + length, self._page):
+            vma = self._vma(task, page)
+            if (
+                vma is not None
+                and self._may_write(vma)
+                and self._is_writable(task, page)
+            ):
+                self._access(task, page, write=True)
+
+    def _remove(self, task: Task, start: int, length: int) -> None:
+        """Take a part of a mapped file away, from all who map it."""
+        vma = self._vma(task, start)
+        if vma is None or vma.file is None:
+            return
+        offset = vma.pgoff * self._page + start - vma.start
+        for fd, file in task.thread.open_files.items():
+            if file.inode is vma.file.inode:
+                task.thread.fallocate(fd, _PUNCH_HOLE, offset, length)
+                return
 
     def _mremap(self, task: Task, call: Call) -> None:
         start, old, new = self._numbers(call, "addr", "old_len", "new_len")
@@ -636,10 +727,35 @@ class Replay:
         address = self._place(task, fault)
         if address is None or self._touch == "none":
             return
+        if place in self._ahead.refused:
+            self._refused(task, address)
+            return
+        if fault.file == STACK and fault.task in self._fresh_stacks:
+            self._fill_stack(task, fault.task, address)
         self._adopt(task, address & -self._page, self._page, "rw")
         self._guarded(
             "page fault", fault.at, lambda: self._touched(task, place, address)
         )
+
+    def _refused(self, task: Task, address: int) -> None:
+        """Access what may not be accessed: the fault counts, and maps nothing."""
+        vma = self._vma(task, address)
+        if vma is None or not self._may_write(vma):
+            with suppress(Signal):
+                self._access(task, address & -8, write=True)
+
+    def _fill_stack(self, task: Task, number: int, address: int) -> None:
+        """Have the pages of a new stack in memory that execve wrote to.
+
+        It puts arguments and environment at the top, above what the program touches
+        first, and no fault tells of it.
+        """
+        end = self._fresh_stacks.pop(number) or self._ahead.stack_top
+        first = (address & -self._page) + self._page
+        if not first < end <= first + _MOST_ARGUMENTS:
+            return
+        self._adopt(task, first, end - first, "rw")
+        task.thread.madvise(first, end - first, "populate_write")
 
     def _place(self, task: Task, fault: PageFault) -> int | None:
         """Return the address of a fault, also where a place in a file was recorded.
@@ -711,11 +827,13 @@ class Replay:
         """Have the pages of a file around a fault in memory: a warm page cache."""
         if vma.file is None or vma.ops is not self._kernel.filemap.vm_ops:
             return
-        here = vma.pgoff + (address - vma.start) // self._page
-        first = here - here % _AROUND
+        around = _AROUND * self._page
+        first = max(address & -around, vma.start)
+        last = min(first + around, vma.end)
         size = -(-vma.file.inode.size // self._page)
-        for index in range(first, min(first + _AROUND, size)):
-            self._read_in(vma.file.mapping, index)
+        index = vma.pgoff + (first - vma.start) // self._page
+        for one in range(index, min(index + (last - first) // self._page, size)):
+            self._read_in(vma.file.mapping, one)
 
     def _read_in(self, mapping: AddressSpace, index: int) -> None:
         """Have one page of a file in memory."""
@@ -733,12 +851,20 @@ class Replay:
 
     def _is_present(self, task: Task, address: int) -> bool:
         """Tell whether the tables hold a page for an address."""
+        return pte_present(self._entry(task, address))
+
+    def _is_writable(self, task: Task, address: int) -> bool:
+        """Tell whether a write to an address needs no fault."""
+        entry = self._entry(task, address)
+        return pte_present(entry) and pte_write(entry)
+
+    def _entry(self, task: Task, address: int) -> int:
+        """Return the last entry for an address; 0 if there is none."""
         pgtable, mm = self._kernel.pgtable, task.thread.mm
-        ptep = pgtable.find_pte(mm, address)
-        if ptep is None:
-            pmdp = pgtable.find_pmd(mm, address)
-            return pmdp is not None and pte_present(pgtable.read(pmdp))
-        return pte_present(pgtable.read(ptep))
+        entryp = pgtable.find_pte(mm, address)
+        if entryp is None:
+            entryp = pgtable.find_pmd(mm, address)
+        return 0 if entryp is None else pgtable.read(entryp)
 
     # -- what no line has made -------------------------------------------------------
 
@@ -749,7 +875,10 @@ class Replay:
             return
         if self._has_calls and record.task not in self._settling:
             return
-        if record.name == "[stack]" or not record.length:
+        if not record.length:
+            return
+        if record.name == STACK:
+            self._fresh_stacks[record.task] = record.start + record.length
             return
         bits = sum(1 << i for i, right in enumerate("rwx") if right in record.rights)
         fd = None
@@ -758,11 +887,28 @@ class Replay:
             offset = record.offset & -self._page
             pid = self._pid(record.task)
             fd = self._file(task, pid, record.name, offset + record.length)
+            self._cut(task, record)
         self._guarded(
             "execve",
             record.at,
             lambda: self._map_at(task, record, _NAMES[bits], fd, offset),
         )
+
+    def _cut(self, task: Task, record: Mapped) -> None:
+        """Take away what the first part of a file was mapped for too long.
+
+        execve maps the first segment over the place of all, and cuts it where it ends;
+        the record is of before. It ends no later than the next segment begins in the
+        file.
+        """
+        first = self._segments.get(record.task)
+        self._segments[record.task] = record
+        if first is None or first.name != record.name or not record.offset:
+            return
+        start = first.start + (record.offset & -self._page) - first.offset
+        end = first.start + self._whole(first.length)
+        if first.start < start < record.start <= end:
+            task.thread.munmap(start, record.start - start)
 
     def _map_at(
         self, task: Task, record: Mapped, prot: str, fd: int | None, offset: int

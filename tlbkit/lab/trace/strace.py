@@ -11,7 +11,7 @@ import re
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
-from tlbkit.lab.trace.records import Call, Ended, Reading, Where
+from tlbkit.lab.trace.records import Call, Ended, Reading, Signalled, Where
 from tlbkit.lab.trace.words import number, split
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _UNFINISHED: Final = re.compile(
 _RESUMED: Final = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<rest>.*)")
 _END: Final = re.compile(r"\+\+\+ (?:exited|killed|superseded)\b.*")
 _SIGNAL: Final = re.compile(r"--- .* ---")
+_ACCESS: Final = re.compile(r"--- SIG(?:SEGV|BUS) .*\bsi_addr=(?P<address>0x[0-9a-f]+)")
 _REMARK: Final = re.compile(r"strace: .*|#.*|\[ .*")
 _RESULT: Final = re.compile(
     r"(?P<value>-?0x[0-9a-f]+|-?\d+|\?)(?:<[^>]*>)*(?: (?P<errno>E[A-Z0-9_]+))?"
@@ -88,6 +89,11 @@ class Strace:
         task = self._task(prefix["pid"] or prefix["task"])
         time = self._time(prefix["clock"], prefix["time"])
         if _SIGNAL.fullmatch(body):
+            if access := _ACCESS.match(body):
+                address = int(access["address"], 16)
+                self.reading.records.append(
+                    Signalled(where, task, time, address=address)
+                )
             return True
         if _END.fullmatch(body):
             self._live.discard(task)

@@ -11,11 +11,13 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
 from tlbkit.lab.trace.answer import TraceAnswer
+from tlbkit.lab.trace.foresee import huge_files
 from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
 from tlbkit.lab.trace.records import Call, PageFault, used
 from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
 from tlbkit.lab.trace.result import Replayed, Share
 from tlbkit.lab.trace.words import number
+from tlbkit.lab.trace.words import path as path_of
 from tlbkit.lab.variant import Variant
 from tlbkit.linux.tuning import tune
 from tlbkit.observe.calls import path
@@ -280,11 +282,16 @@ class Trace:
     def _huge_pages(self) -> int:
         """Return how many huge pages the program maps, for the pool to hold them."""
         total = 0
+        files = huge_files(self.records)
         for record in self.records:
             if not isinstance(record, Call) or record.name != "mmap":
                 continue
-            if any("HUGETLB" in arg for arg in record.args) and record.result:
-                total += number(record.args[1]) or _HUGE
+            is_huge = any("HUGETLB" in arg for arg in record.args)
+            if len(record.args) > 4 and path_of(record.args[4]) in files:
+                is_huge = True
+            if is_huge and record.result:
+                # Twice: a child of fork may write to its own.
+                total += 2 * (number(record.args[1]) or _HUGE)
         return min(-(-total // _HUGE), _MOST_HUGE_PAGES)
 
 

@@ -106,7 +106,8 @@ class Mmap:
             mm: The address space; its lock is held for writing.
             addr: A hint, or with MAP_FIXED the place.
             length: Rounded up to pages.
-            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``, and ``VM_MTE`` for PROT_MTE.
+            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``, ``VM_MTE`` for PROT_MTE and
+                ``VM_ARM64_BTI`` for PROT_BTI.
             flags: The ``MAP_`` bits.
             file: What to map, or ``None`` for anonymous memory.
             pgoff: From which place of the file on, in pages.

@@ -29,6 +29,7 @@ from tlbkit.linux.include.linux.mm import (
     MM_CP_UFFD_WP_RESOLVE,
     VM_ACCESS_FLAGS,
     VM_ACCOUNT,
+    VM_ARM64_BTI,
     VM_HUGETLB,
     VM_LOCKED,
     VM_NORESERVE,
@@ -696,7 +697,8 @@ class Mprotect:
             mm: The address space.
             start: Page-aligned, or ``-EINVAL``.
             length: In bytes, a size_t; 0 is no change and no error.
-            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``.
+            prot: ``VM_READ``, ``VM_WRITE``, ``VM_EXEC``, and ``VM_ARM64_BTI`` for
+                PROT_BTI.
 
         Source: mm/mprotect.c, do_mprotect_pkey()
         Deviates: there are no protection keys, no stack is given rights as a whole, and
@@ -724,7 +726,7 @@ class Mprotect:
             if vma is None:
                 error = -ENOMEM
                 break
-            newflags = prot | (vma.flags & ~VM_ACCESS_FLAGS)
+            newflags = prot | (vma.flags & ~(VM_ACCESS_FLAGS | VM_ARM64_BTI))
             if newflags & ~(newflags >> _MAY_SHIFT) & VM_ACCESS_FLAGS:
                 error = -EACCES
                 break

@@ -38,6 +38,7 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import (
     SLOT,
 )
 from tlbkit.linux.include.linux.mm import (
+    VM_ARM64_BTI,
     VM_EXEC,
     VM_MTE,
     VM_READ,
@@ -93,6 +94,8 @@ def vm_get_page_prot(vm_flags: int, *, epan: bool = False) -> int:
     Source: arch/arm64/mm/mmap.c, protection_map.
     """
     prot = _protection_map(vm_flags, epan=epan)
+    if vm_flags & VM_ARM64_BTI:
+        prot |= PTE_GP
     if vm_flags & VM_MTE:
         prot = (prot & ~PTE_ATTRINDX_MASK) | MT_NORMAL_TAGGED << PTE_ATTRINDX_SHIFT
     return prot
