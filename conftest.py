@@ -8,6 +8,7 @@ the tests make, as `Machine.taken_out` names it. A test that says itself what is
 out is skipped.
 """
 
+import gc
 import os
 from collections.abc import Iterator
 
@@ -27,6 +28,11 @@ settings.register_profile(
     phases=(Phase.explicit, Phase.generate),
 )
 settings.load_profile(os.environ.get("TLBKIT_HYPOTHESIS", "untimed"))
+
+
+def pytest_configure() -> None:
+    """Look for dead cycles seldom: a test makes thousands of machines, each a cycle."""
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

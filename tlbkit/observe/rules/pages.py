@@ -142,7 +142,7 @@ class Pages:
         for table in tables.all():
             first = table.pfn << self._shift
             for n, entry in enumerate(self._memory.frame(table.pfn)):
-                if self._folio(table, entry) is not None:
+                if entry and self._folio(table, entry) is not None:
                     self._places.setdefault(self._pfn(entry), set()).add(first + 8 * n)
 
     def call(self, event: Event) -> None:

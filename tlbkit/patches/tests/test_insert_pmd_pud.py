@@ -33,18 +33,9 @@ SPACE = list(
 class Outcome:
     """What one insertion answered, changed, and did besides."""
 
-    def __init__(self, level, case, *, before, monkeypatch):
+    def __init__(self, level, case, *, before, lookups):
         what, where, deposit, memory, existing, write, vm_write = case
-        self.lookups = 0
-
-        def counted(pfn, prot):
-            del pfn
-            self.lookups += 1
-            return prot
-
-        monkeypatch.setattr(
-            PgtableGeneric, "pfnmap_setup_cachemode_pfn", staticmethod(counted)
-        )
+        looked_up = len(lookups)
         place = Place(
             boot(
                 "fixed",
@@ -73,6 +64,7 @@ class Outcome:
         }
         self.answer = place.insert(frames[what], write=write, address=address)
         self.state = place.state()
+        self.lookups = len(lookups) - looked_up
         self.warnings = list(kernel.panic.warnings)
         lock = kernel.memory.pud_lockptr(place.mm)
         if level == "pmd":
@@ -80,18 +72,34 @@ class Outcome:
         self.locked = lock.holder is not None
 
 
-@pytest.fixture(scope="module", params=["pmd", "pud"])
-def outcomes(request):
-    """Each input with what came of it before the commit and after."""
+@pytest.fixture(scope="module")
+def lookups():
+    """The frames whose memory type was looked up.
+
+    The method is replaced once: each time costs a walk over all kernels ever built.
+    """
+    frames = []
+
+    def noted(pfn, prot):
+        frames.append(pfn)
+        return prot
+
     with pytest.MonkeyPatch.context() as patch:
-        return [
-            (
-                case,
-                Outcome(request.param, case, before=True, monkeypatch=patch),
-                Outcome(request.param, case, before=False, monkeypatch=patch),
-            )
-            for case in SPACE
-        ]
+        patch.setattr(PgtableGeneric, "pfnmap_setup_cachemode_pfn", staticmethod(noted))
+        yield frames
+
+
+@pytest.fixture(scope="module", params=["pmd", "pud"])
+def outcomes(request, lookups):
+    """Each input with what came of it before the commit and after."""
+    return [
+        (
+            case,
+            Outcome(request.param, case, before=True, lookups=lookups),
+            Outcome(request.param, case, before=False, lookups=lookups),
+        )
+        for case in SPACE
+    ]
 
 
 def test_old_and_new_agree_over_the_whole_space(outcomes):
@@ -132,11 +140,11 @@ def test_the_cache_mode_is_looked_up_earlier(outcomes):
     assert differing in {224 + 28, 224}
 
 
-def test_out_of_memory_is_met_only_where_a_table_is_wanted(monkeypatch):
+def test_out_of_memory_is_met_only_where_a_table_is_wanted(lookups):
     """arm64 stores no table for a driver's block, and cannot fail for want of one."""
     for case in SPACE:
         what, where, deposit, memory, *_ = case
-        answer = Outcome("pmd", case, before=False, monkeypatch=monkeypatch).answer
+        answer = Outcome("pmd", case, before=False, lookups=lookups).answer
         if where != INSIDE or what == WRONG:
             assert answer == VM_FAULT_SIGBUS
         elif deposit and not memory:
@@ -145,12 +153,12 @@ def test_out_of_memory_is_met_only_where_a_table_is_wanted(monkeypatch):
             assert answer == VM_FAULT_NOPAGE
 
 
-def test_the_spare_table_is_stored_or_freed(monkeypatch):
+def test_the_spare_table_is_stored_or_freed(lookups):
     """Tables that were allocated are in store, or have been given back."""
     for case in SPACE:
         _, _, deposit, memory, existing, _, _ = case
         for before in (False, True):
-            done = Outcome("pmd", case, before=before, monkeypatch=monkeypatch)
+            done = Outcome("pmd", case, before=before, lookups=lookups)
             mapped = existing == "none" and done.answer == VM_FAULT_NOPAGE
             stored = int(mapped and deposit and memory)
             assert done.state["deposited"] == stored
