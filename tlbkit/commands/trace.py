@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tlbkit.arm64.models import split_models
-from tlbkit.commands.machine import add_cpu
+from tlbkit.commands.machine import add_cpu, add_tune
 from tlbkit.commands.workers import (
     Progress,
     add_out,
@@ -21,6 +21,7 @@ from tlbkit.errors import InputError
 from tlbkit.lab import tables
 from tlbkit.lab.trace import POLICIES, Trace
 from tlbkit.lab.trace import survey as surveyed
+from tlbkit.linux.tuning import read_tuning
 from tlbkit.show.text import table
 from tlbkit.show.trace_page import trace_page
 
@@ -34,6 +35,7 @@ def add_trace(one: argparse.ArgumentParser) -> None:
     """Say what ``trace`` takes."""
     one.add_argument("files", nargs="+", metavar="FILE", help="- is standard input")
     _add_replay(one)
+    add_tune(one)
     one.add_argument(
         "--commits", action="store_true", help="tell what each commit changes as well"
     )
@@ -79,6 +81,7 @@ def trace(asked: argparse.Namespace) -> None:
             cpu=asked.cpu,
             cpus=asked.cpus,
             touch=asked.touch,
+            tuning=read_tuning(asked.tune),
             commits=asked.commits,
             progress=_progress,
             executor=executor,

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from tlbkit.errors import TlbkitError
-from tlbkit.lab.trace.foresee import STACK, Foresight, huge_files
+from tlbkit.lab.trace.foresee import STACK, Foresight, Stack, huge_files
 from tlbkit.lab.trace.records import (
     Call,
     Ended,
@@ -54,6 +54,7 @@ MAP: Final = {
     "MAP_ANONYMOUS": 0x20,
     "MAP_NORESERVE": 0x4000,
     "MAP_POPULATE": 0x8000,
+    "MAP_STACK": 0x20000,
     "MAP_HUGETLB": 0x40000,
     "MAP_FIXED_NOREPLACE": 0x100000,
 }
@@ -82,7 +83,6 @@ _SHARED_MEMORY: Final = (  # names alone
     _SEGMENT,
 )
 _MOST_SAID: Final = 8  # sentences of a kind
-_MOST_ARGUMENTS: Final = 8 << 20  # bytes
 _MOST_SUPPOSED: Final = 1 << 16  # pages of one call
 _AROUND: Final = 16  # file pages that a read fault maps at once
 _CLOCKWORK: Final = frozenset(
@@ -218,7 +218,7 @@ class Replay:
         self._aliases: dict[str, str] = {}
         self._started = False
         self._settling: set[int] = set()
-        self._fresh_stacks: dict[int, int] = {}
+        self._beginning: set[int] = set()
         self._segments: dict[int, Mapped] = {}
         self._cpus = len(kernel.machine.cpus)
         self._has_calls = any(isinstance(record, Call) for record in records)
@@ -258,25 +258,29 @@ class Replay:
         name = record.name if isinstance(record, Call) else "page fault"
         self.at = (record.task, name, record.at, record.time)
         if isinstance(record, Call):
-            self._call(record)
+            if place not in self._ahead.later:
+                self._call(record, place)
+            elif record.name.startswith("execve"):
+                self._beginning.add(record.task)
         elif isinstance(record, PageFault):
             self._fault(place, record)
         elif isinstance(record, Mapped):
             self._mapped(record)
         elif isinstance(record, Executed):
-            if not self._has_calls:
-                self._exec(record.task, record.cpu)
+            if not self._has_calls or record.task in self._beginning:
+                self._beginning.discard(record.task)
+                self._exec(record.task, record.cpu, place)
         elif isinstance(record, Forked):
             if not self._has_calls and record.parent in self._tasks:
                 self._fork(record.parent, record.task, same=record.pid != record.task)
         elif isinstance(record, Ended):
             self._end(record.task)
 
-    def _call(self, call: Call) -> None:
+    def _call(self, call: Call, place: int) -> None:
         """Replay a system call that succeeded."""
         if call.name.startswith("execve"):
             if call.result == 0:
-                self._exec(call.task, call.cpu)
+                self._exec(call.task, call.cpu, place)
             return
         task = self._tasks.get(call.task)
         if task is None:
@@ -310,7 +314,7 @@ class Replay:
 
     # -- tasks -----------------------------------------------------------------------
 
-    def _exec(self, number: int, cpu: int | None) -> None:
+    def _exec(self, number: int, cpu: int | None, place: int) -> None:
         """Begin a program: a new address space, and no thread but this one."""
         task = self._tasks.get(number)
         where = self._cpu(cpu)
@@ -334,7 +338,38 @@ class Replay:
         self._breaks.pop(pid, None)
         self._fds = {key: fd for key, fd in self._fds.items() if key[0] != pid}
         self._settling.add(number)
-        self._fresh_stacks[number] = 0
+        stack = self._ahead.stacks.get(place)
+        if stack is not None:
+            task = self._tasks[number]
+            at = self._records[place].at
+            self._guarded("execve", at, lambda: self._stack(task, stack))
+
+    def _stack(self, task: Task, stack: Stack) -> None:
+        """Have the top of a new stack in memory, where it belongs.
+
+        execve writes arguments and environment to the top of the address space. Where
+        addresses are random it then moves them down, which invalidates the old place
+        and frees its table.
+        """
+        written = stack.written(self._page)
+        old = task.thread.stack
+        if not written or not old:
+            return
+        length = len(written)
+        first = old.stop - length
+        task.thread.madvise(first, length, "populate_write")
+        if written.stop == old.stop:
+            return
+        if old.start < first:
+            task.thread.munmap(old.start, first - old.start)
+        task.thread.mremap(
+            first,
+            length,
+            length,
+            maymove=True,
+            fixed=True,
+            new_address=written.start,
+        )
 
     def _clone(self, call: Call) -> None:
         """Begin a thread, a child, or a child that borrows the address space."""
@@ -465,6 +500,8 @@ class Replay:
             bti=bool(prot & PROT["PROT_BTI"]),
             hugetlb=bool(how & MAP["MAP_HUGETLB"]),
         )
+        if how & MAP["MAP_STACK"]:
+            task.thread.madvise(call.result, length, "nohugepage")
 
     def _file_name(self, call: Call) -> str:
         """Return the name of a mapped file; a made one where only a number is told."""
@@ -730,8 +767,6 @@ class Replay:
         if place in self._ahead.refused:
             self._refused(task, address)
             return
-        if fault.file == STACK and fault.task in self._fresh_stacks:
-            self._fill_stack(task, fault.task, address)
         self._adopt(task, address & -self._page, self._page, "rw")
         self._guarded(
             "page fault", fault.at, lambda: self._touched(task, place, address)
@@ -743,19 +778,6 @@ class Replay:
         if vma is None or not self._may_write(vma):
             with suppress(Signal):
                 self._access(task, address & -8, write=True)
-
-    def _fill_stack(self, task: Task, number: int, address: int) -> None:
-        """Have the pages of a new stack in memory that execve wrote to.
-
-        It puts arguments and environment at the top, above what the program touches
-        first, and no fault tells of it.
-        """
-        end = self._fresh_stacks.pop(number) or self._ahead.stack_top
-        first = (address & -self._page) + self._page
-        if not first < end <= first + _MOST_ARGUMENTS:
-            return
-        self._adopt(task, first, end - first, "rw")
-        task.thread.madvise(first, end - first, "populate_write")
 
     def _place(self, task: Task, fault: PageFault) -> int | None:
         """Return the address of a fault, also where a place in a file was recorded.
@@ -878,7 +900,6 @@ class Replay:
         if not record.length:
             return
         if record.name == STACK:
-            self._fresh_stacks[record.task] = record.start + record.length
             return
         bits = sum(1 << i for i, right in enumerate("rwx") if right in record.rights)
         fd = None

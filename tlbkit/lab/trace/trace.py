@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
 from tlbkit.lab.trace.answer import TraceAnswer
-from tlbkit.lab.trace.foresee import huge_files
+from tlbkit.lab.trace.foresee import huge_files, huge_pages
 from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
 from tlbkit.lab.trace.records import Call, PageFault, used
 from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
@@ -46,6 +47,7 @@ _FLUSHING = frozenset(
 """Who flushes for others: a flush is told by who asks for it."""
 
 _HUGE = 2 << 20
+_DOUBTS = 4  # places of small pages for one that may be huge
 _MOST_HUGE_PAGES = 4096
 
 
@@ -104,6 +106,15 @@ class Trace:
         """Which part of all lines was read."""
         return used(self.readings)
 
+    @cached_property
+    def thp(self) -> Enabled:
+        """Whether huge pages were always used, as the faults tell; else madvise.
+
+        If they were, one fault brings all of a huge page.
+        """
+        once, more = huge_pages(self.records)
+        return "always" if once and more <= _DOUBTS * once else "madvise"
+
     def replay(
         self,
         kernel: str | Variant = registry.DEFAULT_KERNEL,
@@ -111,7 +122,7 @@ class Trace:
         cpu: str = DEFAULT_MODEL,
         cpus: int = 4,
         touch: Policy = "written",
-        thp: Enabled = "madvise",
+        thp: Enabled | None = None,
         tuning: Mapping[str, object] | None = None,
     ) -> Replayed:
         """Do it again on one kernel, and count.
@@ -121,7 +132,8 @@ class Trace:
             cpu: A CPU model by name, with properties if you like.
             cpus: How many CPUs the machine has.
             touch: What a first touch was of which the trace does not tell.
-            thp: What /sys/kernel/mm/transparent_hugepage/enabled says.
+            thp: What /sys/kernel/mm/transparent_hugepage/enabled says; by default as
+                it was where the trace was taken, see `thp`.
             tuning: More settings, as `tlbkit.linux.tuning.tune` takes them.
 
         Raises:
@@ -132,7 +144,7 @@ class Trace:
         variant = Variant(kernel) if isinstance(kernel, str) else kernel
         machine = Machine(cpus, cpu)
         made = variant.start(machine)
-        made.huge_memory.enabled = thp
+        made.huge_memory.enabled = thp or self.thp
         made.hugetlb.set_max_huge_pages(self._huge_pages())
         tune(made, tuning or {})
         replay = Replay(made, self.records, touch)
@@ -203,6 +215,7 @@ class Trace:
         cpu: str = DEFAULT_MODEL,
         cpus: int = 4,
         touch: Policy = "written",
+        tuning: Mapping[str, object] | None = None,
         commits: bool = False,
         progress: Callable[[int, int, str], None] | None = None,
         executor: Executor | None = None,
@@ -216,6 +229,7 @@ class Trace:
             cpu: Name of a CPU model.
             cpus: How many CPUs the machine has.
             touch: What a first touch was of which the trace does not tell.
+            tuning: As for `replay`.
             commits: Whether each commit is asked for, between the first and the last.
             progress: As for `shares`.
             executor: As for `shares`.
@@ -223,13 +237,16 @@ class Trace:
         Raises:
             InputError: A name is unknown.
         """
-        found = {
-            name: self.replay(name, cpu=cpu, cpus=cpus, touch=touch) for name in kernels
+        how: dict[str, Any] = {
+            "cpu": cpu,
+            "cpus": cpus,
+            "touch": touch,
+            "tuning": tuning,
         }
+        found = {name: self.replay(name, **how) for name in kernels}
         shares: list[Share] = []
         complete = True
         if commits:
-            how = {"cpu": cpu, "cpus": cpus, "touch": touch}
             asked = self.shares(kernels[0], kernels[-1], progress, executor, **how)
             try:
                 shares.extend(asked)

@@ -21,16 +21,43 @@ JIT = [
 ]
 
 
-@pytest.fixture(scope="module")
-def jit():
-    """Read a program that was traced on a real kernel."""
-    return Trace.read(*JIT)
+# It protects a page and allows it again, and moves eight others by a userfaultfd.
+SMALL = {
+    "s": """\
+7 1800000001.000 execve("/a", [...], 0xff /* 9 vars */) = 0
+7 1800000002.000 mmap(NULL, 65536, PROT_READ|PROT_WRITE, \
+MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x70000000
+7 1800000003.000 mmap(NULL, 65536, PROT_READ|PROT_WRITE, \
+MAP_PRIVATE|MAP_ANONYMOUS, -1, 0) = 0x71000000
+7 1800000005.000 mprotect(0x70000000, 4096, PROT_NONE) = 0
+7 1800000006.000 mprotect(0x70000000, 4096, PROT_READ|PROT_WRITE) = 0
+7 1800000007.000 userfaultfd(O_CLOEXEC) = 3<anon_inode:[userfaultfd]>
+7 1800000008.000 ioctl(3<anon_inode:[userfaultfd]>, UFFDIO_API, \
+{api=0xaa, features=0}) = 0
+7 1800000009.000 ioctl(3<anon_inode:[userfaultfd]>, UFFDIO_REGISTER, \
+{range={start=0x71000000, len=0x10000}, mode=UFFDIO_REGISTER_MODE_MISSING}) = 0
+7 1800000010.500 ioctl(3<anon_inode:[userfaultfd]>, UFFDIO_MOVE, 0xffff) = 0
+""",
+    "p": "".join(
+        f"a 7/7 [000] 1800000004.{n}: page-faults: 7000{n}000 [unknown] (//anon) "
+        "4010 [unknown] (/a)\n"
+        for n in range(8)
+    )
+    + "a 7/7 [000] 1800000010.6: kprobes:uffd: (ffff80008056d050) cmd=0xc028aa05 "
+    "dst=0x71000000 src=0x70000000 len=0x8000 mode=0x0\n",
+}
 
 
 @pytest.fixture(scope="module")
-def answer(jit):
+def small():
+    """Read a small program of our own."""
+    return Trace.of_text({name: text.encode() for name, text in SMALL.items()})
+
+
+@pytest.fixture(scope="module")
+def answer(small):
     """Answer it on both kernels, with a share of each commit."""
-    return jit.answer(commits=True)
+    return small.answer(commits=True)
 
 
 def test_the_columns_add_up_to_the_counts(answer):
@@ -48,27 +75,28 @@ def test_the_columns_add_up_to_the_counts(answer):
         assert (np.diff(columns["time"][~np.isnan(columns["time"])]) >= 0).all()
 
 
-def test_an_executor_changes_no_share(jit):
+def test_an_executor_changes_no_share(small, answer):
     """Replays that run at once give what they give one after the other."""
     with ThreadPoolExecutor(2) as threads:
-        assert list(jit.shares(executor=threads)) == list(jit.shares())
+        shares = {one.commit: one for one in small.shares(executor=threads)}
+    assert shares == {one.commit: one for one in answer.shares}
 
 
-def test_what_a_commit_saves_with_another_is_not_its_own():
+def test_what_a_commit_saves_with_another_is_not_its_own(answer):
     """A program of moves feels the commit that batches them, and none that needs it."""
-    moves = Trace.read(
-        str(DATA / "6.17.13.uffdmove.BK.strace.xz"),
-        str(DATA / "6.17.13.uffdmove.BK.perf-script.txt.xz"),
-    )
-    shares = {one.commit: one for one in moves.shares()}
-    assert [name for name, one in shares.items() if one.felt] == ["50944692052b"]
+    shares = {one.commit: one for one in answer.shares}
+    felt = {name for name, one in shares.items() if one.felt}
+    assert felt == {"50944692052b", "c320dbb7c80d"}
     needing = shares["cc22b9978509"]
     assert needing.alone_said == f"{needing.alone:,} (with 50944692052b)"
 
 
 def test_a_survey_has_a_row_for_each(tmp_path):
     """Every trace on every kernel and CPU model; an interrupted one repeats none."""
-    runs = {"jit": JIT, "calls alone": JIT[:1]}
+    files = [str(tmp_path / name) for name in SMALL]
+    for name, text in SMALL.items():
+        (tmp_path / name).write_text(text, "utf-8")
+    runs = {"small": files, "calls alone": files[:1]}
     models = ["neoverse-v2", "neoverse-n1"]
     rows = survey(runs, models=models, journal=tmp_path / "j")
     assert [(row["trace"], row["kernel"], row["cpu"]) for row in rows] == [
@@ -77,7 +105,7 @@ def test_a_survey_has_a_row_for_each(tmp_path):
         for kernel in ("v6.17", "v6.19")
         for model in models
     ]
-    assert rows[0]["broadcasts"] == 678
+    assert rows[0]["broadcasts"] == Trace.read(*files).replay("v6.17").broadcasts
     told = []
     again = survey(
         runs,
@@ -129,7 +157,8 @@ def test_the_page_is_whole_and_asks_no_other_host(answer):
     page.close()
     assert not page.open
     assert not page.addresses
-    assert "678 broadcast TLBIs on v6.17 and 567 on v6.19" in page.text
+    older, newer = (one.broadcasts for one in answer.kernels.values())
+    assert f"{older} broadcast TLBIs on v6.17 and {newer} on v6.19" in page.text
     assert "c320dbb7c80d" in page.text
     assert str(DATA) not in page.text
 
