@@ -7,7 +7,7 @@ that was there already is a write, and then the first one was a read.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import defaultdict, deque
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -89,6 +89,7 @@ class Foresight:
         refused: The places of faults that ended in a signal, and mapped nothing.
         moves: Task -> the arguments of its UFFDIO_MOVE, in order.
         process: Task -> its process.
+        huge_files: The names of mapped files that consist of huge pages.
         stacks: The place of an execve -> the stack that it made.
         attached: Task -> the lengths of the memory that its shmat mapped, by start.
     """
@@ -103,7 +104,8 @@ class Foresight:
         self._stack_of: dict[int, Stack] = {}
         self.attached: dict[tuple[int, int], int] = {}
         self._last: dict[int, tuple[int, int, int | None]] = {}
-        self.moves: dict[int, deque[MoveArguments]] = defaultdict(deque)
+        self.moves: dict[int, list[MoveArguments]] = defaultdict(list)
+        self.huge_files = huge_files(records)
         self.process = processes(records)
         self._mask = -page_size
         self._waiting: dict[int, dict[int, int]] = defaultdict(dict)

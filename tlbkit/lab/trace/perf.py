@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -92,7 +93,8 @@ class PerfScript:
             return _side_band(where, time, cpu, what, rest)
         if what.split(":")[0] in _FAULTS:
             own = pid if head["tid"] else None
-            fault = PageFault(where, task, time, cpu, pid=own, comm=head["comm"])
+            comm = sys.intern(head["comm"])
+            fault = PageFault(where, task, time, cpu, pid=own, comm=comm)
             return self._fault(fault, rest, period=bool(head["period"]))
         if "cmd=" in rest and "dst=" in rest:
             asked = {name: int(value, 0) for name, value in _PROBED.findall(rest)}
@@ -118,11 +120,11 @@ class PerfScript:
         fault.address = int(found[0][1], 16)
         middle = rest[found[0].end() : found[1].start() if len(found) > 1 else None]
         dso = re.search(r"\(([^()]+)\)\s*$", middle)
-        fault.file = dso[1] if dso else ""
+        fault.file = sys.intern(dso[1]) if dso else ""
         if len(found) > 1:
             fault.ip = int(found[1][1], 16)
             words = rest[found[1].end() :].split()
-            fault.symbol = words[0].partition("+")[0] if words else ""
+            fault.symbol = sys.intern(words[0].partition("+")[0]) if words else ""
         return fault
 
 

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+_NO_NAMES: Final[Mapping[str, str]] = {}
+
+
+def _no_names() -> Mapping[str, str]:
+    """Return the one mapping of all calls whose arguments have no names."""
+    return _NO_NAMES
 
 
 class Where(NamedTuple):
@@ -57,7 +64,7 @@ class Call(Record):
 
     name: str = ""
     args: tuple[str, ...] = ()
-    named: dict[str, str] = field(default_factory=dict)
+    named: Mapping[str, str] = field(default_factory=_no_names)
     result: int | None = None
     errno: str = ""
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from tlbkit.errors import TlbkitError
-from tlbkit.lab.trace.foresee import STACK, Foresight, Stack, huge_files
+from tlbkit.lab.trace.foresee import STACK, Foresight, Stack
 from tlbkit.lab.trace.records import (
     Call,
     Ended,
@@ -196,10 +196,15 @@ class Replay:
         kernel: Fresh, on a machine of its own.
         records: In their order.
         touch: What an untold first touch was.
+        ahead: What later records tell of earlier ones, if it is known already.
     """
 
     def __init__(
-        self, kernel: Kernel, records: Sequence[Record], touch: Policy = "written"
+        self,
+        kernel: Kernel,
+        records: Sequence[Record],
+        touch: Policy = "written",
+        ahead: Foresight | None = None,
     ) -> None:
         self.told = Told()
         self.at: tuple[int, str, Where | None, float | None] = (0, "", None, None)
@@ -207,8 +212,8 @@ class Replay:
         self._page = kernel.pgtable.page_size
         self._records = records
         self._touch = touch
-        self._ahead = Foresight(records, self._page)
-        self._huge_files = huge_files(records)
+        self._ahead = ahead or Foresight(records, self._page)
+        self._moves = {task: deque(all_) for task, all_ in self._ahead.moves.items()}
         self._tasks: dict[int, Task] = {}
         self._uffds: dict[tuple[int, int], UserfaultFd | None] = {}
         self._breaks: dict[int, int] = {}
@@ -517,7 +522,7 @@ class Replay:
         """Return a process's descriptor of a file of at least *size* bytes."""
         fd = self._fds.get((pid, name))
         if fd is None:
-            if name in self._huge_files:
+            if name in self._ahead.huge_files:
                 fd = task.thread.memfd_create(name, MFD_HUGETLB)
             elif name.startswith(_SHARED_MEMORY):
                 fd = task.thread.memfd_create(name)
@@ -741,7 +746,7 @@ class Replay:
 
     def _move(self, uffd: UserfaultFd, call: Call) -> None:
         """Move pages, if a probe saw the arguments, which strace does not print."""
-        waiting = self._ahead.moves.get(call.task)
+        waiting = self._moves.get(call.task)
         if not waiting:
             self.told.unshown_moves += 1
             return

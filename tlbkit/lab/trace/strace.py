@@ -8,6 +8,7 @@ the number in the file's name; ``-ttt``, ``-tt``, ``-t``, ``-r`` and no time; ``
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
@@ -56,6 +57,7 @@ class Strace:
         self._clock = 0.0
         self._days = 0.0
         self._broken = ""
+        self._known: dict[tuple[str, ...], tuple[str, ...]] = {}
 
     def read(self, lines: Iterable[str]) -> Reading:
         """Read all *lines*."""
@@ -147,9 +149,16 @@ class Strace:
         self, where: Where, task: int, time: float | None, name: str, args: str
     ) -> Call:
         """Note a call at the line where it was made."""
-        call = Call(where, task, time, name=name, args=tuple(split(args)))
+        call = Call(
+            where, task, time, name=sys.intern(name), args=self._once(split(args))
+        )
         self.reading.records.append(call)
         return call
+
+    def _once(self, args: list[str]) -> tuple[str, ...]:
+        """Return arguments as the one tuple that stands for all calls with them."""
+        words = tuple(map(sys.intern, args))
+        return self._known.setdefault(words, words)
 
     def _resume(self, task: int, name: str, rest: str) -> bool:
         """Give an unfinished call what came after."""
@@ -160,7 +169,7 @@ class Strace:
         whole = _CALL.fullmatch(f"{name}({rest.lstrip(', ')}")
         if whole is None:
             return rest.rstrip().endswith("<unfinished ...>")
-        call.args += tuple(split(whole["args"]))
+        call.args = self._once([*call.args, *split(whole["args"])])
         self._returned(call, whole["result"])
         return True
 

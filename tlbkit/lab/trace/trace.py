@@ -12,7 +12,7 @@ from tlbkit.arm64.machine import Machine
 from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.errors import InputError
 from tlbkit.lab.trace.answer import TraceAnswer
-from tlbkit.lab.trace.foresee import huge_files, huge_pages
+from tlbkit.lab.trace.foresee import Foresight, huge_files, huge_pages
 from tlbkit.lab.trace.read import lines_of, merged, reading_of, text_lines
 from tlbkit.lab.trace.records import Call, PageFault, used
 from tlbkit.lab.trace.replay import POLICIES, Policy, Replay
@@ -145,9 +145,12 @@ class Trace:
         machine = Machine(cpus, cpu)
         made = variant.start(machine)
         made.huge_memory.enabled = thp or self.thp
-        made.hugetlb.set_max_huge_pages(self._huge_pages())
+        made.hugetlb.set_max_huge_pages(self._huge_pages)
         tune(made, tuning or {})
-        replay = Replay(made, self.records, touch)
+        size = made.pgtable.page_size
+        if size not in self._ahead:
+            self._ahead[size] = Foresight(self.records, size)
+        replay = Replay(made, self.records, touch, self._ahead[size])
         result = Replayed(variant, cpu, replay.told)
         hear = _listener(result, replay)
         machine.events.listen(hear, {"tlbi", "dsb"})
@@ -193,7 +196,7 @@ class Trace:
             else (None, None)
             for patch in asked
         }
-        replayed = self._ahead(
+        replayed = self._begun(
             [one for way in ways.values() for one in way], executor, how
         )
         for done, patch in enumerate(asked):
@@ -264,7 +267,7 @@ class Trace:
             complete,
         )
 
-    def _ahead(
+    def _begun(
         self,
         variants: Sequence[Variant | None],
         executor: Executor | None,
@@ -296,6 +299,12 @@ class Trace:
             sys.setprofile(before)
         return frozenset(names)
 
+    @cached_property
+    def _ahead(self) -> dict[int, Foresight]:
+        """What later records tell of earlier ones, by the size of a page in bytes."""
+        return {}
+
+    @cached_property
     def _huge_pages(self) -> int:
         """Return how many huge pages the program maps, for the pool to hold them."""
         total = 0
