@@ -192,10 +192,10 @@ def test_what_one_move_leads_to_comes_with_the_page(tmp_path):
     explorer = Explorer("mprotect", pages=8)
     kept = tmp_path / "answers-1.json"
     told = answers.answers({"a": page_of(explorer)}, kept)
-    choices = [len(p.choices) - 1 for p in explorer.scenario.parameters]
+    choices = [len(p.choices) - 1 for p in explorer.scenario.controls]
     assert len(told["mprotect"]) == 1 + sum(choices)
     for setting, said in told["mprotect"].items():
-        names = [parameter.name for parameter in explorer.scenario.parameters]
+        names = [parameter.name for parameter in explorer.scenario.controls]
         params = dict(zip(names, json.loads(setting), strict=True))
         request = {"scenario": "mprotect", "params": params, "stage": False}
         assert said == json.loads(reply(json.dumps(request)))
@@ -212,9 +212,8 @@ def test_a_stage_gets_what_it_shows(tmp_path):
 
 def test_answers_of_an_older_package_are_not_kept(tmp_path):
     """The cache holds one state of the package."""
-    page = page_of(Explorer("mprotect"))
-    answers.answers({"a": page}, tmp_path / "answers-1.json")
-    answers.answers({"a": page}, tmp_path / "answers-2.json")
+    answers.answers({"a": page_of()}, tmp_path / "answers-1.json")
+    answers.answers({"a": page_of()}, tmp_path / "answers-2.json")
     assert [path.name for path in tmp_path.iterdir()] == ["answers-2.json"]
 
 

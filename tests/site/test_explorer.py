@@ -106,7 +106,7 @@ def drawn(form):
 
 def agrees(form):
     """Hold an explorer to the same run in this Python."""
-    answer = lab.find("mprotect").answer(settings(form))
+    answer = lab.find("mprotect").asked(settings(form))
     assert rows(form) == [list(row) for row in answer.rows]
     assert form.locator(".tlbkit-text").inner_text() == answer.text
 
@@ -216,7 +216,7 @@ def test_figures_draw_the_answer(live):
     form = explorer(live)
     slider(form).press("End")
     answered(form)
-    columns = lab.find("mprotect").answer(settings(form)).columns
+    columns = lab.find("mprotect").asked(settings(form)).columns
     pairs = drawn(form)["pairs"]
     assert pairs["before"] == columns["before"]
     assert pairs["after"] == columns["after"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.lab.result import Comparison, Difference
 from tlbkit.lab.run import run
 from tlbkit.observe.words import describe, same
@@ -76,7 +75,7 @@ def compare(
     params: Mapping[str, Value] | None = None,
     before: Variant | None = None,
     after: Variant | None = None,
-    cpu: str = DEFAULT_MODEL,
+    cpu: str | None = None,
 ) -> Comparison:
     """Run a scenario on two kernels with the same input.
 
@@ -85,7 +84,7 @@ def compare(
         params: Values of parameters; the others have their defaults.
         before: The first kernel; the scenario's own if not given.
         after: The second kernel, likewise.
-        cpu: Name of a CPU model.
+        cpu: A CPU model by name; the scenario's own if not given.
 
     Errors:
         InputError: As `tlbkit.lab.run.run`.

@@ -42,6 +42,15 @@ class Exploration(ABC):
             InputError: A parameter is unknown, or its value is not allowed.
         """
 
+    @property
+    def controls(self) -> tuple[Parameter, ...]:
+        """The knobs that a widget has: these, and what else may be chosen."""
+        return self.parameters
+
+    def asked(self, params: Mapping[str, Value]) -> Answer:
+        """Return the answer at a setting of `controls`; otherwise as `answer`."""
+        return self.answer(params)
+
     def settings(self, params: Mapping[str, Value]) -> dict[str, Value]:
         """Return a value for each parameter: those given, checked, or the defaults.
 

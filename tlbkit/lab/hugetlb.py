@@ -14,6 +14,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.arm64.machine import Machine
+from tlbkit.arm64.models import MODELS
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.compare import compare
 from tlbkit.lab.parameter import Parameter
@@ -125,6 +126,8 @@ class Unsharing(Scenario):
     before = Variant("v6.19", (UNSHARE.hash,))
     after = Variant("v6.19")
     parameters = (TABLES, SHARERS, CPUS)
+    # What a PMD table maps is 1 GiB, as `share` has it, where a page is 4 KiB.
+    models = tuple(m.name for m in MODELS.values() if m.page_shift == 12)
     operation: str
 
     @staticmethod
@@ -178,7 +181,7 @@ class Unsharing(Scenario):
         both = compared(self, tuple(settings.items()))
         counts = {BEFORE: both.before.counts, AFTER: both.after.counts}
         for form, parts in PARTS_OF.items():
-            machine = Machine(int(settings["cpus"]))
+            machine = Machine(int(settings["cpus"]), self.cpu)
             kernel = Kernel(machine, {**PARTS, **parts})
             operation = self.prepare(kernel, settings)
             with counting(kernel.machine) as counts[form]:

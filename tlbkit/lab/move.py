@@ -85,8 +85,8 @@ class Move(Flow):
                 "whole huge pages were moved with one flush each before, and still are"
             )
         return (
-            "consecutive pages are cleared together and flushed once; a hole, and a "
-            "2 MiB boundary of either side, ends a run"
+            "consecutive pages are cleared together and flushed once; a hole, and "
+            "the end of a page table of either side, ends a run"
         )
 
     def published_rows(self, both: Comparison) -> list[list[str]]:

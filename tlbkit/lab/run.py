@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 from tlbkit.arm64.machine import Machine
-from tlbkit.arm64.models import DEFAULT_MODEL
 from tlbkit.lab.result import Result
 from tlbkit.lab.variant import Variant
 from tlbkit.linux.tuning import tune
@@ -24,7 +23,7 @@ def run(
     scenario: Scenario,
     params: Mapping[str, Value] | None = None,
     variant: Variant | None = None,
-    cpu: str = DEFAULT_MODEL,
+    cpu: str | None = None,
     *,
     tuning: Mapping[str, object] | None = None,
     around: Callable[[Machine], AbstractContextManager[object]] = nullcontext,
@@ -35,7 +34,8 @@ def run(
         scenario: What to run.
         params: Values of parameters; the others have their defaults.
         variant: The kernel; the default one if not given.
-        cpu: A CPU model by name, with properties if you like.
+        cpu: A CPU model by name, with properties if you like; the scenario's own if not
+            given.
         tuning: Settings of the kernel, as `tlbkit.linux.tuning.tune` takes them.
         around: Returns a context for the operation, for example one that listens.
 
@@ -45,6 +45,7 @@ def run(
     """
     variant = (variant or Variant()).exact()
     settings = scenario.settings(params or {})
+    cpu = scenario.cpu if cpu is None else cpu
     machine = Machine(int(settings["cpus"]), cpu)
     kernel = variant.start(machine)
     tune(kernel, tuning or {})

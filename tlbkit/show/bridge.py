@@ -28,7 +28,7 @@ def reply(request: str) -> str:
     """
     try:
         asked = json.loads(request)
-        answer = lab.find_exploration(asked["scenario"]).answer(asked["params"])
+        answer = lab.find_exploration(asked["scenario"]).asked(asked["params"])
         told: dict[str, Any] = {
             "text": answer.text,
             "header": answer.header,

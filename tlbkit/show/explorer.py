@@ -55,7 +55,7 @@ class Explorer:
         self.scenario = (
             lab.find_exploration(scenario) if isinstance(scenario, str) else scenario
         )
-        known = {parameter.name for parameter in self.scenario.parameters}
+        known = {parameter.name for parameter in self.scenario.controls}
         for name in start.keys() - known:
             raise InputError(
                 f"scenario {self.scenario.name!r} has no parameter {name!r}; it has "
@@ -65,15 +65,15 @@ class Explorer:
             parameter.name: _allowed(
                 parameter, start.get(parameter.name, parameter.default)
             )
-            for parameter in self.scenario.parameters
+            for parameter in self.scenario.controls
         }
 
     def text(self) -> str:
         """Return the text rendering: settings, table and reading of the answer."""
-        answer = self.scenario.answer(self.start)
+        answer = self.scenario.asked(self.start)
         settings = ", ".join(
             f"{parameter.label}: {setting(parameter, self.start[parameter.name])}"
-            for parameter in self.scenario.parameters
+            for parameter in self.scenario.controls
         )
         return "\n".join(
             [

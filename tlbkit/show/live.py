@@ -122,14 +122,14 @@ def widget(explorer: Explorer) -> widgets.VBox:
 
     scenario = explorer.scenario
     beside = [
-        len(one.label) for one in scenario.parameters if tuple(one.choices) != SWITCH
+        len(one.label) for one in scenario.controls if tuple(one.choices) != SWITCH
     ]
     room = _LETTER * max(beside, default=0)
     controls = {
         parameter.name: _control(parameter, explorer.start[parameter.name], room)
-        for parameter in scenario.parameters
+        for parameter in scenario.controls
     }
-    answer = scenario.answer(explorer.start)
+    answer = scenario.asked(explorer.start)
     views = [_view(panel, answer) for panel in panels_of(scenario.name)]
     status = widgets.HTML(_status(answer.text))
     table = widgets.HTML(_table(answer))
@@ -137,7 +137,7 @@ def widget(explorer: Explorer) -> widgets.VBox:
     def ask(_: Any) -> None:
         settings = {name: _setting_of(control) for name, control in controls.items()}
         try:
-            answer = scenario.answer(settings)
+            answer = scenario.asked(settings)
         except TlbkitError as error:
             status.value = _status(str(error))
             return

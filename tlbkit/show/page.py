@@ -139,11 +139,11 @@ def _place(panel: "Panel", columns: "Columns") -> str:
 def html(explorer: Explorer) -> str:
     """Return the whole explorer as HTML, answered for its starting settings."""
     scenario = explorer.scenario
-    answer = scenario.answer(explorer.start)
+    answer = scenario.asked(explorer.start)
     panels = panels_of(scenario.name)
     controls = "".join(
         _control(parameter, explorer.start[parameter.name])
-        for parameter in scenario.parameters
+        for parameter in scenario.controls
     )
     figures = "".join(_place(panel, answer.columns) for panel in panels)
     spec = json.dumps(
@@ -155,10 +155,10 @@ def html(explorer: Explorer) -> str:
                     "choices": parameter.choices,
                     "words": [setting(parameter, value) for value in parameter.choices],
                 }
-                for parameter in scenario.parameters
+                for parameter in scenario.controls
             ],
             "start": [
-                explorer.start[parameter.name] for parameter in scenario.parameters
+                explorer.start[parameter.name] for parameter in scenario.controls
             ],
             "ink": INK_TAG,
             "dark": IN_THE_DARK,

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlbkit import lab
+from tlbkit.errors import InputError
 from tlbkit.lab.flow import Flow
 from tlbkit.lab.run import run
 from tlbkit.lab.variant import Variant
@@ -28,9 +29,9 @@ def small(parameter):
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from(FLOWS), st.data())
 def test_claims_hold_whatever_the_knobs_say(flow, data):
-    """What a scenario says of its kernels is so at every setting."""
+    """What a scenario says of its kernels is so at every setting, on every CPU."""
     params = {one.name: data.draw(small(one)) for one in flow.parameters}
-    both = lab.compare(flow, params)
+    both = lab.compare(flow, params, cpu=data.draw(st.sampled_from(flow.models)))
     for claim in flow.claims:
         assert claim.holds(both), claim.sentence
 
@@ -50,6 +51,26 @@ def test_columns_rows_and_text_tell_the_same(flow):
         assert f"{round(result.cost_ns):,}" in cells
     assert len(answer.columns["sweep_pages"]) == len(answer.columns["sweep_before"])
     assert str(both.before.variant) in answer.text
+
+
+@pytest.mark.parametrize("scenario", lab.SCENARIOS.values(), ids=lambda one: one.name)
+def test_an_answer_on_a_cpu_is_that_of_its_runs(scenario):
+    """The control that chooses the CPU model changes an answer as the model would."""
+    assert [one.name for one in scenario.controls].count("cpu") == 1
+    assert scenario.asked({}) == scenario.asked({"cpu": scenario.cpu})
+    for cpu in scenario.models:
+        both = lab.compare(scenario, cpu=cpu)
+        assert all(claim.holds(both) for claim in scenario.claims), cpu
+        cells = scenario.asked({"cpu": cpu}).rows
+        total = [f"{one.counts.tlbi.total():,}" for one in (both.before, both.after)]
+        if isinstance(scenario, Flow):
+            names = {**both.before.counts.tlbi, **both.after.counts.tlbi}
+            shown = {row[0].removeprefix("TLBI ") for row in cells if "TLBI" in row[0]}
+            assert shown == set(names)
+        else:
+            assert ["TLBI", total[0], total[1]] == [*cells[-1][:2], cells[-1][-1]]
+    with pytest.raises(InputError, match="must be one of"):
+        scenario.asked({"cpu": "pentium"})
 
 
 @pytest.mark.parametrize("pages", [1, 16, 200])

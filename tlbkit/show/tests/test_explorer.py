@@ -25,10 +25,10 @@ def starts(draw):
     name = draw(st.sampled_from(sorted(PANELS)))
     chosen = {
         parameter.name: draw(st.sampled_from(parameter.choices or [parameter.default]))
-        for parameter in lab.find_exploration(name).parameters
+        for parameter in lab.find_exploration(name).controls
     }
     try:
-        lab.find_exploration(name).answer(chosen)
+        lab.find_exploration(name).asked(chosen)
     except InputError:
         reject()
     return name, chosen
@@ -56,7 +56,7 @@ def test_text_and_page_show_the_same_answer(start):
     """For any settings both renderings hold the scenario's rows and its reading."""
     name, chosen = start
     explorer = Explorer(name, **chosen)
-    answer = lab.find_exploration(name).answer(chosen)
+    answer = lab.find_exploration(name).asked(chosen)
     shown = page(explorer)
     assert table(answer.header, answer.rows) in repr(explorer)
     assert answer.text in repr(explorer)
@@ -111,7 +111,7 @@ def test_the_page_says_every_choice():
         .partition("</script>")[0]
     )
     assert [(p["name"], tuple(p["choices"])) for p in spec["parameters"]] == [
-        (p.name, tuple(p.choices)) for p in MPROTECT.parameters
+        (p.name, tuple(p.choices)) for p in MPROTECT.controls
     ]
 
 
@@ -121,10 +121,10 @@ def test_words_of_a_scenario_cannot_break_the_page():
     class Sly:
         name = "mprotect"
         title = "</script><b>&"
-        parameters = MPROTECT.parameters
+        controls = MPROTECT.controls
 
-        def answer(self, params):
-            return MPROTECT.answer(params)
+        def asked(self, params):
+            return MPROTECT.asked(params)
 
     shown = page(Explorer(cast("Any", Sly())))
     assert shown.count("<script") == shown.count("</script>") == 1
