@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tlbkit.errors import InputError
-from tlbkit.explore.litmus import catalogue, judge, load, to_json
+from tlbkit.explore.litmus import catalogue, doubts, judge, load, to_json
 from tlbkit.lab.answer import Answer
 from tlbkit.lab.exploration import Exploration, line, menu, switch
 
@@ -22,8 +22,9 @@ _ETS2 = switch("ets2", "the CPUs have FEAT_ETS2")
 
 
 def _answer(test: LitmusTest, *, ets2: bool) -> Answer:
-    """Run a test, and show its program and what came of it."""
+    """Run a test, and show its program, what came of it, and what may be a slip."""
     verdict = judge(test, ets2=ets2)
+    doubted = [f"{doubt[0].upper()}{doubt[1:]}." for doubt in doubts(test)]
     written = to_json(test)
     steps = [
         (step, thread) for thread, steps in written["threads"].items() for step in steps
@@ -37,7 +38,7 @@ def _answer(test: LitmusTest, *, ets2: bool) -> Answer:
         },
         header=["order", "CPU", "step", "what happens"],
         rows=_rows(verdict),
-        text=_reading(test, verdict),
+        text=" ".join([_reading(test, verdict), *doubted]),
     )
 
 

@@ -52,6 +52,19 @@ def test_a_test_of_ones_own_is_judged_as_the_catalogues():
         assert answer.columns["value"][-1] == test.expected[0]
 
 
+@pytest.mark.parametrize(
+    ("written", "said"),
+    [
+        ({"exists": "P1.r = 3"}, "Nothing in the test puts 3 into P1.r."),
+        ({"p1": "r := flag; z := 1"}, "No thread but P1 has to do with page z."),
+    ],
+)
+def test_what_may_be_a_slip_is_said(written, said):
+    """A condition that cannot hold, and a page that no other thread uses, are told."""
+    answer = OwnLitmus().answer({"exists": "P1.r = 1", **written})
+    assert said in answer.text
+
+
 @given(st.text(max_size=30), st.sampled_from(["entry", "p0", "p1", "exists"]))
 @example("", "p1")
 @example("frame b\n  exists P0.r = 1", "entry")
