@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from tlbkit.show.game import Game
     from tlbkit.show.replay import Replay
     from tlbkit.show.stage import Stage
+    from tlbkit.show.surface import Surface
     from tlbkit.show.trace_desk import TraceDesk
     from tlbkit.show.turns import Turns
 
@@ -20,6 +21,7 @@ __all__ = [
     "Game",
     "Replay",
     "Stage",
+    "Surface",
     "TraceDesk",
     "Turns",
     "replayed",
@@ -31,6 +33,7 @@ _HOMES = {
     "Game": "game",
     "Replay": "replay",
     "Stage": "stage",
+    "Surface": "surface",
     "TraceDesk": "trace_desk",
     "Turns": "turns",
     "replayed": "gallery",
