@@ -145,6 +145,20 @@ class Archive:
         """Fetch the package lists."""
         run("apt-get", *self._options, "update", "-qq")
 
+    def download(self, packages: Sequence[str]) -> list[Path]:
+        """Fetch packages of Debian 13 with all that they need; return the files."""
+        status = self.cache / "apt" / "status"
+        status.touch()  # nothing is installed, which apt wants to read
+        options = [
+            f"-oDir::State::status={status}" if "State::status" in one else one
+            for one in self._options
+        ]
+        run(
+            *("apt-get", *options, "install", "-y", "--no-install-recommends"),
+            *("--download-only", "-qq", "-t", SUITES[0], *packages),
+        )
+        return sorted((self.cache / "apt/cache/archives").glob("*.deb"))
+
     def kernels(self) -> dict[str, str]:
         """Return the packages that hold a kernel for cloud machines, by version."""
         pattern = r"^linux-(image|binary)-[0-9].*-cloud-arm64$"

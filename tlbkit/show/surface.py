@@ -15,14 +15,14 @@ _LEFT, _BELOW, _ABOVE = 44, 34, 4
 
 @dataclass(frozen=True)
 class Surface:
-    """A number for each pair of two whole numbers, in steps of darkness.
+    """A number for each pair of two whole numbers, in tones.
 
     Attributes:
         title: What is drawn.
         across, up: What the first and the second number of each pair are.
         values: Pair -> number; every pair of the first and second numbers is there.
-        steps: Where a darker step begins, in ascending order; below the first of them
-            nothing is drawn.
+        steps: Where a new tone begins, in ascending order; below the first one nothing
+            is drawn.
         unit: Of the values and the steps.
     """
 
@@ -75,17 +75,17 @@ class Surface:
             f'fill="currentColor">{escape(word)}</text>'
             for x, y, anchor, word in words
         )
-        key = "; ".join(
-            f"{self._shade(step):.0%} dark from {step:g} {self.unit}"
-            for step in self.steps
-        )
+        *most, last = (f"{step:g}" for step in self.steps)
+        begins = f"{', '.join(most)} and {last}" if most else last
+        key = f"A new tone begins at {begins} {self.unit}"
         return (
             '<figure class="tlbkit-surface"><svg role="img" style="max-width:100%" '
             f'viewBox="0 0 {width + _LEFT + 4} {height + _ABOVE + _BELOW}" '
             f'width="{width + _LEFT + 4}" aria-label="{escape(self.text())}">'
             f'<rect x="{_LEFT}" y="{_ABOVE}" width="{width}" height="{height}" '
             f'fill="none" stroke="currentColor" stroke-opacity="0.4"/>{cells}{labels}'
-            f"</svg><figcaption>{escape(self.title)}. Across: {escape(self.across)}; "
+            '</svg><figcaption style="color: inherit">'
+            f"{escape(self.title)}. Across: {escape(self.across)}; "
             f"up: {escape(self.up)}. {escape(key)}.</figcaption></figure>"
         )
 
@@ -94,7 +94,7 @@ class Surface:
         return sorted({x for x, _ in self.values}), sorted({y for _, y in self.values})
 
     def _row(self, columns: list[int], y: int, top: int) -> str:
-        """Draw one row; neighbours of one step are one rectangle."""
+        """Draw one row; neighbours of one tone are one rectangle."""
         drawn = []
         begun, shade = 0, 0.0
         shades = [self._shade(self.values[x, y]) for x in columns]
@@ -111,5 +111,5 @@ class Surface:
         return "".join(drawn)
 
     def _shade(self, value: float) -> float:
-        """Return how dark a value is drawn: from 0 to 0.9."""
+        """Return how opaque a value is drawn: from 0 to 0.9."""
         return 0.9 * sum(value >= step for step in self.steps) / len(self.steps)

@@ -83,6 +83,7 @@ _SHARED_MEMORY: Final = (  # names alone
     _SEGMENT,
 )
 _MOST_SAID: Final = 8  # sentences of a kind
+_PROGRAM_MOST: Final = 1 << 30  # bytes from a program's first page to its last
 _MOST_SUPPOSED: Final = 1 << 16  # pages of one call
 _AROUND: Final = 16  # file pages that a read fault maps at once
 _CLOCKWORK: Final = frozenset(
@@ -772,6 +773,8 @@ class Replay:
         if place in self._ahead.refused:
             self._refused(task, address)
             return
+        if fault.file.startswith("/") and not fault.file.startswith("//"):
+            self._adopt_file(task, place, fault)
         self._adopt(task, address & -self._page, self._page, "rw")
         self._guarded(
             "page fault", fault.at, lambda: self._touched(task, place, address)
@@ -950,16 +953,62 @@ class Replay:
             shared="s" in record.rights,
         )
 
-    def _adopt(self, task: Task, start: int, length: int, prot: str) -> None:
-        """Map what must have been there, since a call or an access succeeded on it."""
-        at = start & -self._page
-        end = start + self._whole(length)
+    def _adopt_file(self, task: Task, place: int, fault: PageFault) -> None:
+        """Map a file that execve mapped, where no record tells of it.
+
+        It lies where the program touches it from here on. Its data begin at the first
+        page that is written after it was read.
+        """
+        if self._vma(task, fault.address) is not None:
+            return
+        pid = self._pid(fault.task)
+        low = high = fault.address & -self._page
+        data = 0
+        for later in range(place, len(self._records)):
+            one = self._records[later]
+            if one.task != fault.task:
+                continue
+            if isinstance(one, Executed) or (
+                isinstance(one, Call) and one.name.startswith("execve")
+            ):
+                break
+            if isinstance(one, PageFault) and one.file == fault.file:
+                page = one.address & -self._page
+                low, high = min(low, page), max(high, page)
+                if later in self._ahead.reads and (not data or page < data):
+                    data = page
+        if high - low > _PROGRAM_MOST:
+            return
+        size = high + self._page - low
+        fd = self._file(task, pid, fault.file, size)
+        for start, end, prot in (
+            (low, data or low + size, "rx"),
+            (data or low + size, low + size, "rw"),
+        ):
+            for hole, until in self._holes(task, start, end):
+                task.thread.mmap(
+                    until - hole, prot, addr=hole, fixed=True, fd=fd, offset=hole - low
+                )
+                self.told.adopted += (until - hole) // self._page
+
+    def _holes(self, task: Task, start: int, end: int) -> list[tuple[int, int]]:
+        """Return where in a range nothing is mapped."""
+        found = []
+        at = start
         while at < end:
             vma = self._kernel.vma.find_vma(task.thread.mm, at)
             if vma is not None and vma.start <= at:
-                at = min(vma.end, end)
+                at = vma.end
                 continue
             until = end if vma is None else min(vma.start, end)
+            found.append((at, until))
+            at = until
+        return found
+
+    def _adopt(self, task: Task, start: int, length: int, prot: str) -> None:
+        """Map what must have been there, since a call or an access succeeded on it."""
+        for at, until in self._holes(
+            task, start & -self._page, start + self._whole(length)
+        ):
             task.thread.mmap(until - at, prot, addr=at, fixed=True)
             self.told.adopted += (until - at) // self._page
-            at = until

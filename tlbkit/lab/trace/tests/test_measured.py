@@ -6,6 +6,7 @@ on. ``tests/kernel/capture.py`` takes such traces.
 """
 
 import json
+import lzma
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,18 @@ def test_the_newer_kernel_is_predicted_from_the_older_ones_trace(program):
     found = trace(program, "plain").replay("v6.19")
     measured = broadcasts(program, "6.19.14 plain")
     assert abs(found.broadcasts - measured) <= 0.05 * measured
+
+
+@pytest.mark.parametrize("program", ["huge", "jitx", "load", "loader"])
+def test_little_is_lost_without_the_records_of_mappings(program):
+    """Plain ``perf script -F +addr`` has none: faults tell what execve mapped."""
+    one = trace(program, "plain")
+    name = f"6.17.13.{program}.plain"
+    with lzma.open(DATA / f"{name}.perf.xz", "rt", encoding="utf-8") as lines:
+        kept = [line for line in lines if "PERF_RECORD" not in line]
+    with lzma.open(DATA / f"{name}.strace.xz") as calls:
+        files = {"strace": calls.read(), "perf": "".join(kept).encode()}
+    found = Trace.of_text(files).replay("v6.17")
+    measured = broadcasts(program, "6.17.13 plain")
+    assert len(one.records) > len(Trace.of_text(files).records)
+    assert abs(found.broadcasts - measured) <= 0.1 * measured
