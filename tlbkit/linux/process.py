@@ -597,7 +597,7 @@ class Thread:
         self._result("pwrite", file.ops.write_iter(file, offset, value))
 
     def fallocate(self, fd: int, mode: int, offset: int, length: int) -> None:
-        """Fill a range of a file of huge pages, or punch a hole into it.
+        """Fill a range of a file with pages, or punch a hole into it.
 
         Args:
             fd: The descriptor.

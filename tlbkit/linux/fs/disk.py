@@ -15,6 +15,10 @@ from array import array
 from typing import TYPE_CHECKING
 
 from tlbkit.linux.include.linux.fs import AddressSpaceOperations, FileOperations
+from tlbkit.linux.include.uapi.linux.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+)
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.fs import AddressSpace, File, Inode
@@ -89,6 +93,41 @@ class DiskFiles(FileOperations):
         if smaller:
             self._forget(inode)
         return 0
+
+    def fallocate(self, file: File, mode: int, offset: int, length: int) -> int:
+        """Punch a hole, whose blocks are given back, or make the file larger."""
+        inode = file.inode
+        if mode & FALLOC_FL_PUNCH_HOLE:
+            end = min(offset + length, inode.size)
+            if offset < end:
+                self._punch(inode, offset, end)
+        elif not mode & FALLOC_FL_KEEP_SIZE:
+            inode.size = max(inode.size, offset + length)
+        return 0
+
+    def _punch(self, inode: Inode, offset: int, end: int) -> None:
+        """Take the bytes [offset, end) out of memory and off the disk.
+
+        What is dirty of pages that stay in part is written first.
+        """
+        self._kernel.page_writeback.filemap_write_and_wait_range(
+            inode.mapping, offset, end
+        )
+        self._kernel.truncate.truncate_pagecache_range(inode, offset, end - 1)
+        blocks = self._disk.blocks[inode]
+        size = self._kernel.pgtable.page_size
+        for index in range(offset // size, -(-end // size)):
+            block = blocks.get(index)
+            if block is None:
+                continue
+            begin = max(offset - index * size, 0)
+            stop = min(end - index * size, size)
+            if stop - begin == size:
+                del blocks[index]
+                continue
+            kept = bytearray(block.tobytes())
+            kept[begin:stop] = bytes(stop - begin)
+            blocks[index] = array("Q", bytes(kept))
 
     def _forget(self, inode: Inode) -> None:
         """Give back the blocks behind the end, and clear the rest of the last one."""

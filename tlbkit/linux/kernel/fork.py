@@ -138,6 +138,7 @@ class Fork:
         new.ops = orig.ops
         new.uffd = orig.uffd
         new.private_data = orig.private_data
+        new.maybe_guard = orig.maybe_guard
         return new
 
     def check_mm(self, mm: MmStruct) -> None:

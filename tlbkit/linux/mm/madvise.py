@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tlbkit.linux.arch.arm64.include.asm.pgtable import (
+    pmd_table,
     pmd_trans_huge,
     pte_dirty,
     pte_mkold,
@@ -26,6 +27,7 @@ from tlbkit.linux.include.linux.mm import (
     VM_HUGETLB,
     VM_IO,
     VM_LOCKED,
+    VM_MAYWRITE,
     VM_NOHUGEPAGE,
     VM_PFNMAP,
     VM_RAND_READ,
@@ -44,20 +46,32 @@ from tlbkit.linux.include.linux.mm_types import (
 from tlbkit.linux.include.linux.pagemap import folio_lock, folio_trylock, folio_unlock
 from tlbkit.linux.include.linux.swapops import non_swap_entry, pte_to_swp_entry
 from tlbkit.linux.include.linux.userfaultfd_k import userfaultfd_armed
-from tlbkit.linux.include.uapi.asm_generic.errno import EAGAIN, EINTR, EINVAL, ENOMEM
+from tlbkit.linux.include.uapi.asm_generic.errno import (
+    EACCES,
+    EAGAIN,
+    EINTR,
+    EINVAL,
+    ENOMEM,
+)
+from tlbkit.linux.include.uapi.linux.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+)
 from tlbkit.linux.mm.internal import FPB_MERGE_YOUNG_DIRTY, folio_pte_batch_flags
+from tlbkit.linux.mm.madvise_guard import MadviseGuard
 from tlbkit.linux.mm.mmu_notifier import MMU_NOTIFY_CLEAR
 
 if TYPE_CHECKING:
     from tlbkit.linux.include.linux.mm_types import Folio, MmStruct, VmArea
-    from tlbkit.linux.kernel.kernel import Kernel
     from tlbkit.linux.mm.mmu_gather import MmuGather
 
 MADV_NORMAL: Final = 0
 MADV_RANDOM: Final = 1
 MADV_SEQUENTIAL: Final = 2
+MADV_WILLNEED: Final = 3
 MADV_DONTNEED: Final = 4
 MADV_FREE: Final = 8
+MADV_REMOVE: Final = 9
 MADV_DONTFORK: Final = 10
 MADV_DOFORK: Final = 11
 MADV_HUGEPAGE: Final = 14
@@ -72,11 +86,14 @@ MADV_POPULATE_READ: Final = 22
 MADV_POPULATE_WRITE: Final = 23
 MADV_DONTNEED_LOCKED: Final = 24
 MADV_COLLAPSE: Final = 25
+MADV_GUARD_INSTALL: Final = 102
+MADV_GUARD_REMOVE: Final = 103
 
 ADVICE: Final = {
     "normal": MADV_NORMAL,
     "random": MADV_RANDOM,
     "sequential": MADV_SEQUENTIAL,
+    "willneed": MADV_WILLNEED,
     "hugepage": MADV_HUGEPAGE,
     "nohugepage": MADV_NOHUGEPAGE,
     "collapse": MADV_COLLAPSE,
@@ -85,6 +102,9 @@ ADVICE: Final = {
     "dontneed": MADV_DONTNEED,
     "dontneed_locked": MADV_DONTNEED_LOCKED,
     "free": MADV_FREE,
+    "remove": MADV_REMOVE,
+    "guard_install": MADV_GUARD_INSTALL,
+    "guard_remove": MADV_GUARD_REMOVE,
     "cold": MADV_COLD,
     "pageout": MADV_PAGEOUT,
     "dontfork": MADV_DONTFORK,
@@ -138,14 +158,10 @@ class MadviseBehavior:
         return self.vma
 
 
-class Madvise:
+class Madvise(MadviseGuard):
     """The system call, and what it does for each advice."""
 
-    __slots__ = ("_kernel", "_pgtable")
-
-    def __init__(self, kernel: Kernel) -> None:
-        self._kernel = kernel
-        self._pgtable = kernel.pgtable
+    __slots__ = ()
 
     def madvise_update_vma(self, new_flags: int, madv_behavior: MadviseBehavior) -> int:
         """Give a part of a VMA other flags; 0 or a negative error number.
@@ -562,6 +578,87 @@ class Madvise:
             return self.madvise_free_single_vma(madv_behavior)
         return self.madvise_dontneed_single_vma(madv_behavior)
 
+    def madvise_remove(self, madv_behavior: MadviseBehavior) -> int:
+        """Punch a hole into the file that a range maps shared; 0 or an error number.
+
+        Source: mm/madvise.c, madvise_remove()
+        """
+        mm = madv_behavior.mm
+        vma = madv_behavior.area
+        start, end = madv_behavior.start, madv_behavior.end
+        madv_behavior.lock_dropped = True  # mark_mmap_lock_dropped()
+        if vma.flags & VM_LOCKED or vma.file is None:
+            return -EINVAL
+        if (VM_SHARED | VM_MAYWRITE) & ~vma.flags:  # vma_is_shared_maywrite()
+            return -EACCES
+        offset = start - vma.start + (vma.pgoff << self._pgtable.page_shift)
+        files = self._kernel.file_table
+        file = files.get_file(vma.file)
+        if self._kernel.fs_userfaultfd.userfaultfd_remove(vma, start, end):
+            mm.mmap_lock.up_read()
+        mode = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE
+        error = files.vfs_fallocate(file, mode, offset, end - start)
+        files.fput(file)
+        mm.mmap_lock.down_read()
+        return error
+
+    # -- pages that will be needed ---------------------------------------------------
+
+    def madvise_willneed(self, madv_behavior: MadviseBehavior) -> int:
+        """Read what a range will need from swap, or from its file; 0.
+
+        No entry changes: the faults that follow find the pages in memory. Without
+        memory less is read, and nobody is told.
+
+        Source: mm/madvise.c, madvise_willneed()
+        Deviates: shared memory is never swapped; the mmap lock is kept meanwhile, as
+        nobody waits for a disk here.
+        """
+        vma = madv_behavior.area
+        start, end = madv_behavior.start, madv_behavior.end
+        if vma.file is None:
+            for pmd, begin, stop in self._kernel.memory.pmd_entries(vma.mm, start, end):
+                self.swapin_walk_pmd_entry(vma, pmd, begin, stop)
+            self._kernel.swap.lru_add_drain()
+            return 0
+        mapping = vma.file.mapping
+        if mapping.ops.can_writeback and not vma.dax:  # vfs_fadvise()
+            shift = self._pgtable.page_shift
+            first = vma.pgoff + (start - vma.start >> shift)
+            pages = self._kernel.filemap.pages_in_file(mapping.host)
+            for index in range(first, min(first + (end - start >> shift), pages)):
+                folio = self._kernel.filemap.read_mapping_folio(mapping, index)
+                if isinstance(folio, int):
+                    break
+                self._kernel.swap.folio_put(folio)
+        return 0
+
+    def swapin_walk_pmd_entry(
+        self, vma: VmArea, pmd: int, start: int, end: int
+    ) -> None:
+        """Read the slots that the entries of one table stand for into the swap cache.
+
+        Source: mm/madvise.c, swapin_walk_pmd_entry()
+        """
+        pgtable = self._pgtable
+        for addr in range(start, end, pgtable.page_size):
+            if not pmd_table(pgtable.read(pmd)):
+                return
+            found = self._kernel.pgtable_generic.pte_offset_map_lock(vma.mm, pmd, addr)
+            if found is None:
+                return
+            ptep, ptl = found
+            pte = pgtable.ptep_get(ptep)
+            ptl.release()
+            if pte_none(pte) or pte_present(pte):
+                continue
+            entry = pte_to_swp_entry(pte)
+            if non_swap_entry(entry):
+                continue
+            folio = self._kernel.swap_state.read_swap_cache_async(entry)
+            if not isinstance(folio, int):
+                self._kernel.swap.folio_put(folio)
+
     def madvise_populate(self, madv_behavior: MadviseBehavior) -> int:
         """Fault in the pages of a range, bit by bit; 0 or a negative error number.
 
@@ -591,6 +688,14 @@ class Madvise:
         behavior = madv_behavior.behavior
         vma = madv_behavior.area
         new_flags = vma.flags
+        if behavior == MADV_REMOVE:
+            return self.madvise_remove(madv_behavior)
+        if behavior == MADV_WILLNEED:
+            return self.madvise_willneed(madv_behavior)
+        if behavior == MADV_GUARD_INSTALL:
+            return self.madvise_guard_install(madv_behavior)
+        if behavior == MADV_GUARD_REMOVE:
+            return self.madvise_guard_remove(madv_behavior)
         if behavior == MADV_COLD:
             return self.madvise_cold(madv_behavior)
         if behavior == MADV_PAGEOUT:
@@ -639,8 +744,8 @@ class Madvise:
 
         Source: mm/madvise.c, madvise_behavior_valid()
 
-        Deviates: MADV_REMOVE, MADV_WILLNEED, guard regions and what is for KSM or for
-        broken memory are not modelled, and refused like advice that does not exist.
+        Deviates: what is for KSM or for broken memory is not modelled, and refused like
+        advice that does not exist.
         """
         return behavior in ADVICE.values()
 
@@ -653,9 +758,13 @@ class Madvise:
 
         Source: mm/madvise.c, is_vma_lock_sufficient()
 
-        Deviates: a part of try_vma_read_lock() before v6.19; nobody advises for others.
+        Deviates: a part of try_vma_read_lock() before v6.19, in which guards always
+        take the mmap lock.
         """
-        return madv_behavior.end <= vma.end and not userfaultfd_armed(vma)
+        if madv_behavior.end > vma.end or userfaultfd_armed(vma):
+            return False
+        install = madv_behavior.behavior == MADV_GUARD_INSTALL
+        return not install or not vma.anonymous or vma.anon_vma is not None
 
     def try_vma_read_lock(self, madv_behavior: MadviseBehavior) -> bool:
         """Lock the one VMA of a range, or if that is not enough the mmap lock.
@@ -729,6 +838,8 @@ class Madvise:
         """
         behavior = madv_behavior.behavior
         if behavior in {
+            MADV_REMOVE,
+            MADV_WILLNEED,
             MADV_COLD,
             MADV_PAGEOUT,
             MADV_POPULATE_READ,
@@ -736,7 +847,13 @@ class Madvise:
             MADV_COLLAPSE,
         }:
             return MADVISE_MMAP_READ_LOCK
-        if behavior in {MADV_DONTNEED, MADV_DONTNEED_LOCKED, MADV_FREE}:
+        if behavior in {
+            MADV_DONTNEED,
+            MADV_DONTNEED_LOCKED,
+            MADV_FREE,
+            MADV_GUARD_INSTALL,
+            MADV_GUARD_REMOVE,
+        }:
             return MADVISE_VMA_READ_LOCK
         return MADVISE_MMAP_WRITE_LOCK
 

@@ -37,6 +37,10 @@ from tlbkit.linux.include.uapi.asm_generic.errno import (
     ENOENT,
     ENOMEM,
 )
+from tlbkit.linux.include.uapi.linux.falloc import (
+    FALLOC_FL_KEEP_SIZE,
+    FALLOC_FL_PUNCH_HOLE,
+)
 from tlbkit.linux.mm.page_io import AOP_WRITEPAGE_ACTIVATE
 
 if TYPE_CHECKING:
@@ -128,6 +132,13 @@ class ShmemFiles(FileOperations):
         del file, start, end
         return 0
 
+    def fallocate(self, file: File, mode: int, offset: int, length: int) -> int:
+        """Fill a range of the file with pages, or punch a hole into it.
+
+        Source: mm/shmem.c, shmem_file_operations
+        """
+        return self._kernel.shmem.shmem_fallocate(file, mode, offset, length)
+
     def truncate(self, inode: Inode, size: int) -> int:
         """Give the file another size.
 
@@ -216,6 +227,38 @@ class Shmem:
         assert folio.flags & PG_uptodate
         vmf.page = folio
         return VM_FAULT_LOCKED
+
+    def shmem_fallocate(self, file: File, mode: int, offset: int, length: int) -> int:
+        """Give every place of a range a page, or punch a hole; 0 or ``-ENOMEM``.
+
+        Without memory, the pages that it made are taken out again.
+
+        Source: mm/shmem.c, shmem_fallocate()
+        Deviates: files are not sealed and not larger than memory; nobody faults on a
+        range while it is being punched, so that nobody waits for the end of that.
+        """
+        inode = file.inode
+        if mode & FALLOC_FL_PUNCH_HOLE:
+            end = offset + length - 1
+            self._kernel.truncate.truncate_pagecache_range(inode, offset, end)
+            return 0
+        shift = self._kernel.pgtable.page_shift
+        made: list[int] = []
+        for index in range(offset >> shift, -(-(offset + length) >> shift)):
+            new = index not in inode.mapping.pages
+            folio = self._kernel.filemap.read_mapping_folio(inode.mapping, index)
+            if isinstance(folio, int):
+                for place in made:  # shmem_undo_range()
+                    self._kernel.truncate.truncate_inode_pages_range(
+                        inode.mapping, place << shift, (place + 1 << shift) - 1
+                    )
+                return folio
+            made += [index] * new
+            self._kernel.page_writeback.folio_mark_dirty(folio)
+            self._kernel.swap.folio_put(folio)
+        if not mode & FALLOC_FL_KEEP_SIZE:
+            inode.size = max(inode.size, offset + length)
+        return 0
 
     def shmem_writeout(self, folio: Folio) -> int:
         """Leave a locked folio dirty: AOP_WRITEPAGE_ACTIVATE.

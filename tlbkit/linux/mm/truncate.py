@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tlbkit.linux.include.linux.mm import ULONG_MAX
 from tlbkit.linux.include.linux.mm_types import PG_dirty
 from tlbkit.linux.include.linux.pagemap import (
     folio_lock,
@@ -55,41 +56,73 @@ class Truncate:
         self.truncate_inode_pages(inode.mapping, size)
         unmap(inode.mapping, hole, even_cows=True)
 
+    def truncate_pagecache_range(self, inode: Inode, lstart: int, lend: int) -> None:
+        """Unmap and free the pages from byte *lstart* to *lend*, which is included.
+
+        Only parts of a page are cleared. Private copies of such pages stay.
+
+        Source: mm/truncate.c, truncate_pagecache_range()
+        """
+        shift = self._pgtable.page_shift
+        first, last = -(-lstart >> shift), lend + 1 >> shift
+        if last > first:
+            self._kernel.memory.unmap_mapping_pages(
+                inode.mapping, first, last - first, even_cows=False
+            )
+        self.truncate_inode_pages_range(inode.mapping, lstart, lend)
+
     def truncate_inode_pages(self, mapping: AddressSpace, lstart: int) -> None:
         """Free the pages behind byte *lstart*; the rest of a page there is cleared.
 
         Source: mm/truncate.c, truncate_inode_pages()
+        """
+        self.truncate_inode_pages_range(mapping, lstart, ULONG_MAX)
+
+    def truncate_inode_pages_range(
+        self, mapping: AddressSpace, lstart: int, lend: int
+    ) -> None:
+        """Free the pages from byte *lstart* to *lend*; parts of pages are cleared.
+
+        Source: mm/truncate.c, truncate_inode_pages_range()
         Deviates: it goes through the file once, and waits for the lock of each folio,
         where the kernel first takes those that nobody has locked.
         """
-        for folio in mapping.folios(lstart >> self._pgtable.page_shift, 1 << 64):
+        shift = self._pgtable.page_shift
+        for folio in mapping.folios(lstart >> shift, lend >> shift):
             if mapping.pages.get(folio.index) is not folio:
                 continue
             folio.refcount += 1
             folio_lock(self._machine, folio)
             if folio.mapping is mapping:  # not reclaimed while this waited
-                self.truncate_inode_partial_folio(folio, lstart)
+                self.truncate_inode_partial_folio(folio, lstart, lend)
             folio_unlock(self._machine, folio)
             self._kernel.swap.folio_put(folio)
         self._kernel.swap.lru_add_drain()
 
-    def truncate_inode_partial_folio(self, folio: Folio, start: int) -> None:
-        """Clear a locked folio behind byte *start*, or take all of it out of its file.
+    def truncate_inode_partial_folio(self, folio: Folio, start: int, end: int) -> None:
+        """Clear bytes *start* to *end* of a locked folio, or take all of it out.
+
+        Both are places in the file.
 
         Source: mm/truncate.c, truncate_inode_partial_folio()
         Deviates: a large folio stays as large as it is, cleared, where the kernel tries
         to split it.
         """
         shift = self._pgtable.page_shift
-        offset = start - (folio.index << shift)
-        if offset <= 0:
+        pos = folio.index << shift
+        size = folio.nr_pages << shift
+        offset, until = max(start - pos, 0), min(end + 1 - pos, size)
+        if until - offset == size:
             self.truncate_inode_folio(folio.mapping, folio)
             return
         memory = self._machine.memory
         first = folio.pfn << shift
-        for place in range(-(-offset // 8) * 8, folio.nr_pages << shift, 8):
-            if memory.read(first + place):
-                memory.write(first + place, 0)
+        for place in range(offset & -8, until, 8):
+            word = memory.read(first + place)
+            begin, stop = max(offset - place, 0), min(until - place, 8)
+            cleared = word & ~((1 << 8 * stop) - (1 << 8 * begin))
+            if word != cleared:
+                memory.write(first + place, cleared)
 
     def truncate_inode_folio(self, mapping: AddressSpace, folio: Folio) -> int:
         """Take a locked folio out of its file, and out of every table; 0 or ``-EIO``.

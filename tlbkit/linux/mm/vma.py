@@ -217,6 +217,7 @@ class Vma:
         self._kernel.mmap_lock.vma_start_write(right)
         left.end = right.end
         left.anon_vma = left.anon_vma or right.anon_vma
+        left.maybe_guard = left.maybe_guard or right.maybe_guard
         left.mm.vmas.remove(right)
         self.unlink_file_vma(right)
         self._put_file(right)
@@ -236,6 +237,7 @@ class Vma:
         copy.file = vma.file
         copy.ops = vma.ops
         copy.private_data = vma.private_data
+        copy.maybe_guard = vma.maybe_guard
         if copy.ops is not None:
             copy.ops.open(copy)
         copy.uffd = vma.uffd
@@ -288,6 +290,7 @@ class Vma:
             self._cut_front(vma, end)
             before.end = end
             before.anon_vma = before.anon_vma or anon_vma
+            before.maybe_guard = before.maybe_guard or vma.maybe_guard
             return before
         after = vmas[place + 1] if place + 1 < len(vmas) and end == vma.end else None
         if (
@@ -303,6 +306,7 @@ class Vma:
             after.start = start
             after.pgoff -= pages
             after.anon_vma = after.anon_vma or vma.anon_vma
+            after.maybe_guard = after.maybe_guard or vma.maybe_guard
             if start == vma.start:
                 vmas.remove(vma)
                 self.unlink_file_vma(vma)
@@ -362,6 +366,7 @@ class Vma:
         right.ops = vma.ops
         right.uffd = vma.uffd
         right.private_data = vma.private_data
+        right.maybe_guard = vma.maybe_guard
         if right.ops is not None:
             right.ops.open(right)
         if vma.file is not None:

@@ -86,11 +86,19 @@ def test_what_fallocate_refuses(mode, offset, length, name):
         process.fallocate(77, 0, 0, HUGE)
 
 
-def test_fallocate_of_a_file_of_small_pages():
-    """A file system without the operation says EOPNOTSUPP."""
+@pytest.mark.parametrize("name", ["disk", "memory"])
+def test_fallocate_of_a_file_of_small_pages(name):
+    """It makes the file larger, unless it keeps the size, and changes no contents."""
     _, process, _ = opened()
-    with pytest.raises(SystemCallError, match="EOPNOTSUPP"):
-        process.fallocate(process.open("small", create=True), 0, 0, PAGE)
+    if name == "disk":
+        fd = process.open("small", create=True)
+    else:
+        fd = process.memfd_create("small")
+    process.pwrite(fd, 0, 5)
+    process.fallocate(fd, FALLOC_FL_KEEP_SIZE, 0, 3 * PAGE)
+    assert process.pread(fd, 2 * PAGE) is None
+    process.fallocate(fd, 0, 0, 3 * PAGE)
+    assert [process.pread(fd, n * PAGE) for n in range(4)] == [5, 0, 0, None]
 
 
 @pytest.mark.parametrize("keep", [0, FALLOC_FL_KEEP_SIZE])

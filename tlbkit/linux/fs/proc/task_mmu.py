@@ -20,7 +20,12 @@ from tlbkit.linux.arch.arm64.include.asm.pgtable import (
 from tlbkit.linux.arch.arm64.include.asm.pgtable_hwdef import SLOT
 from tlbkit.linux.include.linux.hugetlb import is_vm_hugetlb_page
 from tlbkit.linux.include.linux.mm_types import LargeFolio, PG_dirty, PG_swapbacked
-from tlbkit.linux.include.linux.swapops import is_migration_entry, pte_to_swp_entry
+from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_GUARD,
+    is_migration_entry,
+    pte_marker_get,
+    pte_to_swp_entry,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
 
 PM_MMAP_EXCLUSIVE: Final = 1 << 56
 PM_UFFD_WP: Final = 1 << 57
+PM_GUARD_REGION: Final = 1 << 58
 PM_FILE: Final = 1 << 61
 PM_SWAP: Final = 1 << 62
 PM_PRESENT: Final = 1 << 63
@@ -294,7 +300,10 @@ class TaskMmu:
         Source: fs/proc/task_mmu.c, pte_to_pagemap_entry()
         """
         if not pte_present(pte):
-            return 0 if pte_none(pte) else PM_SWAP
+            if pte_none(pte):
+                return 0
+            guard = pte_marker_get(pte) & PTE_MARKER_GUARD
+            return PM_SWAP | PM_GUARD_REGION * bool(guard)
         page = self._kernel.memory.vm_normal_page(vma, addr, pte)
         return self._word(page, self._pgtable.pte_pfn(pte), pte)
 

@@ -278,6 +278,8 @@ class VmArea:
             it is first taken.
         vm_lock_seq: Which holding of the mmap lock last marked it as being changed.
         private_data: What its owner keeps with it: vm_private_data.
+        maybe_guard: Guard regions were installed in it: VM_MAYBE_GUARD, which the
+            kernel has among the flags, and which no merge or change of flags loses.
     """
 
     __slots__ = (
@@ -285,6 +287,7 @@ class VmArea:
         "end",
         "file",
         "flags",
+        "maybe_guard",
         "mm",
         "ops",
         "page_prot",
@@ -312,6 +315,7 @@ class VmArea:
         self.vm_lock: RwSemaphore | None = None
         self.vm_lock_seq = 0
         self.private_data: HugetlbVmaLock | PrivateReservation | None = None
+        self.maybe_guard = False
 
     @property
     def anonymous(self) -> bool:

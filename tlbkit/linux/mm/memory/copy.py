@@ -423,8 +423,10 @@ class MemoryCopy(MemoryNormal):
         """Tell whether a child could not simply fault its pages in again.
 
         Source: mm/memory.c, vma_needs_copy()
+        Deviates: guard regions of a file without a private page are copied by every
+        kernel, where only v6.19 and newer ones do.
         """
-        if dst_vma.flags & VM_COPY_ON_FORK:
+        if dst_vma.flags & VM_COPY_ON_FORK or dst_vma.maybe_guard:
             return True
         return src_vma.anon_vma is not None
 

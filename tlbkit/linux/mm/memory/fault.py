@@ -31,12 +31,14 @@ from tlbkit.linux.include.linux.mm import (
     VM_FAULT_DONE_COW,
     VM_FAULT_ERROR,
     VM_FAULT_FALLBACK,
+    VM_FAULT_HWPOISON,
     VM_FAULT_LOCKED,
     VM_FAULT_MAJOR,
     VM_FAULT_NOPAGE,
     VM_FAULT_OOM,
     VM_FAULT_RETRY,
     VM_FAULT_SIGBUS,
+    VM_FAULT_SIGSEGV,
     VM_LOCKED,
     VM_NOHUGEPAGE,
     VM_SHARED,
@@ -58,6 +60,8 @@ from tlbkit.linux.include.linux.pgtable import (
     PgtableLevel,
 )
 from tlbkit.linux.include.linux.swapops import (
+    PTE_MARKER_GUARD,
+    PTE_MARKER_POISONED,
     PTE_MARKER_UFFD_WP,
     is_migration_entry,
     non_swap_entry,
@@ -121,11 +125,15 @@ class MemoryFault(MemoryWrite):
         """Handle a fault on a place that has no page but was write-protected.
 
         The page that is mapped there inherits that; a marker that is out of date goes.
+        A guard or poison is a signal, and stays.
 
         Source: mm/memory.c, handle_pte_marker()
-
-        Deviates: guard regions and broken memory have no markers here.
         """
+        marker = pte_marker_get(vmf.orig_pte)
+        if marker & PTE_MARKER_POISONED:
+            return VM_FAULT_HWPOISON
+        if marker & PTE_MARKER_GUARD:
+            return VM_FAULT_SIGSEGV
         if userfaultfd_wp(vmf.vma):
             return self.do_pte_missing(vmf)
         pgtable = self._pgtable

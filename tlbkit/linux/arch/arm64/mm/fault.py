@@ -129,7 +129,7 @@ class ArmFault:
             raise Signal("SIGBUS", "BUS_MCEERR_AR", address)
         if result & VM_FAULT_SIGBUS:
             raise Signal("SIGBUS", "BUS_ADRERR", address)
-        raise Signal("SIGSEGV", "SEGV_ACCERR", address)
+        raise Signal("SIGSEGV", "SEGV_MAPERR", address)
 
     def ptep_set_access_flags(
         self, vma: VmArea, address: int, ptep: int, entry: int, *, dirty: bool
