@@ -537,15 +537,16 @@ class Thread:
 
         Args:
             name: For messages.
-            flags: Names of `tlbkit.linux.mm.memfd.FLAGS`, or bits. ``"HUGETLB"`` makes
-                a file of huge pages, of the default size unless another is given:
-                ``"HUGETLB", "HUGE_1GB"``.
+            flags: Names of `tlbkit.linux.mm.memfd.FLAGS`, with ``MFD_`` or without, or
+                bits. ``"HUGETLB"`` makes a file of huge pages, of the default size
+                unless another is given: ``"HUGETLB", "HUGE_1GB"``.
         """
         bits = 0
         for flag in flags:
-            if isinstance(flag, str) and flag not in FLAGS:
+            name_of = flag.removeprefix("MFD_") if isinstance(flag, str) else None
+            if name_of is not None and name_of not in FLAGS:
                 raise InputError(f"memfd flag {flag!r}: known are {', '.join(FLAGS)}")
-            bits |= FLAGS[flag] if isinstance(flag, str) else flag
+            bits |= int(flag) if name_of is None else FLAGS[name_of]
         self.enter_kernel("memfd_create", name, bits)
         made = self._kernel.memfd.memfd_create(name, bits)
         return self._install("memfd_create", made)

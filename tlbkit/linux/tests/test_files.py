@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tlbkit.errors import InputError
 from tlbkit.linux.include.linux.mm_types import PG_dirty, PG_locked, PG_uptodate
 from tlbkit.linux.include.linux.pagemap import folio_trylock, folio_unlock
 from tlbkit.linux.include.uapi.asm_generic.errno import Signal, SystemCallError
@@ -229,6 +230,17 @@ def test_a_clean_mapping_goes_with_one_flush_and_leaves_nothing():
     assert counts.dsb["ish"] == 2, "the pages, and the table that held them"
     assert process.mm.filepages == 0
     check(kernel)
+
+
+def test_a_memfd_takes_its_flags_by_name():
+    """Flags have the kernel's names; those that do not fit together are EINVAL."""
+    process = boot().spawn()
+    process.memfd_create("m", "MFD_CLOEXEC", "MFD_ALLOW_SEALING")
+    process.memfd_create("m", "CLOEXEC", 0x2)
+    with pytest.raises(SystemCallError, match="EINVAL"):
+        process.memfd_create("m", "MFD_EXEC", "MFD_NOEXEC_SEAL")
+    with pytest.raises(InputError, match="CLOEXEC"):
+        process.memfd_create("m", "MFD_SECRET")
 
 
 @pytest.mark.parametrize("hw_dbm", [False, True])
