@@ -49,13 +49,16 @@ def pytest_collection_modifyitems(
 ) -> None:
     """Keep together what shares fixtures, if several processes run the tests.
 
-    That is the tests of a file, and all that open the site, which one process builds.
+    That is the tests of a file, and all that open the site, but for the long one that
+    opens every page.
     """
     if not config.pluginmanager.hasplugin("xdist"):
         return
     site = config.rootpath / "tests/site"
+    alone = site / "test_every_page.py"
     for item in items:
-        group = site if site in item.path.parents else item.path
+        together = site in item.path.parents and item.path != alone
+        group = site if together else item.path
         item.add_marker(
             pytest.mark.xdist_group(str(group.relative_to(config.rootpath)))
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import pkgutil
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,12 +14,16 @@ from sphinx.util.docutils import SphinxDirective
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import ModuleType
 
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
 
 REFERENCE = "book/reference/"
 """The folder of the pages that use the directive."""
+
+LONG = 1000
+"""Characters of a value that are no longer read, but scrolled past."""
 
 
 def modules_of(package: str) -> Iterator[str]:
@@ -27,6 +33,25 @@ def modules_of(package: str) -> Iterator[str]:
     for found in pkgutil.walk_packages(path, f"{package}."):
         if "tests" not in found.name.split("."):
             yield found.name
+
+
+def options_of(module: ModuleType) -> list[str]:
+    """Return autodoc's options for a module.
+
+    What a package passes on is documented where it is at home. A table of hundreds of
+    lines tells its reader nothing: a module that has one shows no values.
+    """
+    if hasattr(module, "__path__"):
+        return []
+    assigned = (
+        target.id
+        for statement in ast.parse(inspect.getsource(module)).body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for target in ast.walk(statement)
+        if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store)
+    )
+    long = any(len(repr(getattr(module, name, None))) > LONG for name in assigned)
+    return ["   :members:", *(["   :no-value:"] if long else [])]
 
 
 class PackageReference(SphinxDirective):
@@ -39,10 +64,7 @@ class PackageReference(SphinxDirective):
         lines: list[str] = []
         for name in modules_of(self.arguments[0]):
             lines += [f".. rubric:: {name}", ""]
-            lines += [f".. automodule:: {name}"]
-            # What a package passes on is documented where it is at home.
-            is_package = hasattr(import_module(name), "__path__")
-            lines += [""] if is_package else ["   :members:", ""]
+            lines += [f".. automodule:: {name}", *options_of(import_module(name)), ""]
         found = nodes.container()
         self.state.nested_parse(StringList(lines, source=""), 0, found)
         return [found]

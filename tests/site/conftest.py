@@ -72,32 +72,21 @@ class Visit:
         return not self.complaints and not self.foreign
 
 
-@dataclass(frozen=True)
-class Build:
-    """A strict build of a book, under way."""
-
-    target: Path
-    process: subprocess.Popen[bytes]
-
-    @classmethod
-    def of(cls, source: Path, target: Path) -> "Build":
-        """Begin to build the book at *source*; the site goes below *target*."""
-        tool = Path(sys.executable).parent / "jupyter-book"
-        options = ["-W", "--keep-going", "-n", "--path-output", str(target)]
-        with (target / "build.log").open("wb") as log:
-            process = subprocess.Popen(
-                [str(tool), "build", str(source), *options],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "TLBKIT_SITE_LIVE": "on"},
-            )
-        return cls(target, process)
-
-    def site(self) -> Path:
-        """Wait for the end and return the folder of the site."""
-        failed = self.process.wait()
-        assert not failed, (self.target / "build.log").read_text("utf-8")[-8000:]
-        return self.target / "_build" / "html"
+def built(source: Path) -> Path:
+    """Build the book at *source*, strictly and live, and return its site's folder."""
+    tool = Path(sys.executable).parent / "jupyter-book"
+    done = subprocess.run(
+        [str(tool), "build", str(source), "-W", "--keep-going", "-n"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "TLBKIT_SITE_LIVE": "on"},
+        check=False,
+    )
+    assert not done.returncode, done.stdout[-8000:]
+    return source / "_build" / "html"
 
 
 def serving(folder: Path) -> Iterator[Site]:
@@ -128,38 +117,26 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session")
-def builds(tmp_path_factory, request) -> Iterator[dict[str, Build]]:
-    """Begin all builds at once: a sample with the book's style, and the book.
+def site(browser) -> Iterator[Site]:
+    """Return the book's own site, built by its own command where it is not current."""
+    del browser  # nothing is built where there is none
+    if not serve.is_current():
+        command = [sys.executable, str(ROOT / "book" / "serve.py"), "--build-only"]
+        subprocess.run(command, check=True)
+    yield from serving(serve.SITE)
 
-    A site that `serve.py` has built from the same sources is taken as it is.
-    """
-    request.getfixturevalue("browser")  # nothing is built where there is none
+
+@pytest.fixture(scope="session")
+def sample(browser, tmp_path_factory) -> Iterator[Site]:
+    """Return the site of a sample with the book's style."""
+    del browser  # nothing is built where there is none
     source = tmp_path_factory.mktemp("sample")
     shutil.copytree(SAMPLE, source / "book")
     (source / "_toc.yml").write_text(PAGES, "utf-8")
     shutil.copy(ROOT / "_config.yml", source)
     for own in ("_ext", "_static"):
         (source / "book" / own).symlink_to(ROOT / "book" / own)
-    builds = {"sample": Build.of(source, source)}
-    if not serve.is_current():
-        builds["book"] = Build.of(ROOT, tmp_path_factory.mktemp("book"))
-    yield builds
-    for build in builds.values():
-        build.process.kill()
-        build.process.wait()
-
-
-@pytest.fixture(scope="session")
-def site(builds) -> Iterator[Site]:
-    """Return the book's own site."""
-    book = builds.get("book")
-    yield from serving(serve.SITE if book is None else book.site())
-
-
-@pytest.fixture(scope="session")
-def sample(builds) -> Iterator[Site]:
-    """Return the sample's site."""
-    yield from serving(builds["sample"].site())
+    yield from serving(built(source))
 
 
 @pytest.fixture
