@@ -28,7 +28,10 @@ class DaxBefore(Dax):
     __slots__ = ()
 
     def dax_pmd_load_hole(self, vmf: VmFault, entry: Entry) -> int:
-        """Map the huge zero folio where a hole is read; not over anything."""
+        """Map the huge zero folio where a hole is read; not over anything.
+
+        Source: fs/dax.c, dax_pmd_load_hole()
+        """
         vma = vmf.vma
         zero = self._kernel.huge_memory.mm_get_huge_zero_folio(vma.mm)
         if zero is None:

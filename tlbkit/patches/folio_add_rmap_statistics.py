@@ -55,7 +55,10 @@ class RmapBefore(Rmap):
         *,
         exclusive: bool,
     ) -> None:
-        """Map anonymous memory once more; the statistics come after the check."""
+        """Map anonymous memory once more; the statistics come after the check.
+
+        Source: mm/rmap.c, __folio_add_anon_rmap()
+        """
         nr, nr_pmdmapped = self.folio_add_rmap_(folio, pfn, nr_pages, vma, level)
         self.page_check_anon_rmap_(folio, vma)
         self.folio_mod_stat_(folio, nr, nr_pmdmapped)

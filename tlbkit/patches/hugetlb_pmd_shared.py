@@ -13,7 +13,10 @@ class HugetlbBefore(Hugetlb):
     __slots__ = ()
 
     def hugetlb_pmd_shared(self, ptep: int) -> bool:
-        """Tell whether anybody else holds the table in which an entry stands."""
+        """Tell whether anybody else holds the table in which an entry stands.
+
+        Source: include/linux/hugetlb.h, hugetlb_pmd_shared()
+        """
         return self.ptdesc(ptep).refcount > 1
 
 

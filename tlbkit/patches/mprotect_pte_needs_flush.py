@@ -18,13 +18,19 @@ class TlbFlushBefore(TlbFlush):
 
     @staticmethod
     def pte_needs_flush(old: int, new: int) -> bool:
-        """Say that a changed entry needs a flush, whatever it was."""
+        """Say that a changed entry needs a flush, whatever it was.
+
+        Source: include/asm-generic/tlb.h, pte_needs_flush()
+        """
         del old, new
         return True
 
     @classmethod
     def huge_pmd_needs_flush(cls, old: int, new: int) -> bool:
-        """Say the same of a block entry."""
+        """Say the same of a block entry.
+
+        Source: include/asm-generic/tlb.h, huge_pmd_needs_flush()
+        """
         return cls.pte_needs_flush(old, new)
 
 

@@ -23,7 +23,10 @@ class MemoryBefore(Memory):
     def print_bad_pte(
         self, vma: VmArea, addr: int, pte: int, page: Page | None
     ) -> None:
-        """Report a page entry, with the PMD entry above it."""
+        """Report a page entry, with the PMD entry above it.
+
+        Source: mm/memory.c, print_bad_pte()
+        """
         pgtable = self._pgtable
         # No level is tested: a caller that holds a page entry has a table above it.
         pudp = pgtable.pud_offset(pgtable.pgd_offset(vma.mm, addr), addr)

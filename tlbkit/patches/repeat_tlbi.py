@@ -40,6 +40,8 @@ class TlbFlushBefore(TlbFlush):
         """Tell whether unmapping may leave its waits to the end of a batch.
 
         With the erratum every TLBI is waited for as it is issued, so nothing is won.
+
+        Source: arch/arm64/include/asm/tlbflush.h, arch_tlbbatch_should_defer()
         """
         return not self._model.repeat_tlbi
 

@@ -19,7 +19,10 @@ class TlbBefore(Tlb):
     __slots__ = ()
 
     def tlb_flush(self, tlb: MmuGather) -> None:
-        """Flush what *tlb* recorded: leaves alone, unless tables were freed."""
+        """Flush what *tlb* recorded: leaves alone, unless tables were freed.
+
+        Source: arch/arm64/include/asm/tlb.h, tlb_flush()
+        """
         if tlb.fullmm:
             if tlb.freed_tables:
                 self._kernel.tlbflush.flush_tlb_mm(tlb.mm)

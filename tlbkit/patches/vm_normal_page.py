@@ -23,7 +23,10 @@ class MemoryBefore(Memory):
     __slots__ = ()
 
     def vm_normal_page(self, vma: VmArea, addr: int, pte: int) -> Page | None:
-        """Return the normal page that a present page entry maps."""
+        """Return the normal page that a present page entry maps.
+
+        Source: mm/memory.c, vm_normal_page()
+        """
         pfn = self._pgtable.pte_pfn(pte)
         mixed = False
         if self._kernel.config.arch_has_pte_special:
@@ -51,6 +54,8 @@ class MemoryBefore(Memory):
 
         The area was looked at also where there is a special bit, and nothing was ever
         reported.
+
+        Source: mm/memory.c, vm_normal_page_pmd()
         """
         pfn = self._pgtable.pmd_pfn(pmd)
         if self._pgtable.pmd_special(pmd):

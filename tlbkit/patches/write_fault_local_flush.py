@@ -36,7 +36,10 @@ class ArmFaultBefore(ArmFault):
     def flush_tlb_fix_spurious_fault(
         self, vma: VmArea, address: int, level: PgtableLevel = PGTABLE_LEVEL_PTE
     ) -> None:
-        """Do nothing: the CPU that made the change has told all others."""
+        """Do nothing: the CPU that made the change has told all others.
+
+        Source: arch/arm64/include/asm/pgtable.h, flush_tlb_fix_spurious_fault()
+        """
         del vma, address, level
 
 
