@@ -2,7 +2,7 @@
 
 Processes map the same GiBs of huge pages and share a table for each. Two savings are
 told apart: one interrupt for all tables of a visit instead of one for each (batching),
-and none as long as somebody else is left to send it (skipping).
+and none as long as another process is left to send it (skipping).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Form:
     Attributes:
         name: In tables.
         batching: One interrupt for all tables of a visit.
-        skipping: None while somebody else is left to send it.
+        skipping: None while another process is left to send it.
     """
 
     name: str

@@ -122,7 +122,7 @@ ARGUMENTS: Final[dict[str, str]] = {
     "tlbi moved after unlock in do_wp_page": _NEVER_WRITABLE,
     "tlbi moved after unlock in flush_relaxed": _RELAXED_LATER,
     "tlbi moved after unlock in flush_tlb_batched_pending": (
-        "What it waits for was unmapped by somebody else, who writes the page out or "
+        "What it waits for was unmapped by another task, which writes the page out or "
         "frees it only behind a flush of its own. The caller needs the flush before it "
         "returns, and behind the unlock is before that."
     ),

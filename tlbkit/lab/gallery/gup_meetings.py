@@ -1,7 +1,7 @@
 """Flows that meet a walk without a lock: what GUP-fast must never bring home.
 
-Pages and tables go to somebody else while a walk is in them. That a walk meets a table
-that it shares with others is told by `tlbkit.lab.gallery.hugetlb_meetings`.
+Pages and tables go to another process while a walk is in them. That a walk meets a
+table that it shares with others is told by `tlbkit.lab.gallery.hugetlb_meetings`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _walk_and_unmap(stage: Stage) -> None:
         stranger.write(theirs + PAGE, SECRET)
 
     _walk(stage, thread, BASE, 1)
-    stage.flow("munmap, then a new page of somebody else", 0, run)
+    stage.flow("munmap, then a new page of another process", 0, run)
 
 
 def _walk_and_unmap_huge(stage: Stage, *, size: int) -> None:
@@ -70,7 +70,7 @@ def _walk_and_unmap_huge(stage: Stage, *, size: int) -> None:
         stranger.read(BASE)
 
     _walk(stage, thread, BASE, 1)
-    stage.flow("munmap, then a page of somebody else", 0, run)
+    stage.flow("munmap, then a page of another process", 0, run)
 
 
 def _walk_and_free(stage: Stage, *, memory: bool) -> None:
@@ -144,19 +144,19 @@ GUP_MEETINGS: Final = {
     for one in (
         Meeting(
             "walk and unmap",
-            "GUP-fast while its page goes to somebody else",
+            "GUP-fast while its page goes to another process",
             _walk_and_unmap,
             _GUP,
         ),
         Meeting(
             "walk and unmap huge",
-            "GUP-fast while its huge page goes to somebody else",
+            "GUP-fast while its huge page goes to another process",
             partial(_walk_and_unmap_huge, size=HUGE),
             _GUP,
         ),
         Meeting(
             "walk and unmap giant",
-            "GUP-fast while its page of 1 GiB goes to somebody else",
+            "GUP-fast while its page of 1 GiB goes to another process",
             partial(_walk_and_unmap_huge, size=GIB),
             _GUP,
         ),

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 READ: Final = "a read that must not be"
 WRITE: Final = "a write that must not be"
 LOST: Final = "a word is lost"
-LEAKED: Final = "a word is shown to somebody else"
+LEAKED: Final = "a word is shown to another process"
 CORRUPT: Final = "the kernel's books are wrong"
 HANGS: Final = "a thread never goes on"
 KILLED: Final = "a thread is killed"

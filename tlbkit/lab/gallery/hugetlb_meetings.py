@@ -32,7 +32,9 @@ class LeakedWordError(TlbkitError):
     """New private memory holds what another process wrote."""
 
     def __init__(self, address: int, word: int) -> None:
-        super().__init__(f"new memory at {address:#x} holds {word:#x} of somebody else")
+        super().__init__(
+            f"new memory at {address:#x} holds {word:#x} of another process"
+        )
 
 
 # -- tables that are shared ------------------------------------------------------------

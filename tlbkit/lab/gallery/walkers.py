@@ -73,7 +73,7 @@ class Sharers:
         """Look the first page up without a lock, and hold it for a moment.
 
         Raises:
-            StolenPageError: It belongs to somebody else.
+            StolenPageError: It belongs to another process.
         """
         thread = process.thread(cpu)
         pages = thread.get_pages(BASE, PAGE, fast_only=True)

@@ -28,8 +28,8 @@ constant: a number, the name of a page (its address), ``pte(x)`` (where its entr
 as the kernel maps it), ``desc(FRAME, RIGHTS)`` (a descriptor; ``block(...)`` one of the
 level above), ``va(x)`` and ``range(x, PAGES)`` (operands of TLBI as they should be),
 and sums of these. ``.free FRAME`` is no instruction: it says that the frame now belongs
-to somebody else. Comments begin with ``//``, or with ``#`` at the start of a line, and
-``;`` parts instructions.
+to another process. Comments begin with ``//``, or with ``#`` at the start of a line,
+and ``;`` parts instructions.
 """
 
 from __future__ import annotations

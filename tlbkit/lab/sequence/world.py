@@ -143,7 +143,7 @@ class World:
         """Let one CPU execute its next instruction.
 
         Raises:
-            HarmError: It reaches a frame that belongs to somebody else by now.
+            HarmError: It reaches a frame that belongs to another process by now.
             TlbkitError: The architecture forbids what it does.
             InputError: An operand means nothing.
         """
@@ -260,10 +260,10 @@ class World:
                 f"no frame is called {frame}; there are {', '.join(self._frames)}"
             )
         self._freed[frame] = self.told[-1]
-        return "somebody else gets it"
+        return "another process gets it"
 
     def _judge(self, pa: int, verb: str) -> None:
-        """Refuse an access to what belongs to somebody else by now."""
+        """Refuse an access to what belongs to another process by now."""
         owner = self._owner(pa)
         if owner:
             cpu, one, _ = self.told[-1]
@@ -275,7 +275,9 @@ class World:
             base = self._frames[name]
             if base <= pa < base + self._spans[name]:
                 line = told.instruction.line
-                return f"frame {name}, which belongs to somebody else since line {line}"
+                return (
+                    f"frame {name}, which belongs to another process since line {line}"
+                )
         return ""
 
     # -- names -----------------------------------------------------------------------

@@ -243,7 +243,7 @@ def test_each_mistake_lets_a_page_be_stolen(gather, number, phases):
 
 
 def test_with_two_sharers_an_interrupt_to_the_leavers_cpus_is_enough():
-    """M2 is seen with three sharers only: then a walker of somebody else is left."""
+    """M2 is seen with three sharers only: then a walker of another process is left."""
     run, _ = directed(unshare_and_walk(2, parts={**PARTS, "gather": OnlyMine}), *STALL)
     assert run.error is None
 

@@ -677,7 +677,7 @@ globalThis.tlbkitStage ??= (() => {
     }
   }
 
-  // A board that somebody else moves: what stands where is given at each call.
+  // A board that its caller moves: what stands where is given at each call.
   function still(host, film, name) {
     const one = {
       film,

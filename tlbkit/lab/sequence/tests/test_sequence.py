@@ -73,7 +73,7 @@ def test_each_example_is_what_its_title_says(name):
         assert "RVAAE1IS takes them as a range" in advice
     else:
         assert "writes frame a" in found.harm
-        assert "somebody else" in found.harm
+        assert "another process" in found.harm
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_race_is_found_with_its_order():
     early = [*FLUSH[:2], ".free a", *FLUSH[2:6]]
     writer = ["ldr x0, =x", "str x0, [x0]"]
     found = judge(sequence(*early, p1=writer))
-    theirs = "frame a, which belongs to somebody else since line 5"
+    theirs = "frame a, which belongs to another process since line 5"
     assert found.harm == f"CPU 1, line 12: writes {theirs}"
     assert found.way[-1].startswith("CPU 1, line 12: str x0, [x0]")
     assert judge(sequence(*FLUSH, p1=writer)).harm == ""
@@ -181,7 +181,7 @@ def test_rights_taken_back_are_flushed():
 
 
 def test_what_is_given_away_is_mapped_no_more():
-    """A frame that its tables still map cannot belong to somebody else."""
+    """A frame that its tables still map cannot belong to another process."""
     assert harm(".free a").startswith("the tables still map x to frame a, which")
 
 
