@@ -11,11 +11,24 @@ out is skipped.
 import gc
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import Phase, settings
 
 from tlbkit.arm64.machine import Machine
+
+LONG = (
+    "tests/site/test_every_page.py",
+    "tests/site",
+    "tests/compiled",
+    "tests/book/test_chapters.py",
+    "tlbkit/lab/tests/test_gallery.py",
+    "tlbkit/lab/tests/test_harm.py",
+    "tlbkit/lab/trace",
+    "tests/kernel",
+)
+"""The tests that take longest, the longest first."""
 
 settings.register_profile("untimed", deadline=None)
 settings.register_profile("nightly", deadline=None, max_examples=2000)
@@ -44,24 +57,37 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-def pytest_collection_modifyitems(
-    config: pytest.Config, items: list[pytest.Item]
-) -> None:
-    """Keep together what shares fixtures, if several processes run the tests.
+def group_of(nodeid: str) -> str:
+    """Return what one process runs as a whole: tests that share fixtures.
 
     That is the tests of a file, and all that open the site, but for the long one that
     opens every page.
     """
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    site = config.rootpath / "tests/site"
-    alone = site / "test_every_page.py"
-    for item in items:
-        together = site in item.path.parents and item.path != alone
-        group = site if together else item.path
-        item.add_marker(
-            pytest.mark.xdist_group(str(group.relative_to(config.rootpath)))
+    file = nodeid.partition("::")[0]
+    site, alone = "tests/site/", "tests/site/test_every_page.py"
+    return site if file.startswith(site) and file != alone else file
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the groups that take longest: the others fill what is left."""
+    items.sort(
+        key=lambda item: next(
+            (n for n, part in enumerate(LONG) if item.nodeid.startswith(part)),
+            len(LONG),
         )
+    )
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Share the tests among several processes group by group."""
+    from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only where it is
+
+    class Groups(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return Groups(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

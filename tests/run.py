@@ -21,7 +21,7 @@ from environment import ROOT, say
 BROWSER = "TLBKIT_CHROMIUM"
 IN_A_BROWSER = "tests/site"
 # More processes than that would only wait for the longest group; see conftest.py.
-SHARED = ("-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup")
+SHARED = ("-n", "auto", "--maxprocesses", "4", "--no-loadscope-reorder")
 
 
 def main() -> int:
