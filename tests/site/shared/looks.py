@@ -74,6 +74,17 @@ def overflow(page):
     return page.evaluate("document.documentElement.scrollWidth - innerWidth")
 
 
+LONG = 8000
+"""Elements of a page whose contrasts take axe minutes: a list of the API."""
+
+ALIKE = [
+    "article dl.py:nth-of-type(n+3)",
+    "article tbody tr:nth-child(n+5)",
+    "li.toc-h2 li:nth-child(n+5)",
+]
+"""What such a page repeats: of definitions, rows and entries the first are checked."""
+
+
 def violations(page, *rules):
     """Return what axe finds on a page by these rules, or by all: the rule, and where.
 
@@ -83,7 +94,9 @@ def violations(page, *rules):
     options = {"resultTypes": ["violations"], "preload": False}
     if rules:
         options["runOnly"] = {"type": "rule", "values": list(rules)}
-    found = Axe().run(page, options=options).response
+    size = page.evaluate("document.querySelectorAll('*').length")
+    context = {"exclude": [[part] for part in ALIKE]} if size > LONG else None
+    found = Axe().run(page, context=context, options=options).response
     return [
         (rule["id"], node["target"], node["failureSummary"])
         for rule in found["violations"]
