@@ -42,6 +42,14 @@ _FLUSHING = frozenset(
 )
 """Kernel files that flush for others: a TLBI is told by the function that asks."""
 
+_BOARDS = {
+    "range": "range TLBI",
+    "norange": "no range TLBI",
+    "lpa2": "range TLBI, 52-bit addresses",
+    "kpti": "range TLBI, KPTI",
+}
+"""What is special of a board, as a column is named."""
+
 
 @dataclass
 class Played:
@@ -105,8 +113,7 @@ def words(seen: Seen) -> str:
 
 def _title(measured: Measured) -> str:
     """Name a file as a column does."""
-    range_ = "range TLBI" if measured.cpu == "range" else "no range TLBI"
-    return f"{measured.about['kernel']}, {range_}"
+    return f"{measured.about['kernel']}, {_BOARDS[measured.cpu]}"
 
 
 class MeasuredRow(SphinxDirective):

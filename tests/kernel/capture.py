@@ -39,7 +39,6 @@ from measure import (  # noqa: E402 - its folder is named above
     CACHE,
     CPUS,
     GUEST,
-    OPTIONS,
     Archive,
     Emulator,
     MeasureError,
@@ -122,11 +121,11 @@ def boot(
     return run(
         *("nice", "-n", "15", qemu),
         *(("-L", str(data)) if data.is_dir() else ()),
-        *("-machine", "virt,gic-version=3", "-cpu", CPUS[cpu]),
+        *("-machine", "virt,gic-version=3", "-cpu", CPUS[cpu].cpu),
         *("-smp", "4", "-m", "3G", "-accel", "tcg,thread=multi"),
         *("-nographic", "-no-reboot", "-nic", "none"),
         *("-kernel", kernel, "-initrd", initrd),
-        *("-append", " ".join((OPTIONS, *words)), "-plugin", plugin),
+        *("-append", " ".join((CPUS[cpu].options, *words)), "-plugin", plugin),
     ).replace("\r", "")
 
 

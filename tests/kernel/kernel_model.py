@@ -25,6 +25,14 @@ if TYPE_CHECKING:
     from tlbkit.linux.process import Process, Thread
 
 CPUS = 4
+BOARDS = {
+    "range": "neoverse-v2",
+    "norange": "neoverse-n1",
+    "lpa2": "neoverse-v2,lpa2",
+    "kpti": "neoverse-v2,kpti",
+}
+"""Which CPU model stands for each board of ``measure.py``."""
+
 HUGE_PAGES = 128
 OWN_PAGES = 32
 HEARD = ("tlbi", "dsb", "fault", "spurious", "ipi")
@@ -96,15 +104,15 @@ class Model:
 
     Args:
         kernel: A name of `tlbkit.patches.registry.KERNELS`.
-        cpu: A name of `CPUS_MEASURED`.
+        cpu: A name of `BOARDS`.
         without: Commits to leave out besides.
     """
 
     def __init__(
         self, kernel: str, cpu: str = "range", without: Iterable[str] = ()
     ) -> None:
-        model = find_model("neoverse-v2" if cpu == "range" else "neoverse-n1")
-        self.machine = Machine(CPUS, replace(model, epan=cpu == "range"))
+        model = replace(find_model(BOARDS[cpu]), epan=cpu != "norange")
+        self.machine = Machine(CPUS, model)
         self.kernel = Kernel(self.machine, kernel, without)
         self.kernel.huge_memory.enabled = "madvise"
         self.kernel.hugetlb.set_max_huge_pages(HUGE_PAGES)

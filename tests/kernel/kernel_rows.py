@@ -90,7 +90,7 @@ class Measured:
     Attributes:
         about: How it was measured: the package, the emulator, the options, the date.
         kernel: The name of the model's kernel that stands for it.
-        cpu: ``range`` or ``norange``: what the CPU has.
+        cpu: A name of `kernel_model.BOARDS`: what the CPU has.
         rows: What each row came to.
     """
 

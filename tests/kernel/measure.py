@@ -29,7 +29,7 @@ import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -48,17 +48,36 @@ CACHE: Final = ROOT / ".cache" / "kernel"
 SUITES: Final = ("trixie", "trixie-backports", "forky", "sid", "experimental")
 KEYRING: Final = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
+
+class Board(NamedTuple):
+    """What a kernel is booted on.
+
+    Attributes:
+        cpu: QEMU's name for the CPU.
+        kpti: Whether the kernel hides itself from user space.
+    """
+
+    cpu: str
+    kpti: str = "off"
+
+    @property
+    def options(self) -> str:
+        """The kernel's command line."""
+        return f"{OPTIONS} kpti={self.kpti}"
+
+
 CPUS: Final = {
-    "range": "max,lpa2=off",
-    "norange": "neoverse-n1",
-    "lpa2": "max",
+    "range": Board("max,lpa2=off"),
+    "norange": Board("neoverse-n1"),
+    "lpa2": Board("max"),
+    "kpti": Board("max,lpa2=off", kpti="on"),
 }
-"""QEMU's CPUs by what they have: range operations, none, 52-bit addresses as well."""
+"""Boards by what is special: range operations, none, 52-bit addresses as well, KPTI."""
 
 STANDS_FOR: Final = {"6.17": "v6.17", "6.18": "v6.18", "6.19": "v6.19", "7.0": "v7.0"}
 """Which kernel of the model is held against a release; else the newest."""
 
-OPTIONS: Final = "console=ttyAMA0 nokaslr kpti=off rdinit=/init panic=-1 loglevel=3"
+OPTIONS: Final = "console=ttyAMA0 nokaslr rdinit=/init panic=-1 loglevel=3"
 SIGNALS: Final = {
     "S11/1": "SIGSEGV/SEGV_MAPERR",
     "S11/2": "SIGSEGV/SEGV_ACCERR",
@@ -309,14 +328,16 @@ class Emulator:
         self, kernel: Path, cpu: str, plugin: Path, initrd: Path, told: Path
     ) -> bool:
         """Boot once; tell whether the guest came to its end."""
+        board = CPUS[cpu]
         data = Path(self.path).resolve().parents[1] / "share" / "qemu"
         command = [
             *("nice", "-n", "15", self.path),
             *(("-L", str(data)) if data.is_dir() else ()),
-            *("-machine", "virt,gic-version=3", "-cpu", CPUS[cpu]),
+            *("-machine", "virt,gic-version=3", "-cpu", board.cpu),
             *("-smp", "4", "-m", "4G", "-accel", "tcg,thread=multi"),
             *("-nographic", "-no-reboot", "-nic", "none"),
-            *("-kernel", str(kernel), "-initrd", str(initrd), "-append", OPTIONS),
+            *("-kernel", str(kernel), "-initrd", str(initrd)),
+            *("-append", board.options),
             *("-plugin", f"{plugin},out={told}"),
         ]
         console = told.with_name("console")
@@ -366,11 +387,13 @@ def seen(line: str) -> Seen:
 # -- rows ------------------------------------------------------------------------------
 
 
-def scenario_programs(repetitions: int) -> Iterator[Program]:
+def scenario_programs(repetitions: int, largest: int) -> Iterator[Program]:
     """Return each scenario for each size, as often as it is repeated."""
     for _ in range(repetitions):
         for scenario in SCENARIOS:
             for size in scenario.sizes:
+                if size > max(largest, min(scenario.sizes)):
+                    continue
                 lines, _ = scenario.lines(size)
                 yield Program(f"{scenario.name} {size}", lines)
 
@@ -390,13 +413,14 @@ def settle(answers: dict[Key, list[Seen]]) -> tuple[dict[Key, Seen], list[Key]]:
 
 
 def measure(
-    version: str, cpu: str, emulator: Emulator, built: Built, repetitions: int
+    version: str, cpu: str, emulator: Emulator, built: Built, asked: argparse.Namespace
 ) -> tuple[Measured, list[Key]]:
     """Boot one kernel on one kind of CPU, and return its rows."""
+    board, repetitions = CPUS[cpu], asked.repetitions
     image, package = Archive().kernel(version)
     scenarios = {one.name: one for one in SCENARIOS}
     answers: dict[Key, list[Seen]] = defaultdict(list)
-    programs = scenario_programs(repetitions)
+    programs = scenario_programs(repetitions, asked.largest)
     for name, lines in emulator.boot(image, cpu, built, programs):
         scenario, size = name.split()
         _, measured = scenarios[scenario].lines(int(size))
@@ -411,8 +435,8 @@ def measure(
         "kernel": f"Linux {version}",
         "package": package,
         "emulator": f"QEMU {emulator.version}, TCG, virt, GICv3",
-        "processors": f"4 of -cpu {CPUS[cpu]}, pages of 4 KiB",
-        "options": OPTIONS,
+        "processors": f"4 of -cpu {board.cpu}, pages of 4 KiB",
+        "options": board.options,
         "repetitions": str(repetitions),
         "disturbed by": DISTURBANCES,
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
@@ -427,6 +451,9 @@ def main() -> int:
     parser.add_argument("--list", action="store_true", help="show which there are")
     parser.add_argument("--cpu", nargs="+", choices=CPUS, default=["range", "norange"])
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--largest", type=int, default=1 << 20, help="leave out larger sizes"
+    )
     parser.add_argument("--qemu", default="qemu-system-aarch64")
     parser.add_argument("--into", type=Path, default=MEASURED)
     asked = parser.parse_args()
@@ -442,9 +469,7 @@ def main() -> int:
         built = build()
         for version in asked.versions:
             for cpu in asked.cpu:
-                rows, unsettled = measure(
-                    version, cpu, emulator, built, asked.repetitions
-                )
+                rows, unsettled = measure(version, cpu, emulator, built, asked)
                 rows.save(asked.into / f"{version}-{cpu}.json")
                 print(f"{version} {cpu}: {len(rows.rows)} rows")
                 for key in unsettled:

@@ -62,3 +62,9 @@ def test_a_kernel_taken_for_another_differs() -> None:
 def test_a_cpu_taken_for_another_differs() -> None:
     """A CPU with range operations is told from one without."""
     assert broken(FILES[NEWEST], "v6.19", cpu="norange")
+
+
+def test_kpti_is_seen() -> None:
+    """With KPTI each TLBI is issued for two ASIDs: neither kind passes as the other."""
+    assert broken(FILES["6.17.13-kpti"], "v6.17", cpu="range")
+    assert broken(FILES["6.17.13-range"], "v6.17", cpu="kpti")
