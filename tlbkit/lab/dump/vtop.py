@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Final
 
 from tlbkit.arm64 import image
@@ -213,7 +214,7 @@ def _walks(text: str, name: str) -> Iterator[Walk]:
     """Yield the walks of a text."""
     lines = text.splitlines()
     heads = [n for n, line in enumerate(lines) if _HEADING.fullmatch(line.strip())]
-    for head, following in zip(heads, [*heads[1:], len(lines)], strict=True):
+    for head, following in pairwise([*heads, len(lines)]):
         body = [(n + 1, lines[n].strip()) for n in range(head + 1, following)]
         said = next(((n, line) for n, line in body if line), None)
         read = _ADDRESSES.fullmatch(said[1]) if said else None

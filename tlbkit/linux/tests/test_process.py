@@ -135,7 +135,7 @@ def test_a_memfd_has_its_flags_by_name():
     base = process.mmap(HUGE, fd=fd, shared=True)
     process.write(base, 7)
     assert process.mm.hugetlb_usage == 1 << 9
-    with pytest.raises(InputError, match="'HUGE': known are HUGETLB, HUGE_64KB"):
+    with pytest.raises(InputError, match=r"'HUGE': known are .*HUGETLB, HUGE_64KB"):
         process.memfd_create("pool", "HUGE")
     with pytest.raises(SystemCallError, match="EINVAL"):
         process.memfd_create("pool", "HUGE_2MB")
