@@ -35,7 +35,7 @@ def main() -> int:
     else:
         command.append(f"--ignore={IN_A_BROWSER}")
         say(f"Leaving out {IN_A_BROWSER}, which opens the site in a browser.")
-    say("Running the tests: about 10 min for all of them, on two cores.")
+    say("Running the tests: about 20 min for all of them, on two cores.")
     return subprocess.run(command, cwd=ROOT, env=variables, check=False).returncode
 
 
